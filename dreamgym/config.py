@@ -66,7 +66,7 @@ class TeacherConfig(Section):
     """The longest explanation, in tokens."""
     temperature: float = Field(0.3, ge=0)
     """Sampling temperature of the teacher."""
-    attempts: int = Field(3, ge=1)
+    attempts: int = Field(5, ge=1)
     """Tries for one transition before it is left out and counted."""
     timeout_s: float = Field(60.0, gt=0)
     """Deadline of one request, in seconds."""

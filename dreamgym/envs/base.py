@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import logging
+import math
+import os
+import queue
 import random
+import sys
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from dreamgym.config import EnvConfig
@@ -14,6 +21,7 @@ from dreamgym.errors import EnvError
 from dreamgym.types import Fold, StepResult, Task, Transition
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
 class Environment(Protocol):
@@ -57,13 +65,13 @@ class TextEnv(Protocol):
 
 
 REGISTRY: dict[str, str] = {
-    "mapreader": "dreamgym.envs.textworld:MapReader",
-    "twc": "dreamgym.envs.textworld:CommonSense",
+    "mapreader": "dreamgym.envs.mapreader:MapReader",
+    "twc": "dreamgym.envs.twc:CommonSense",
 }
 
 
 def env_class(name: str) -> type:
-    """The class behind a registered name or `module:Class`.
+    """The class behind a registered name or `module:Class`, which may lie in the working directory.
 
     Raises:
         EnvError: no such name, module or class, or a method is missing.
@@ -73,10 +81,14 @@ def env_class(name: str) -> type:
     if not class_name:
         known = ", ".join(sorted(REGISTRY))
         raise EnvError(f"env.name: '{name}' is neither one of {known} nor a 'module:Class'.")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     try:
         found = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
-        raise EnvError(f"env.name: cannot load '{name}' ({error}); is its folder on PYTHONPATH?") from error
+    except Exception as error:
+        raise EnvError(
+            f"env.name: cannot load '{name}' ({type(error).__name__}: {error}); is its folder on PYTHONPATH?"
+        ) from error
     missing = [m for m in ("tasks", "reset", "step", "close") if not callable(getattr(found, m, None))]
     if missing:
         raise EnvError(f"env.name: '{name}' has no method '{missing[0]}'; see docs/bring-your-own.md.")
@@ -103,54 +115,152 @@ def rule_of(env_name: str) -> Callable[[Task, Sequence[Transition], Transition],
     return getattr(env_class(env_name), "reason", None)
 
 
+def start(env: TextEnv, task: Task) -> StepResult:
+    """Reset, and hold the environment to its contract (TypeError or ValueError where it breaks it)."""
+    state, info = env.reset(task)
+    return StepResult(_text(state), info=dict(info))
+
+
+def act(env: TextEnv, action: str) -> StepResult:
+    """Step, and hold the environment to its contract (TypeError or ValueError where it breaks it)."""
+    state, reward, terminated, truncated, info = env.step(action)
+    if not math.isfinite(reward):
+        raise ValueError(f"the reward is {reward}, not a finite number")
+    return StepResult(_text(state), float(reward), bool(terminated), bool(truncated), info=dict(info))
+
+
+def _text(state: object) -> str:
+    if not isinstance(state, str):
+        raise TypeError(f"a state must be text, not {type(state).__name__}")
+    return state
+
+
+class EnvFault(Exception):
+    """A real environment crashed or missed its deadline; what it was doing is no experience."""
+
+
+class _Seat:
+    """One environment and the daemon thread that alone touches it, so a stuck call never holds up the exit."""
+
+    def __init__(self, config: EnvConfig) -> None:
+        self._config = config
+        self._env: TextEnv | None = None
+        self._calls: queue.SimpleQueue[tuple[Future[Any], Callable[[TextEnv], Any]] | None] = queue.SimpleQueue()
+        self.closed: Future[None] = Future()
+        threading.Thread(target=self._serve, name="env", daemon=True).start()
+
+    def submit(self, call: Callable[[TextEnv], T]) -> Future[T]:
+        future: Future[T] = Future()
+        self._calls.put((future, call))
+        return future
+
+    def retire(self) -> None:
+        """Close the environment as soon as the present call is over."""
+        self._calls.put(None)
+
+    def _serve(self) -> None:
+        while (item := self._calls.get()) is not None:
+            future, call = item
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                if self._env is None:
+                    self._env = make_env(self._config)
+                future.set_result(call(self._env))
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's code may raise anything; the caller gets it
+                future.set_exception(error)
+        try:
+            if self._env is not None:
+                self._env.close()
+        except Exception as error:  # noqa: BLE001 - nobody waits for the outcome, so it is logged
+            log.warning("closing %s failed: %s: %s", self._config.name, type(error).__name__, error)
+        self.closed.set_result(None)
+
+
 class RealEnvironment:
     """A `TextEnv` behind the async protocol: one thread, a deadline a call, faults as `env_failed`."""
 
     def __init__(self, config: EnvConfig) -> None:
         self._config = config
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="env")
-        self._env: TextEnv | None = None
+        self._seat: _Seat | None = None
+        self._playing = False
         self._steps = 0
 
     async def reset(self, task: Task) -> StepResult:
+        """Start a task, in a fresh environment where the last one failed."""
         self._steps = 0
-        return await self._guarded(lambda: self._reset(task))
+        try:
+            result = await self.call(lambda env: start(env, task))
+        except EnvFault as fault:
+            return StepResult("", status="env_failed", info={"error": str(fault)})
+        self._playing = True
+        return result
 
     async def step(self, action: str) -> StepResult:
-        return await self._guarded(lambda: self._step(action))
+        """Act; `truncated` at the latest after `max_steps` actions.
+
+        Raises:
+            EnvError: no task was started, or the last call failed.
+        """
+        if not self._playing:
+            raise EnvError("step() before reset(); call reset(task) first.")
+        try:
+            result = await self.call(lambda env: act(env, action))
+        except EnvFault as fault:
+            return StepResult("", status="env_failed", info={"error": str(fault)})
+        self._steps += 1
+        late = self._steps >= self._config.max_steps and not result.terminated
+        return replace(result, truncated=True) if late else result
+
+    async def tasks(self, fold: Fold, count: int, seed: int) -> list[Task]:
+        """The tasks of a fold; listing them may take ten times the deadline of a step.
+
+        Raises:
+            EnvError: they cannot be listed, there are none, or two have the same id.
+        """
+        try:
+            found = await self.call(lambda env: list(env.tasks(fold, count, seed)), 10 * self._config.timeout_s)
+        except EnvFault as fault:
+            raise EnvError(f"env.name: '{self._config.name}' cannot list its {fold} tasks ({fault}).") from fault
+        if not found:
+            raise EnvError(f"env.name: '{self._config.name}' has no task in its {fold} fold.")
+        if len({task.id for task in found}) < len(found):
+            raise EnvError(f"env.name: '{self._config.name}' gives two {fold} tasks the same id; make the ids unique.")
+        return found
+
+    async def call(self, call: Callable[[TextEnv], T], timeout_s: float = 0.0) -> T:
+        """Run `call` in the environment's own thread, by default under `env.timeout_s` seconds.
+
+        Raises:
+            EnvFault: it raised or was late; the environment is thrown away and the next call builds a fresh one.
+            EnvError: the environment cannot be built.
+        """
+        if self._seat is None:
+            self._seat = _Seat(self._config)
+        limit = timeout_s or self._config.timeout_s
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(self._seat.submit(call)), limit)
+        except (asyncio.CancelledError, EnvError):
+            self._retire()
+            raise
+        except TimeoutError as error:
+            self._retire()
+            raise EnvFault(str(error) or f"no answer within {limit:g} s") from error
+        except (Exception, SystemExit) as error:
+            self._retire()
+            raise EnvFault(f"{type(error).__name__}: {error}") from error
 
     async def close(self) -> None:
-        env, self._env = self._env, None
-        if env is not None:
-            self._thread.submit(env.close)
-        self._thread.shutdown(wait=False)
+        """Close the environment; one that does not answer is left behind after the deadline."""
+        seat = self._retire()
+        if seat is not None:
+            await asyncio.wait([asyncio.wrap_future(seat.closed)], timeout=self._config.timeout_s)
 
-    def _reset(self, task: Task) -> StepResult:
-        if self._env is None:
-            self._env = make_env(self._config)
-        state, info = self._env.reset(task)
-        return StepResult(state, info=info)
-
-    def _step(self, action: str) -> StepResult:
-        if self._env is None:
-            raise EnvError("step() before reset(); call reset(task) first.")
-        state, reward, terminated, truncated, info = self._env.step(action)
-        self._steps += 1
-        truncated = truncated or (self._steps >= self._config.max_steps and not terminated)
-        return StepResult(state, float(reward), bool(terminated), bool(truncated), info=info)
-
-    async def _guarded(self, call: Callable[[], StepResult]) -> StepResult:
-        """Run in the environment's thread; a fault or a missed deadline throws the environment away."""
-        loop = asyncio.get_running_loop()
-        try:
-            return await asyncio.wait_for(loop.run_in_executor(self._thread, call), self._config.timeout_s)
-        except EnvError:
-            raise
-        except Exception as error:
-            self._env = None
-            self._thread.shutdown(wait=False)
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="env")
-            return StepResult("", status="env_failed", info={"error": f"{type(error).__name__}: {error}"})
+    def _retire(self) -> _Seat | None:
+        seat, self._seat, self._playing = self._seat, None, False
+        if seat is not None:
+            seat.retire()
+        return seat
 
 
 def pick(rng: random.Random, items: Sequence[T]) -> T:

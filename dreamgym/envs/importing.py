@@ -1,0 +1,231 @@
+"""Users' own trajectories, JSON Lines or Parquet, checked field by field and brought into the schema."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dreamgym.errors import DataError
+from dreamgym.schema import TRAJECTORY_SCHEMA, read_parquet
+from dreamgym.types import Task, Trajectory, Transition, stable_id
+
+FINAL_STATE = "The task is over."
+HELDOUT_SHARE = 0.1
+_FLOAT32_MAX = 3.4e38
+
+Text = Annotated[str, Field(min_length=1, pattern=r"\S")]
+Reward = Annotated[float, Field(ge=-_FLOAT32_MAX, le=_FLOAT32_MAX, allow_inf_nan=False)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class UserTask(_Record):
+    """The goal; `payload` is what the environment needs to start it, as text or as an object."""
+
+    instruction: Text
+    id: Text | None = None
+    payload: str | dict[str, Any] = ""
+
+
+class UserStep(_Record):
+    """One step; all but `state` and `action` have a default."""
+
+    state: Text
+    action: Text
+    next_state: Text | None = None
+    reward: Reward | None = None
+    done: bool | None = None
+    reasoning: str = ""
+    expert_action: str | None = None
+
+
+class UserTrajectory(_Record):
+    """One line of a user's file."""
+
+    task: UserTask
+    steps: list[UserStep] = Field(min_length=1)
+    source: Literal["expert", "noisy", "random", "policy"] = "expert"
+    success: bool | None = None
+    fold: Literal["train", "dev"] | None = None
+
+
+def import_files(
+    files: Sequence[Path], env: str, seed: int, heldout_tasks: int
+) -> tuple[list[Trajectory], list[Trajectory]]:
+    """Read files into (train, held-out) trajectories.
+
+    Where no trajectory says `fold: dev`, a tenth of the tasks, at most `heldout_tasks`, is held out; which ones
+    depends on `seed` and the tasks' ids alone.
+
+    Raises:
+        DataError: a file, line or field is wrong, a task is in both folds, or there are too few tasks to hold one out.
+    """
+    trajectories: list[Trajectory] = []
+    explicit = False
+    tasks: dict[str, tuple[str, str]] = {}
+    for file in files:
+        for where, trajectory, fold_given in _read(file, env):
+            _check_task(where, trajectory, tasks)
+            explicit |= fold_given and trajectory.fold == "dev"
+            trajectory.id = stable_id(env, trajectory.task.id, trajectory.source, len(trajectories))
+            trajectories.append(trajectory)
+    if not trajectories:
+        raise DataError(f"collect.files: {', '.join(map(str, files))} hold no trajectory; give at least two tasks.")
+    if not explicit:
+        _hold_out(trajectories, seed, heldout_tasks)
+    train = [t for t in trajectories if t.fold == "train"]
+    if not train:
+        raise DataError("collect.files: every trajectory says fold 'dev'; leave 'fold' out of those to learn from.")
+    return train, [t for t in trajectories if t.fold == "dev"]
+
+
+def _hold_out(trajectories: list[Trajectory], seed: int, heldout_tasks: int) -> None:
+    ids = sorted({t.task.id for t in trajectories}, key=lambda task_id: stable_id(seed, "heldout", task_id))
+    if len(ids) < 2:
+        raise DataError("collect.files: only one task; a second one is needed to measure the dream on (or fold 'dev').")
+    chosen = set(ids[: max(1, min(heldout_tasks, int(len(ids) * HELDOUT_SHARE)))])
+    for trajectory in trajectories:
+        trajectory.fold = "dev" if trajectory.task.id in chosen else "train"
+
+
+def _check_task(where: str, trajectory: Trajectory, seen: dict[str, tuple[str, str]]) -> None:
+    """A task id means one instruction and lies in one fold, over all files."""
+    task, fold = trajectory.task, trajectory.fold
+    instruction, known_fold = seen.setdefault(task.id, (task.instruction, fold))
+    if instruction != task.instruction:
+        raise DataError(
+            f"{where}: task.id: '{task.id}' has another instruction in an earlier line; make the ids unique."
+        )
+    if known_fold != fold:
+        raise DataError(
+            f"{where}: fold: task '{task.id}' is in '{known_fold}' and in '{fold}'; a task belongs to one fold."
+        )
+
+
+def _read(file: Path, env: str) -> Iterator[tuple[str, Trajectory, bool]]:
+    """(place, trajectory, whether its fold was given) of each trajectory of a file."""
+    if not file.is_file():
+        raise DataError(f"{file}: no such file; correct collect.files.")
+    if file.suffix == ".parquet":
+        yield from _read_parquet(file, env)
+    elif file.suffix in (".jsonl", ".json", ".ndjson"):
+        yield from _read_jsonl(file, env)
+    else:
+        raise DataError(f"{file}: unknown kind '{file.suffix}'; use .jsonl (one trajectory a line) or .parquet.")
+
+
+def _read_jsonl(file: Path, env: str) -> Iterator[tuple[str, Trajectory, bool]]:
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            where = f"{file}:{number}"
+            try:
+                record = UserTrajectory.model_validate_json(line)
+            except ValidationError as error:
+                raise DataError(_sentence(where, error)) from None
+            yield where, _trajectory(where, record, env), record.fold is not None
+
+
+def _read_parquet(file: Path, env: str) -> Iterator[tuple[str, Trajectory, bool]]:
+    """Rows of the trajectory schema, or rows with the same columns as a JSON line."""
+    try:
+        schema = pq.read_schema(file)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{file}: not a readable Parquet file ({error}).") from error
+    if TRAJECTORY_SCHEMA.names[0] in schema.names:
+        for row, trajectory in enumerate(read_parquet(file)):
+            where = f"{file}: row {row}"
+            if not trajectory.steps or trajectory.fold == "test":
+                wrong = "fold: 'test' is for the final evaluation" if trajectory.steps else "steps: holds no step"
+                raise DataError(f"{where}: {wrong}; leave the row out.")
+            yield where, trajectory, True
+        return
+    try:
+        rows = pq.read_table(file).to_pylist()
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: not a readable Parquet file ({error}).") from error
+    for number, row in enumerate(rows):
+        where = f"{file}: row {number}"
+        try:
+            record = UserTrajectory.model_validate(_without_nulls(row))
+        except ValidationError as error:
+            raise DataError(_sentence(where, error)) from None
+        yield where, _trajectory(where, record, env), record.fold is not None
+
+
+def _without_nulls(value: Any) -> Any:
+    """Parquet has no absent fields, only nulls."""
+    if isinstance(value, dict):
+        return {k: _without_nulls(v) for k, v in value.items() if v is not None}
+    return [_without_nulls(v) for v in value] if isinstance(value, list) else value
+
+
+def _sentence(where: str, error: ValidationError) -> str:
+    """The first fault as `file:line: steps[3].action: what is wrong`."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
+    message = first["msg"].removeprefix("Input ").rstrip(".").replace("Extra inputs are not permitted", "unknown field")
+    return f"{where}: {path}: {message}." if path else f"{where}: {message}."
+
+
+def _trajectory(where: str, record: UserTrajectory, env: str) -> Trajectory:
+    success = _success(where, record)
+    steps = [_transition(where, record, index, success) for index in range(len(record.steps))]
+    payload = record.task.payload
+    if not isinstance(payload, str):
+        payload = json.dumps(payload, sort_keys=True)
+    first_state = record.steps[0].state
+    task_id = record.task.id or stable_id(env, record.task.instruction, payload, first_state)
+    task = Task(task_id, env, record.task.instruction, payload, first_state)
+    return Trajectory(
+        id="",
+        task=task,
+        source=record.source,
+        world="real",
+        steps=steps,
+        fold=record.fold or "train",
+        success=success,
+        truncated=not steps[-1].done,
+    )
+
+
+def _success(where: str, record: UserTrajectory) -> bool:
+    """As given, or whether the last step was rewarded."""
+    if record.success is not None:
+        return record.success
+    if all(step.reward is None for step in record.steps):
+        raise DataError(f"{where}: success: neither it nor any step's reward is given; add one of the two.")
+    return (record.steps[-1].reward or 0.0) > 0
+
+
+def _transition(where: str, record: UserTrajectory, index: int, success: bool) -> Transition:
+    step, last = record.steps[index], index == len(record.steps) - 1
+    done = step.done if step.done is not None else last and success
+    if done and not last:
+        raise DataError(f"{where}: steps[{index}].done: true before the last step; split the trajectory there.")
+    following = FINAL_STATE if last else record.steps[index + 1].state
+    if last and step.next_state is None and not done:
+        raise DataError(
+            f"{where}: steps[{index}].next_state: missing; the last step needs it unless it solves the task."
+        )
+    if not last and step.next_state not in (None, following):
+        raise DataError(f"{where}: steps[{index}].next_state: is not the state of steps[{index + 1}]; make them equal.")
+    expert_action = step.action if record.source == "expert" else ""
+    return Transition(
+        state=step.state,
+        action=step.action,
+        next_state=step.next_state or following,
+        reward=step.reward if step.reward is not None else float(last and success),
+        done=done,
+        reasoning=step.reasoning,
+        expert_action=expert_action if step.expert_action is None else step.expert_action,
+    )

@@ -1,0 +1,100 @@
+"""Reasoning for every transition to learn from: by the environment's rule, by a teacher LLM, or none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from dreamgym.config import RunConfig
+from dreamgym.envs.base import rule_of
+from dreamgym.errors import ConfigError, EnvError
+from dreamgym.obs.console import console, progress
+from dreamgym.obs.stages import Stage, stage
+from dreamgym.schema import read_parquet, write_parquet
+from dreamgym.stages.teacher import Answers, ask, questions
+from dreamgym.types import Trajectory
+
+INPUTS = ["annotate.by", "annotate.teacher.model", "annotate.teacher.temperature", "annotate.teacher.max_tokens"]
+
+
+def annotate(config: RunConfig) -> None:
+    """The stage: `data/train.parquet` with reasoning in each step, as `data/annotated.parquet`.
+
+    Reasoning that is there already (from a user's file) is kept. A step that the teacher could not explain keeps
+    an empty reasoning and is counted.
+
+    Raises:
+        ConfigError: the environment has no rule, or the teacher's settings are wrong.
+        EnvError: the environment's rule fails.
+        EngineError: the teacher gives nothing usable, time after time.
+    """
+    with stage(config, "annotate", INPUTS, upstream=["collect"]) as current:
+        if current.done:
+            return
+        data = current.run_dir / "data"
+        trajectories = read_parquet(data / "train.parquet")
+        if config.annotate.by == "rule":
+            by_rule(config.env.name, trajectories)
+        elif config.annotate.by == "teacher":
+            _by_teacher(config, trajectories, data / "annotations.jsonl", current)
+        write_parquet(data / "annotated.parquet", trajectories)
+        steps = [step for t in trajectories for step in t.steps]
+        explained = sum(bool(step.reasoning) for step in steps)
+        words = sum(len(step.reasoning.split()) for step in steps)
+        current.summary |= {
+            "by": config.annotate.by,
+            "steps": len(steps),
+            "explained": explained,
+            "words_each": round(words / max(explained, 1), 1),
+        }
+
+
+def by_rule(env_name: str, trajectories: list[Trajectory]) -> None:
+    """Fill in reasoning, in place, by the environment's static `reason(task, history, transition)`.
+
+    Raises:
+        ConfigError: the environment has no such rule.
+        EnvError: the rule raises or gives no text.
+    """
+    rule = rule_of(env_name)
+    if rule is None:
+        raise ConfigError(f"annotate.by: '{env_name}' has no rule reason(); set annotate.by to teacher or none.")
+    with progress("annotate", sum(len(t.steps) for t in trajectories)) as bar:
+        for trajectory in trajectories:
+            for index, step in enumerate(trajectory.steps):
+                if step.reasoning:
+                    continue
+                where = f"env.name: reason() of '{env_name}' at step {index} of trajectory {trajectory.id}"
+                try:
+                    reasoning = rule(trajectory.task, trajectory.steps[:index], step)
+                except Exception as error:
+                    raise EnvError(f"{where} failed ({type(error).__name__}: {error}); mend it.") from error
+                if not isinstance(reasoning, str):
+                    raise EnvError(f"{where} gave {type(reasoning).__name__}, not text; mend it.")
+                trajectory.steps[index] = replace(step, reasoning=" ".join(reasoning.split()))
+            bar.advance(len(trajectory.steps))
+
+
+def _by_teacher(config: RunConfig, trajectories: list[Trajectory], kept: Path, current: Stage) -> None:
+    asked = list(questions(trajectories))
+    with progress("annotate", len(asked)) as bar:
+        answers = ask(config.annotate.teacher, asked, kept, bar.advance)
+    fill_in(trajectories, answers)
+    current.tokens = answers.prompt_tokens + answers.completion_tokens
+    current.summary |= {
+        "left_out": answers.left_out,
+        "retries": answers.retries,
+        "prompt_tokens": answers.prompt_tokens,
+        "completion_tokens": answers.completion_tokens,
+    }
+    if answers.left_out:
+        console.print(f"[yellow]{answers.left_out} of {len(asked)} steps got no usable explanation and stay without[/]")
+
+
+def fill_in(trajectories: list[Trajectory], answers: Answers) -> None:
+    """Put the teacher's explanations, in place, where they belong."""
+    for trajectory in trajectories:
+        for index, step in enumerate(trajectory.steps):
+            reasoning = answers.reasoning.get(f"{trajectory.id}/{index}")
+            if reasoning:
+                trajectory.steps[index] = replace(step, reasoning=reasoning)

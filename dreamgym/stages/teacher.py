@@ -1,0 +1,269 @@
+"""Explanations from a teacher LLM behind any OpenAI-compatible endpoint: concurrent, retried, resumable, counted."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+from pydantic import BaseModel, Field, ValidationError
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    RetryError,
+    retry_if_exception_type,
+    stop_after_attempt,
+    wait_exponential_jitter,
+)
+
+from dreamgym.config import TeacherConfig
+from dreamgym.errors import ConfigError, DataError, EngineError
+from dreamgym.types import Task, Trajectory, Transition, stable_id
+
+FAILURES_IN_A_ROW = 16
+BACKOFF = wait_exponential_jitter(initial=1.0, max=30.0, jitter=0.5)
+LONGEST_WAIT_S = 120.0
+SYSTEM = (
+    "You explain how a text environment works. You are shown one step of an episode. In one to three short sentences "
+    "say why this action in this state leads to this next state and reward. Name the facts of the task, the history "
+    "and the state that decide it, so that a reader of your explanation alone could predict the next state. Answer "
+    "with the explanation only."
+)
+
+
+@dataclass(frozen=True)
+class Question:
+    """One transition to explain; `key` names it, `prompt` shows it."""
+
+    key: str
+    prompt: str
+
+    def digest(self, model: str) -> str:
+        """What an answer belongs to: a kept answer to another prompt or of another model is not used."""
+        return stable_id(model, SYSTEM, self.prompt)
+
+
+@dataclass
+class Answers:
+    """Explanations by key, how many questions were left out, and the tokens of every request that was answered."""
+
+    reasoning: dict[str, str] = field(default_factory=dict)
+    left_out: int = 0
+    retries: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class _Kept(BaseModel):
+    """A line of the answers' file."""
+
+    key: str
+    digest: str
+    reasoning: str
+    prompt_tokens: int = Field(ge=0)
+    completion_tokens: int = Field(ge=0)
+
+
+class _Unusable(Exception):
+    """An answer worth another try: malformed, empty, cut off, or a passing fault; not before `wait_s` seconds."""
+
+    def __init__(self, problem: str, wait_s: float = 0.0) -> None:
+        super().__init__(problem)
+        self.wait_s = wait_s
+
+
+def questions(trajectories: Iterable[Trajectory]) -> Iterator[Question]:
+    """Every transition that has no reasoning yet."""
+    for trajectory in trajectories:
+        for index, step in enumerate(trajectory.steps):
+            if not step.reasoning:
+                yield Question(f"{trajectory.id}/{index}", prompt_of(trajectory.task, trajectory.steps[:index], step))
+
+
+def prompt_of(task: Task, history: Sequence[Transition], step: Transition) -> str:
+    """What the teacher reads: task, history, state, action, and what followed."""
+    told = [f"Task: {task.instruction}"]
+    if history:
+        told.append("History:\n" + "\n".join(f"[state] {t.state}\n[action] {t.action}" for t in history))
+    told += [
+        f"State: {step.state}",
+        f"Action: {step.action}",
+        f"Next state: {step.next_state}",
+        f"Reward: {step.reward:g}",
+        f"Episode over: {'yes' if step.done else 'no'}",
+        "Why does this follow?",
+    ]
+    return "\n\n".join(told)
+
+
+def ask(config: TeacherConfig, asked: Sequence[Question], kept: Path, tick: Callable[[float], None]) -> Answers:
+    """Answer all questions; every answer is appended to `kept` as it arrives and never asked for again.
+
+    `tick(n)` is told of every n questions dealt with.
+
+    Raises:
+        ConfigError: no endpoint or model is named, or the endpoint refuses the request (key, model, address).
+        DataError: a line of `kept` is broken.
+        EngineError: `FAILURES_IN_A_ROW` questions in a row got no usable answer.
+    """
+    for name in ("base_url", "model"):
+        if not getattr(config, name):
+            raise ConfigError(f"annotate.teacher.{name}: empty; name the teacher's endpoint and model.")
+    answers = Answers()
+    todo = _resume(config, asked, kept, answers)
+    tick(len(asked) - len(todo))
+    if todo:
+        asyncio.run(_ask_all(config, todo, kept, answers, tick))
+    return answers
+
+
+def _resume(config: TeacherConfig, asked: Sequence[Question], kept: Path, answers: Answers) -> list[Question]:
+    """Take over the kept answers; the questions without one."""
+    digests = {question.key: question.digest(config.model) for question in asked}
+    for line in _kept_lines(kept):
+        answers.prompt_tokens += line.prompt_tokens
+        answers.completion_tokens += line.completion_tokens
+        if digests.get(line.key) == line.digest and line.reasoning:
+            answers.reasoning[line.key] = line.reasoning
+    return [question for question in asked if question.key not in answers.reasoning]
+
+
+def _kept_lines(kept: Path) -> Iterator[_Kept]:
+    """The lines of an earlier run; a last line that was cut off is removed from the file."""
+    if not kept.exists():
+        return
+    data = kept.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    if len(whole) < len(data):
+        os.truncate(kept, len(whole))
+    for number, line in enumerate(whole.splitlines(), 1):
+        try:
+            yield _Kept.model_validate_json(line)
+        except ValidationError as error:
+            problem = error.errors()[0]["msg"]
+            raise DataError(f"{kept}:{number}: {problem}; remove the line and annotate again.") from None
+
+
+async def _ask_all(
+    config: TeacherConfig, todo: Sequence[Question], kept: Path, answers: Answers, tick: Callable[[float], None]
+) -> None:
+    key = os.environ.get(config.api_key_env, "")
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    limits = httpx.Limits(max_connections=config.concurrency)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    waiting = iter(todo)
+    row = 0
+    async with httpx.AsyncClient(headers=headers, limits=limits, timeout=None) as client:
+        with kept.open("a", encoding="utf-8") as file:
+
+            async def work() -> None:
+                nonlocal row
+                for question in waiting:
+                    line, fault = await _explain(client, config, question, answers)
+                    file.write(line.model_dump_json() + "\n")
+                    file.flush()
+                    row = 0 if line.reasoning else row + 1
+                    tick(1)
+                    if row >= FAILURES_IN_A_ROW:
+                        raise EngineError(
+                            f"annotate.teacher: {row} transitions in a row got no usable answer from {config.base_url}, "
+                            f"the last time: {fault}; answers so far are kept, mend the endpoint and run this again."
+                        )
+
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(min(config.concurrency, len(todo))):
+                        group.create_task(work())
+            except ExceptionGroup as errors:
+                raise errors.exceptions[0] from None
+
+
+async def _explain(
+    client: httpx.AsyncClient, config: TeacherConfig, question: Question, answers: Answers
+) -> tuple[_Kept, str]:
+    """One question, tried `attempts` times; the line to keep, without reasoning where none was usable, and why."""
+    line = _Kept(
+        key=question.key, digest=question.digest(config.model), reasoning="", prompt_tokens=0, completion_tokens=0
+    )
+    fault = ""
+    try:
+        async for attempt in AsyncRetrying(
+            stop=stop_after_attempt(config.attempts), wait=_wait, retry=retry_if_exception_type(_Unusable)
+        ):
+            with attempt:
+                answers.retries += attempt.retry_state.attempt_number > 1
+                line.reasoning = await _request(client, config, question, line)
+    except RetryError as error:
+        fault = str(error.last_attempt.exception())
+        answers.left_out += 1
+    answers.prompt_tokens += line.prompt_tokens
+    answers.completion_tokens += line.completion_tokens
+    if line.reasoning:
+        answers.reasoning[question.key] = line.reasoning
+    return line, fault
+
+
+def _wait(state: RetryCallState) -> float:
+    """Seconds until the next try: exponential, or as long as the endpoint asked for."""
+    fault = state.outcome.exception() if state.outcome else None
+    asked = fault.wait_s if isinstance(fault, _Unusable) else 0.0
+    return max(BACKOFF(state), min(asked, LONGEST_WAIT_S))
+
+
+async def _request(client: httpx.AsyncClient, config: TeacherConfig, question: Question, line: _Kept) -> str:
+    """One request under its deadline; its tokens are added to `line` whether or not the answer is usable."""
+    body = {
+        "model": config.model,
+        "messages": [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question.prompt}],
+        "max_tokens": config.max_tokens,
+        "temperature": config.temperature,
+    }
+    try:
+        async with asyncio.timeout(config.timeout_s):
+            response = await client.post(f"{config.base_url.rstrip('/')}/chat/completions", json=body)
+    except TimeoutError:
+        raise _Unusable(f"no answer within {config.timeout_s:g} s") from None
+    except httpx.TransportError as error:
+        raise _Unusable(f"{type(error).__name__}: {error}") from error
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+        raise ConfigError(f"annotate.teacher.base_url: '{config.base_url}' is no usable address ({error}).") from error
+    if response.status_code in (408, 409, 425, 429) or response.status_code >= 500:
+        wait_s = response.headers.get("retry-after", "")
+        raise _Unusable(f"HTTP {response.status_code}", float(wait_s) if wait_s.isdigit() else 0.0)
+    if response.status_code != 200:
+        raise ConfigError(
+            f"annotate.teacher: {config.base_url} refuses the request with HTTP {response.status_code} "
+            f"({response.text[:200]!r}); check base_url, model and the key in {config.api_key_env}."
+        )
+    return _content(response, line)
+
+
+def _content(response: httpx.Response, line: _Kept) -> str:
+    """The explanation on one line."""
+    try:
+        answer: dict[str, Any] = response.json()
+        usage = answer.get("usage") or {}
+        line.prompt_tokens += int(usage.get("prompt_tokens") or 0)
+        line.completion_tokens += int(usage.get("completion_tokens") or 0)
+        choice = answer["choices"][0]
+        text, finish = choice["message"]["content"], choice.get("finish_reason")
+    except (
+        json.JSONDecodeError,
+        UnicodeDecodeError,
+        KeyError,
+        IndexError,
+        TypeError,
+        ValueError,
+        AttributeError,
+    ) as error:
+        raise _Unusable(f"malformed answer ({type(error).__name__})") from error
+    if finish == "length":
+        raise _Unusable("the explanation is cut off; raise annotate.teacher.max_tokens")
+    if not isinstance(text, str) or not text.strip():
+        raise _Unusable("empty answer")
+    return " ".join(text.split())
