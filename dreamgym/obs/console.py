@@ -1,0 +1,94 @@
+"""What a person sees while a stage runs: one console, and progress that reads well in a terminal and in a log file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from dreamgym.obs.runlog import duration
+
+console = Console(highlight=False)
+LOG_SECONDS = 10.0
+
+
+class Bar:
+    """Progress of one piece of work; `advance` and `note` are cheap enough to call a thousand times a second."""
+
+    def __init__(self, label: str, total: float | None, out: Console) -> None:
+        self._label, self._total, self._out = label, total, out
+        self._done, self._note = 0.0, ""
+        self._begin = self._said = time.monotonic()
+        self._live: Progress | None = None
+        if out.is_terminal:
+            self._live = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=28),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("[dim]{task.fields[note]}"),
+                console=out,
+                transient=True,
+            )
+            self._task = self._live.add_task(label, total=total, note="")
+
+    def __enter__(self) -> Bar:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+        if kind is None:
+            self._line()
+
+    def advance(self, amount: float = 1, note: str | None = None) -> None:
+        """`amount` more units are done; `note` is a few words on how it goes, such as 'loss 0.42'."""
+        self._done += amount
+        self._note = self._note if note is None else note
+        if self._live:
+            self._live.update(self._task, completed=self._done, note=self._note)
+        elif time.monotonic() - self._said >= LOG_SECONDS:
+            self._line()
+
+    def _line(self) -> None:
+        self._said = time.monotonic()
+        of = f"/{self._total:g}" if self._total is not None else ""
+        note = f" · {self._note}" if self._note else ""
+        spent = duration(self._said - self._begin)
+        self._out.print(f"{self._label} {self._done:g}{of} · {spent}{note}", style="dim", markup=False)
+
+
+def progress(label: str, total: float | None = None, out: Console | None = None) -> Bar:
+    """A bar in a terminal; elsewhere one line every ten seconds and one at the end. Use it in `with`."""
+    return Bar(label, total, out or console)
+
+
+@contextmanager
+def waiting(label: str, out: Console | None = None) -> Iterator[None]:
+    """A spinner around work without a count, such as starting engines; elsewhere one line at its end."""
+    out = out or console
+    begin = time.monotonic()
+    if out.is_terminal:
+        with out.status(label):
+            yield
+    else:
+        yield
+    out.print(f"{label} · {duration(time.monotonic() - begin)}", style="dim", markup=False)

@@ -1,0 +1,334 @@
+"""The pictures of the report: one function a figure, each None where its data is missing."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from dreamgym.obs.rundata import RunData
+
+WIDTH_IN = 9.0
+DPI = 144
+SETS = {"heldout": "expert-like, held out", "policy": "the policy's own actions", "invalid": "invalid actions"}
+PARTS_SHOWN = 14
+
+
+class Theme(NamedTuple):
+    """Colours of one appearance; the palette is Okabe and Ito's, for colour-blind readers."""
+
+    back: str
+    text: str
+    grid: str
+    palette: tuple[str, ...]
+
+
+LIGHT = Theme(
+    back="#ffffff",
+    text="#333a45",
+    grid="#e4e7ec",
+    palette=("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a7a7a"),
+)
+DARK = Theme(
+    back="#171b22",
+    text="#c9d1dc",
+    grid="#2c333f",
+    palette=("#56b4e9", "#f08a3c", "#2fc49a", "#e09cc3", "#f0c04a", "#9fb4d8", "#9a9a9a"),
+)
+
+
+def render(draw: Callable[[RunData, Theme], Figure | None], data: RunData, theme: Theme) -> bytes | None:
+    """A figure as PNG bytes, or None where there is nothing to draw."""
+    with matplotlib.rc_context(_style(theme)):
+        figure = draw(data, theme)
+        if figure is None:
+            return None
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=DPI)
+        return buffer.getvalue()
+
+
+def success(data: RunData, theme: Theme) -> Figure | None:
+    """Success in the dream, an iteration a point, and in the real environment where it was measured."""
+    dream, real = (
+        data.series("iteration", "dream/success"),
+        [r for r in data.of("eval") if r.get("real/success") is not None],
+    )
+    if not dream[0] and not real:
+        return None
+    figure, (ax,) = _axes(1, 3.4)
+    if dream[0]:
+        ax.plot(*dream, ".", ms=4, alpha=0.45, color=theme.palette[0])
+        ax.plot(dream[0], _smooth(dream[1]), lw=2, color=theme.palette[0], label="in the dream (mean of 5 iterations)")
+    if real:
+        x, y = [r["iteration"] for r in real], np.array([r["real/success"] for r in real])
+        low, high = (np.array([r.get(f"real/{k}", v) for r, v in zip(real, y, strict=True)]) for k in ("low", "high"))
+        span = np.clip([y - low, high - y], 0, None)
+        ax.errorbar(
+            x,
+            y,
+            yerr=span,
+            fmt="o-",
+            lw=2,
+            ms=5,
+            capsize=3,
+            elinewidth=1.2,
+            color=theme.palette[1],
+            label="in the real environment (dev fold, 95% interval)",
+        )
+    _percent(ax, "episodes won")
+    ax.legend(loc="best")
+    return figure
+
+
+LEARNING: list[tuple[str, str, dict[str, str], bool]] = [
+    ("Entropy of the policy", "nats a token", {"rollout/entropy": "engine", "learner/entropy": "learner"}, False),
+    ("Engine and learner logprobs", "gap, nats a token",
+     {"learner/gap_max": "largest", "learner/gap_p999": "99.9%", "learner/gap_mean": "mean"}, True),
+    ("Loss", "policy loss", {"learner/loss": ""}, False),
+    ("KL to the warm start", "nats a token", {"learner/kl": ""}, False),
+    ("Gradient norm", "before clipping", {"learner/grad_norm": ""}, False),
+    ("Clipped tokens", "share of tokens", {"learner/clip_frac": ""}, False),
+    ("Tokens sampled", "tokens an iteration", {"rollout/tokens": ""}, False),
+    ("Dream episodes left out", "env_failed an iteration", {"dream/env_failed": ""}, False),
+]  # fmt: skip
+
+
+def learning(data: RunData, theme: Theme) -> Figure | None:
+    """Small multiples of what the optimiser did."""
+    panels = [p for p in LEARNING if any(data.series("iteration", key)[0] for key in p[2])]
+    if not panels:
+        return None
+    figure, axes = _axes(len(panels), 2.1, columns=3)
+    for ax, (title, unit, lines, logarithmic) in zip(axes, panels, strict=True):
+        for colour, (key, label) in zip(theme.palette, lines.items(), strict=False):
+            x, y = data.series("iteration", key)
+            if x:
+                ax.plot(x, y, lw=1.6, color=colour, label=label)
+        if logarithmic:
+            ax.set_yscale("log")
+        _panel(ax, title, unit)
+        if len(ax.lines) > 1:
+            ax.legend(fontsize=7.5)
+    return figure
+
+
+FIDELITY = {
+    "state_exact": "Next state, exact",
+    "state_f1": "Next state, token F1",
+    "outcome_accuracy": "Outcome, right",
+    "done_precision": "Done, precision",
+    "done_recall": "Done, recall",
+    "reward_precision": "Reward, precision",
+    "reward_recall": "Reward, recall",
+}
+
+
+def fidelity_sets(data: RunData) -> list[str]:
+    """The names of the sets of real transitions that the dream was held against."""
+    return list(dict.fromkeys(k.split("/")[1] for k in data.keys("fidelity/") if k.count("/") == 2))
+
+
+def fidelity(data: RunData, theme: Theme) -> Figure | None:
+    """Fidelity of the dream over time, a panel a metric and a line a set; None before the second measurement."""
+    if len(data.of("fidelity")) < 2:
+        return None
+    shown = [m for m in FIDELITY if any(data.series("fidelity", f"fidelity/{s}/{m}")[0] for s in fidelity_sets(data))]
+    if not shown:
+        return None
+    figure, axes = _axes(len(shown), 2.0, columns=4)
+    for ax, metric in zip(axes, shown, strict=True):
+        for colour, marker, name in zip(theme.palette, "os^Dv", fidelity_sets(data), strict=False):
+            x, y = data.series("fidelity", f"fidelity/{name}/{metric}")
+            ax.plot(x, y, marker + "-", ms=3.5, lw=1.5, color=colour, label=SETS.get(name, name))
+        _panel(ax, FIDELITY[metric], "")
+        ax.set_ylim(-0.03, 1.03)
+        ax.yaxis.set_major_formatter(PercentFormatter(1))
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    return figure
+
+
+def calibration(data: RunData, theme: Theme) -> Figure | None:
+    """Dream success against real success of the same policy; on the diagonal the dream promises the truth."""
+    points = calibration_points(data)
+    if not points:
+        return None
+    figure, (ax,) = _axes(1, 3.8, width=5.2)
+    ax.plot([0, 1], [0, 1], "--", lw=1, color=theme.palette[6])
+    ax.annotate(
+        "the dream is right", (0.03, 0.055), rotation=45, fontsize=8, color=theme.palette[6], rotation_mode="anchor"
+    )
+    _, x, y = zip(*points, strict=True)
+    ax.plot(x, y, "-", lw=1, alpha=0.5, color=theme.palette[0])
+    ax.scatter(x, y, s=34, color=theme.palette[0], zorder=3)
+    for i in sorted({0, len(points) - 1}):
+        ax.annotate(f"iteration {points[i][0]}", (x[i], y[i]), xytext=(6, -11), textcoords="offset points", fontsize=8)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(PercentFormatter(1))
+    ax.set(
+        xlim=(-0.02, 1.02),
+        ylim=(-0.02, 1.02),
+        xlabel="won in the dream",
+        ylabel="won in the real environment",
+        aspect="equal",
+    )
+    return figure
+
+
+def calibration_points(data: RunData) -> list[tuple[int, float, float]]:
+    """(iteration, dream success, real success) of each evaluation.
+
+    Dream success is the evaluation's own where it has one; else the mean of the five iterations before it.
+    """
+    points = []
+    steps = dict(zip(*data.series("iteration", "dream/success"), strict=True))
+    for record in data.of("eval"):
+        near = [v for i, v in steps.items() if record["iteration"] - 5 < i <= record["iteration"]]
+        dream = record.get("dream/success", float(np.mean(near)) if near else None)
+        if dream is not None and record.get("real/success") is not None:
+            points.append((record["iteration"], dream, record["real/success"]))
+    return points
+
+
+def curriculum(data: RunData, theme: Theme) -> Figure | None:
+    """Task value, the share of invented tasks, and what became of the inventions."""
+    fates = ["curriculum/admitted", *data.keys("curriculum/rejected_")]
+    fates = [k for k in fates if data.total(k) is not None]
+    lines = [
+        ("Mean task value V", "variance of return", "curriculum/value_mean"),
+        ("Invented tasks", "share of tasks", "curriculum/generated_share"),
+    ]
+    lines = [p for p in lines if data.series("iteration", p[2])[0]]
+    if not lines and not fates:
+        return None
+    figure, axes = _axes(len(lines) + bool(fates), 2.4, columns=3)
+    for ax, (title, unit, key) in zip(axes, lines, strict=False):
+        ax.plot(*data.series("iteration", key), lw=1.6, color=theme.palette[0])
+        _panel(ax, title, unit)
+        ax.set_ylim(bottom=0)
+    if fates:
+        _stacked(axes[-1], data, fates, theme)
+        _panel(axes[-1], "Fate of inventions", "tasks an iteration")
+    return figure
+
+
+def buffer(data: RunData, theme: Theme) -> Figure | None:
+    """What the replay buffer holds, and what its gate refused."""
+    worlds = [k for k in ("replay/real", "replay/dream") if data.series("iteration", k)[0]]
+    refused = [k for k in data.keys("replay/refused_") if data.total(k)]
+    if not worlds and not refused:
+        return None
+    figure, axes = _axes(bool(worlds) + bool(refused), 2.4, columns=2)
+    if worlds:
+        x = data.series("iteration", worlds[0])[0]
+        levels = [np.interp(x, *data.series("iteration", k)) for k in worlds]
+        axes[0].stackplot(x, levels, labels=[_leaf(k) for k in worlds], colors=theme.palette, alpha=0.8)
+        _panel(axes[0], "Buffer", "transitions")
+        axes[0].legend(loc="lower right")
+    if refused:
+        _stacked(axes[-1], data, refused, theme)
+        _panel(axes[-1], "Refused by the gate", "transitions an iteration")
+    return figure
+
+
+def time_parts(data: RunData, theme: Theme) -> Figure | None:
+    """Where the wall time went: each stage, and the parts of those that tell."""
+    rows = time_rows(data)
+    if not rows:
+        return None
+    figure, (ax,) = _axes(1, 0.5 + 0.27 * len(rows))
+    names, seconds = [n for n, _ in rows], [s for _, s in rows]
+    bars = ax.barh(names, seconds, height=0.66, color=theme.palette[0])
+    total = sum(seconds)
+    ax.bar_label(bars, [f" {s:.0f} s · {s / total:.0%}" for s in seconds], fontsize=8, color=theme.text)
+    ax.invert_yaxis()
+    ax.set_xlabel("seconds")
+    ax.set_xlim(0, max(seconds) * 1.18)
+    ax.grid(False, axis="y")
+    ax.tick_params(axis="y", length=0)
+    return figure
+
+
+def time_rows(data: RunData) -> list[tuple[str, float]]:
+    """(name, seconds) in the order of the run; a stage that tells its parts is shown by them."""
+    rows: list[tuple[str, float]] = []
+    for stage in data.stages:
+        parts = {k: v for k, v in stage["parts"].items() if v > 0}
+        rows += [(f"{stage['stage']} · {part}", s) for part, s in parts.items()] or [(stage["stage"], stage["seconds"])]
+    if len(rows) > PARTS_SHOWN:
+        least = sorted(s for _, s in rows)[-PARTS_SHOWN]
+        rest = sum(s for _, s in rows if s < least)
+        rows = [(n, s) for n, s in rows if s >= least] + [("all others", rest)]
+    return rows
+
+
+def _style(theme: Theme) -> dict[Any, Any]:
+    return {
+        "figure.facecolor": theme.back,
+        "axes.facecolor": theme.back,
+        "savefig.facecolor": theme.back,
+        "text.color": theme.text,
+        "axes.labelcolor": theme.text,
+        "axes.edgecolor": theme.grid,
+        "xtick.color": theme.text,
+        "ytick.color": theme.text,
+        "grid.color": theme.grid,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "font.size": 9,
+        "axes.titlesize": 9.5,
+        "axes.titlelocation": "left",
+        "legend.frameon": False,
+        "legend.fontsize": 8.5,
+    }
+
+
+def _axes(count: int, height: float, columns: int = 1, width: float = WIDTH_IN) -> tuple[Figure, list[Axes]]:
+    """A figure with `count` panels, `height` inches each; surplus cells stay empty."""
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(width, height * rows), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for ax in axes[count:]:
+        ax.set_axis_off()
+    for ax in axes[:count]:
+        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    return figure, axes[:count]
+
+
+def _panel(ax: Axes, title: str, unit: str) -> None:
+    ax.set_title(title)
+    ax.set_xlabel("iteration", fontsize=8)
+    ax.set_ylabel(unit, fontsize=8)
+
+
+def _percent(ax: Axes, label: str) -> None:
+    ax.set(xlabel="iteration", ylabel=label, ylim=(-0.02, 1.02))
+    ax.yaxis.set_major_formatter(PercentFormatter(1))
+
+
+def _stacked(ax: Axes, data: RunData, keys: Sequence[str], theme: Theme) -> None:
+    bottom: dict[int, float] = {}
+    for colour, key in zip(theme.palette, keys, strict=False):
+        x, y = data.series("iteration", key)
+        ax.bar(x, y, bottom=[bottom.get(i, 0.0) for i in x], width=0.85, color=colour, label=_leaf(key))
+        bottom.update({i: bottom.get(i, 0.0) + v for i, v in zip(x, y, strict=True)})
+    ax.legend(fontsize=7.5)
+
+
+def _leaf(key: str) -> str:
+    return key.rpartition("/")[2].removeprefix("rejected_").removeprefix("refused_").replace("_", " ")
+
+
+def _smooth(values: Sequence[float], width: int = 5) -> list[float]:
+    """The mean of the last `width` values."""
+    return [float(np.mean(values[max(0, i - width + 1) : i + 1])) for i in range(len(values))]

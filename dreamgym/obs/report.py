@@ -1,0 +1,216 @@
+"""One page on a run: what it reached, whether its dream can be trusted, and where the time went."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from matplotlib.figure import Figure
+
+from dreamgym.obs import plots
+from dreamgym.obs.render import Block, Cards, Listing, Pair, Plot, Section, Table, Text, to_html, to_markdown
+from dreamgym.obs.rundata import RunData, busy_seconds, gain, headline, interval, read_run
+from dreamgym.obs.runlog import duration
+from dreamgym.obs.stages import shown, write_json, write_text
+from dreamgym.obs.stats import Interval
+
+PLOT_FOLDER = "report-plots"
+ALARM_POINTS = 15
+PLAYERS = {
+    "policy": "policy after the dream",
+    "warm_start": "its warm start",
+    "expert": "expert",
+    "random": "random",
+}
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write report.html, report.md with its pictures, and report.json (the headline) into a run folder.
+
+    Returns the path of the page.
+
+    Raises:
+        DataError: there is no run, or a file in it is broken.
+    """
+    data = read_run(run_dir)
+    title, subtitle, sections = _title(data), _subtitle(data), build(data)
+    for block in (b for s in sections for b in s.blocks if isinstance(b, Plot)):
+        path = run_dir / PLOT_FOLDER / f"{block.name}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(block.light)
+    write_text(run_dir / "report.md", to_markdown(title, subtitle, sections, PLOT_FOLDER))
+    write_json(run_dir / "report.json", headline(data))
+    write_text(run_dir / "report.html", to_html(title, subtitle, sections))
+    return run_dir / "report.html"
+
+
+def build(data: RunData) -> list[Section]:
+    """The sections for which there is data, in the order of the page."""
+    makers = (_result, _success, _trust, _learning, _curriculum, _buffer, _cost, _episodes, _config)
+    return [section for maker in makers if (section := maker(data)).blocks]
+
+
+def _title(data: RunData) -> str:
+    return f"dreamgym · {data.run_dir.name}"
+
+
+def _subtitle(data: RunData) -> str:
+    config = yaml.safe_load(data.config)
+    words = [f"environment {config['env']['name']}", f"seed {config['seed']}"]
+    if data.stages:
+        words += [f"begun {data.stages[0]['started'][:16].replace('T', ' ')} UTC", duration(busy_seconds(data.stages))]
+        words.append(f"peak memory {max(s['peak_gib'] for s in data.stages):.1f} GiB")
+    return " · ".join(words)
+
+
+def _result(data: RunData) -> Section:
+    section = Section(f"Result in the real environment, {data.fold} fold")
+    before, after = (data.finals.get((who, data.fold)) for who in ("warm_start", "policy"))
+    cards = [
+        (label, f"{interval(final).point:.1%}", f"95% interval {_span(interval(final))} · {final['games']} games")
+        for label, final in (("Warm start", before), ("After the dream", after))
+        if final
+    ]
+    if before and after:
+        difference, paired = gain(before, after)
+        how = "same games, paired" if paired else "independent games"
+        low, high = 100 * difference.low, 100 * difference.high
+        cards.append(
+            ("Gain", f"{100 * difference.point:+.1f} points", f"95% interval {low:+.1f} to {high:+.1f} · {how}")
+        )
+    learned, measured = data.total("learner/real_transitions"), data.total("real/transitions")
+    if learned is not None:
+        detail = f"{measured:,.0f} more only measured on the dev fold" if measured else ""
+        cards.append(("Real transitions learned from in RL", f"{learned:,.0f}", detail))
+    if cards:
+        section.blocks.append(Cards(cards))
+    order = list(PLAYERS)
+    finals = sorted(data.finals.values(), key=lambda r: (r["fold"], order.index(r["who"]) if r["who"] in order else 9))
+    rows = [
+        [PLAYERS.get(r["who"], r["who"]), r["fold"], f"{interval(r).point:.1%}", _span(interval(r)),
+         f"{r['successes']:,} of {r['games']:,}", f"{r['env_failed']:,}", duration(r["seconds"])]
+        for r in finals
+    ]  # fmt: skip
+    if rows:
+        header = ["player", "fold", "games won", "95% interval", "won", "left out", "time"]
+        section.blocks.append(Table(header, rows, left=2))
+    return section
+
+
+def _success(data: RunData) -> Section:
+    caption = "Games won while learning. The dream is where the policy learns; the real dev fold is only measured."
+    return Section("Success, dreamed and real", _plot("success", caption, plots.success, data))
+
+
+def _trust(data: RunData) -> Section:
+    section = Section("Can the dream be trusted?")
+    points = plots.calibration_points(data)
+    if points:
+        iteration, dream, real = points[-1]
+        gap = 100 * (dream - real)
+        verdict = f"At iteration {iteration} the policy won {dream:.0%} of its dreams and {real:.0%} of real games"
+        if gap > ALARM_POINTS:
+            verdict += f": the dream is {gap:.0f} points too kind, and what is learned in it need not hold outside"
+        section.blocks.append(Text(verdict + ".", alarm=gap > ALARM_POINTS))
+    section.blocks += _fidelity_table(data)
+    section.blocks += _plot("fidelity", "Fidelity on real transitions, while learning.", plots.fidelity, data)
+    caption = "Success of the same policy, dreamed and real; below the diagonal the dream is too kind."
+    section.blocks += _plot("calibration", caption, plots.calibration, data)
+    return section
+
+
+def _fidelity_table(data: RunData) -> list[Block]:
+    """The last measurement of every set."""
+    rows = []
+    for name in plots.fidelity_sets(data):
+        last = {m: data.series("fidelity", f"fidelity/{name}/{m}")[1][-1:] for m in ("n", *plots.FIDELITY)}
+        cells = [f"{v[0]:.1%}" if v else "–" for m, v in last.items() if m != "n"]
+        rows.append([plots.SETS.get(name, name), f"{last['n'][0]:,.0f}" if last["n"] else "–", *cells])
+    if not rows:
+        return []
+    intro = "What the dream answers to real states and actions that it never saw, held against what really followed."
+    return [Text(intro), Table(["real transitions", "number", *(t.lower() for t in plots.FIDELITY.values())], rows)]
+
+
+def _learning(data: RunData) -> Section:
+    caption = "The learner, an iteration a point. Gaps are |engine − learner| logprobs of the sampled tokens."
+    return Section("Learning", _plot("learning", caption, plots.learning, data))
+
+
+def _curriculum(data: RunData) -> Section:
+    caption = "V is the variance of the return within a task's group: high where the policy is half good."
+    return Section("Curriculum", _plot("curriculum", caption, plots.curriculum, data))
+
+
+def _buffer(data: RunData) -> Section:
+    caption = "The replay buffer by the world its transitions come from, and why the write gate refused others."
+    return Section("Replay buffer", _plot("buffer", caption, plots.buffer, data))
+
+
+def _cost(data: RunData) -> Section:
+    section = Section("Time and tokens")
+    total = busy_seconds(data.stages)
+    rows = [
+        [s["stage"], duration(s["seconds"]), f"{s['seconds'] / total:.0%}" if total else "–", _count(s["tokens"]),
+         f"{s['tokens'] / s['seconds']:,.0f}" if s["tokens"] and s["seconds"] else "–", f"{s['peak_gib']:.1f}",
+         ", ".join(f"{key} {shown(value)}" for key, value in s["summary"].items())]
+        for s in data.stages
+    ]  # fmt: skip
+    if rows:
+        header = ["stage", "time", "share", "tokens", "tokens/s", "peak GiB", "summary"]
+        section.blocks.append(Table(header, rows))
+        section.blocks += _plot("time", "Wall time of each part.", plots.time_parts, data)
+    names = {"policy, sampled": "rollout/tokens", "dream, prompt": "world/prompt_tokens"}
+    names |= {"dream, prompt from cache": "world/cached_tokens", "dream, written": "world/generated_tokens"}
+    tokens = [[name, _count(sum(data.series("iteration", key)[1]))] for name, key in names.items()]
+    if any(count != "–" for _, count in tokens):
+        section.blocks.append(Table(["tokens in the RL loop", "total"], tokens))
+    return section
+
+
+def _episodes(data: RunData) -> Section:
+    """The newest dreams of the policy, each beside a real episode: of the same task where there is one."""
+    section = Section("Episodes, dreamed and real")
+    newest = sorted(data.episodes, key=lambda e: -e["iteration"])
+    dreams = [e for e in newest if e["world"] == "dream"]
+    real = sorted((e for e in newest if e["world"] == "real"), key=lambda e: e["source"] != "policy")
+    tasks = {e["task_id"] for e in real}
+    dreams.sort(key=lambda e: e["task_id"] not in tasks)
+    for won in (True, False):
+        dream = next((e for e in dreams if e["success"] is won), None)
+        beside = next((e for e in real if dream and e["task_id"] == dream["task_id"]), None)
+        beside = beside or next((e for e in real if e["success"] is won), None)
+        if dream and beside:
+            section.blocks.append(Pair(_episode(dream), _episode(beside)))
+    return section
+
+
+def _episode(row: dict[str, Any]) -> tuple[str, str]:
+    where = "Dream" if row["world"] == "dream" else "Real environment"
+    when = f", iteration {row['iteration']}" if row["iteration"] >= 0 else ""
+    title = f"{where} · {row['source']}{when} · {'won' if row['success'] else 'not won'}"
+    lines = [row["instruction"], "", row["steps"][0]["state"]]
+    for step in row["steps"]:
+        reward = f"   [reward {step['reward']:g}]" if step["reward"] else ""
+        lines += ["", f"> {step['action']}", step["next_state"] + reward]
+    return title, "\n".join(lines)
+
+
+def _config(data: RunData) -> Section:
+    return Section("Configuration", [Listing("config.yaml", data.config, "yaml")])
+
+
+def _plot(name: str, caption: str, draw: Callable[[RunData, plots.Theme], Figure | None], data: RunData) -> list[Block]:
+    light = plots.render(draw, data, plots.LIGHT)
+    dark = plots.render(draw, data, plots.DARK)
+    return [Plot(name, caption, light, dark)] if light and dark else []
+
+
+def _span(value: Interval) -> str:
+    return f"{100 * value.low:.1f}–{100 * value.high:.1f}%"
+
+
+def _count(number: float) -> str:
+    return f"{number:,.0f}" if number else "–"
