@@ -1,0 +1,142 @@
+"""The buffer as one Ray actor, where many single searches in flight become one batch, and its client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import ray
+from ray.exceptions import RayActorError
+
+from dreamgym.config import ReplayConfig
+from dreamgym.replay.buffer import ReplayBuffer, ReplayStats
+from dreamgym.replay.gate import Verdict
+from dreamgym.replay.records import Candidate, Demo, ReplayError, StoredTransition
+
+T = TypeVar("T")
+_WINDOW_S = 0.002
+
+
+@dataclass(slots=True)
+class _Batch:
+    queries: list[tuple[str, str]]
+    excluded: list[str | None]
+    answer: asyncio.Task[list[list[Demo]]] | None = None
+
+
+class ReplayActor:
+    """`ReplayBuffer` for the whole cluster; see there for what each method does and raises."""
+
+    def __init__(self, config: ReplayConfig, seed: int, collection: str) -> None:
+        self._buffer = ReplayBuffer(config, seed, collection)
+        self._open: dict[int, _Batch] = {}
+        self._batches = 0
+
+    async def search(
+        self, queries: Sequence[tuple[str, str]], k: int, exclude_trajectories: Sequence[str | None] | None = None
+    ) -> list[list[Demo]]:
+        """Requests that arrive within 2 ms of the first are embedded and searched together."""
+        excluded = exclude_trajectories if exclude_trajectories is not None else [None] * len(queries)
+        if len(excluded) != len(queries):
+            raise ValueError("exclude_trajectories must have one entry a query")
+        batch = self._open.setdefault(k, _Batch([], []))
+        if batch.answer is None:
+            batch.answer = asyncio.create_task(self._run(batch, k))
+        start = len(batch.queries)
+        batch.queries += queries
+        batch.excluded += excluded
+        found = await asyncio.shield(batch.answer)
+        return found[start : start + len(queries)]
+
+    async def add(self, items: Sequence[StoredTransition]) -> int:
+        """Add, then prune."""
+        added = self._buffer.add(items)
+        self._buffer.prune()
+        return added
+
+    async def screen(self, candidates: Sequence[Candidate]) -> list[Verdict]:
+        return self._buffer.screen(candidates)
+
+    async def offer(self, candidates: Sequence[Candidate]) -> list[Verdict]:
+        return self._buffer.offer(candidates)
+
+    async def stats(self) -> ReplayStats:
+        return self._buffer.stats()
+
+    async def save(self, folder: Path) -> None:
+        self._buffer.save(folder)
+
+    async def load(self, folder: Path) -> None:
+        self._buffer.load(folder)
+
+    async def batches(self) -> int:
+        """How many searches of the index have been made: fewer than requests, where those came together."""
+        return self._batches
+
+    async def _run(self, batch: _Batch, k: int) -> list[list[Demo]]:
+        await asyncio.sleep(_WINDOW_S)
+        del self._open[k]
+        self._batches += 1
+        return self._buffer.search(batch.queries, k, batch.excluded)
+
+
+def start_replay(config: ReplayConfig, seed: int, collection: str) -> Any:
+    """Start the actor (it reserves no CPU) and return its handle, to be given to a `ReplayClient`."""
+    return ray.remote(ReplayActor).options(num_cpus=0).remote(config, seed, collection)
+
+
+class ReplayClient:
+    """A handle of the actor with a deadline on every call; it can be sent to other actors."""
+
+    def __init__(self, handle: Any, timeout_s: float) -> None:
+        self._handle = handle
+        self._timeout_s = timeout_s
+
+    async def search(
+        self, queries: Sequence[tuple[str, str]], k: int, exclude_trajectories: Sequence[str | None] | None = None
+    ) -> list[list[Demo]]:
+        """See `ReplayBuffer.search`.
+
+        Raises:
+            ReplayError: no answer within the deadline, or the actor is dead.
+        """
+        return await self._bounded("search", self._handle.search.remote(queries, k, exclude_trajectories))
+
+    async def add(self, items: Sequence[StoredTransition]) -> int:
+        """Add, then prune; see `ReplayBuffer.add`."""
+        return await self._bounded("add", self._handle.add.remote(items))
+
+    async def screen(self, candidates: Sequence[Candidate]) -> list[Verdict]:
+        """See `ReplayBuffer.screen`."""
+        return await self._bounded("screen", self._handle.screen.remote(candidates))
+
+    async def offer(self, candidates: Sequence[Candidate]) -> list[Verdict]:
+        """See `ReplayBuffer.offer`."""
+        return await self._bounded("offer", self._handle.offer.remote(candidates))
+
+    async def stats(self) -> ReplayStats:
+        """See `ReplayBuffer.stats`."""
+        return await self._bounded("stats", self._handle.stats.remote())
+
+    async def save(self, folder: Path) -> None:
+        """See `ReplayBuffer.save`; the folder must be one that the actor's machine shares."""
+        await self._bounded("save", self._handle.save.remote(folder))
+
+    async def load(self, folder: Path) -> None:
+        """See `ReplayBuffer.load`."""
+        await self._bounded("load", self._handle.load.remote(folder))
+
+    async def _bounded(self, what: str, answer: Awaitable[T]) -> T:
+        try:
+            return await asyncio.wait_for(answer, self._timeout_s)
+        except TimeoutError as error:
+            raise ReplayError(
+                f"replay.timeout_s: no answer to {what} in {self._timeout_s:g} s; raise it, or see the actor's log."
+            ) from error
+        except RayActorError as error:
+            raise ReplayError(
+                f"replay: the replay actor died ({type(error).__name__}); resume from a checkpoint."
+            ) from error

@@ -1,0 +1,228 @@
+"""The vector index: one Qdrant collection, embedded or behind a URL, searched exactly alike by the rest."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+from qdrant_client import QdrantClient, models
+from qdrant_client.common.client_exceptions import QdrantException
+from qdrant_client.http.exceptions import ApiException, ResponseHandlingException
+from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+
+from dreamgym.config import QdrantConfig
+from dreamgym.replay.embed import Vectors
+from dreamgym.replay.records import ReplayError
+
+Hits = list[tuple[str, float]]
+"""(id, cosine), best first."""
+T = TypeVar("T")
+_CHUNK = 512
+_EXTRA = 4
+_EQUAL = 2e-6
+_GROUP_FIELD = "trajectory_id"
+
+
+def connect(config: QdrantConfig, timeout_s: float) -> QdrantClient:
+    """A client of the service at `config.url`, or of an embedded Qdrant in this process's memory."""
+    if not config.url:
+        return QdrantClient(":memory:")
+    key = os.environ.get(config.api_key_env) if config.api_key_env else None
+    try:
+        return QdrantClient(url=config.url, api_key=key, timeout=max(1, int(timeout_s)))
+    except ValueError as error:
+        raise ReplayError(f"replay.qdrant.url: '{config.url}' is no address of a Qdrant service ({error}).") from error
+
+
+class VectorIndex:
+    """Unit vectors by id, each in a group (its trajectory) that a query can exclude.
+
+    The collection uses the dot product, which for unit vectors is the cosine: Qdrant's embedded mode
+    would normalise every stored vector again at each query. For the same reason an embedded search
+    does not filter (a Python loop over all payloads): it fetches as many more as the group has.
+    """
+
+    def __init__(self, client: QdrantClient, collection: str, dim: int, server_filter: bool) -> None:
+        """Create the collection, replacing one of the same name.
+
+        Args:
+            server_filter: exclude groups with a payload filter (a service), not by fetching more.
+
+        Raises:
+            ReplayError: the service does not answer or refuses.
+        """
+        self._client = client
+        self._collection = collection
+        self._dim = dim
+        self._server_filter = server_filter
+        self.reset()
+
+    def __len__(self) -> int:
+        return len(self._group_of)
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._group_of: dict[str, str] = {}
+        self._group_sizes: Counter[str] = Counter()
+        self._age: dict[str, int] = {}
+        self._clock = itertools.count()
+        self._dead = 0
+        self._call(partial(self._client.delete_collection, self._collection))
+        params = models.VectorParams(size=self._dim, distance=models.Distance.DOT)
+        self._call(partial(self._client.create_collection, self._collection, vectors_config=params))
+        if self._server_filter:
+            keyword = models.PayloadSchemaType.KEYWORD
+            self._call(partial(self._client.create_payload_index, self._collection, _GROUP_FIELD, keyword))
+
+    def upsert(self, ids: Sequence[str], vectors: Vectors, payloads: Sequence[dict[str, Any]]) -> None:
+        """Store vectors, (n, dim); a payload names at least its `trajectory_id`."""
+        for start in range(0, len(ids), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            batch = models.Batch(
+                ids=list(ids[part]), vectors=vectors[part].tolist(), payloads=[dict(p) for p in payloads[part]]
+            )
+            self._call(partial(self._client.upsert, self._collection, batch))
+        for point, payload in zip(ids, payloads, strict=True):
+            self._forget(point)
+            self._group_of[point] = payload[_GROUP_FIELD]
+            self._age[point] = next(self._clock)
+            self._group_sizes[payload[_GROUP_FIELD]] += 1
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Remove points; the embedded index is rebuilt once most of what it holds is dead."""
+        if not ids:
+            return
+        selector = models.PointIdsList(points=list(ids))
+        self._call(partial(self._client.delete, self._collection, selector))
+        for point in ids:
+            self._forget(point)
+        self._dead += len(ids)
+        if not self._server_filter and self._dead > max(_CHUNK, len(self)):
+            self._rebuild()
+
+    def search(self, vectors: Vectors, k: int, exclude: Sequence[str | None]) -> list[Hits]:
+        """The k nearest of each of n query vectors, (n, dim), never from the group excluded for it.
+
+        Of equals the one stored first comes first: the answer does not hang on how Qdrant sorts, or on
+        whether the index was built at once or grew.
+        """
+        best: list[Hits] = [[] for _ in exclude]
+        rows, extra = list(range(len(exclude))) if len(self) and k > 0 else [], _EXTRA
+        while rows:
+            groups = [exclude[row] for row in rows]
+            unseen = [0 if self._server_filter or not group else self._group_sizes[group] for group in groups]
+            limits = [k + extra + size for size in unseen]
+            filters = [_all_but(group) if group and self._server_filter else None for group in groups]
+            cut: list[int] = []
+            found = self._query(vectors[rows], limits, filters, None)
+            for row, group, limit, hits in zip(rows, groups, limits, found, strict=True):
+                others = [hit for hit in hits if not group or self._group_of[hit[0]] != group]
+                best[row] = self._oldest_of_equals(others)[:k]
+                if len(hits) == limit and others[k - 1][1] - hits[-1][1] < _EQUAL:
+                    cut.append(row)
+            rows, extra = cut, extra * 8
+        return best
+
+    def closer_than(self, vectors: Vectors, score: float, limit: int) -> list[Hits]:
+        """For each query vector the nearest points, at most `limit`, whose cosine is above `score`."""
+        if not len(self):
+            return [[] for _ in vectors]
+        return self._query(vectors, [limit] * len(vectors), [None] * len(vectors), score)
+
+    def vectors(self, ids: Sequence[str]) -> Vectors:
+        """The stored vectors, (n, dim), in the order of `ids`."""
+        out = np.zeros((len(ids), self._dim), np.float32)
+        row_of = {point: row for row, point in enumerate(ids)}
+        for record in self._records(ids):
+            out[row_of[str(record.id)]] = np.asarray(record.vector, np.float32)
+        return out
+
+    def close(self) -> None:
+        """Close the client."""
+        self._client.close()
+
+    def _query(
+        self,
+        vectors: Vectors,
+        limits: Sequence[int],
+        filters: Sequence[models.Filter | None],
+        above: float | None,
+    ) -> list[Hits]:
+        requests = [
+            models.QueryRequest.model_construct(
+                query=self._nearest(vector),
+                limit=limit,
+                filter=only,
+                score_threshold=above,
+                with_payload=False,
+                with_vector=False,
+            )
+            for vector, limit, only in zip(vectors, limits, filters, strict=True)
+        ]
+        answers = self._call(partial(self._client.query_batch_points, self._collection, requests))
+        return [[(str(p.id), p.score) for p in answer.points] for answer in answers]
+
+    def _nearest(self, vector: Any) -> models.NearestQuery:
+        """A list goes over the wire; the embedded mode takes the float32 array itself.
+
+        From a list it would make float64, and convert the whole index to that at every query.
+        """
+        return models.NearestQuery.model_construct(nearest=vector.tolist() if self._server_filter else vector)
+
+    def _oldest_of_equals(self, hits: Hits) -> Hits:
+        """Sort each run of scores that differ by rounding only by when its points were stored."""
+        leader, run, keys = math.inf, 0, []
+        for point, score in hits:
+            if leader - score >= _EQUAL:
+                leader, run = score, run + 1
+            keys.append((run, self._age[point]))
+        return [hit for _, hit in sorted(zip(keys, hits, strict=True), key=lambda pair: pair[0])]
+
+    def _records(self, ids: Sequence[str]) -> Iterator[models.Record]:
+        for start in range(0, len(ids), _CHUNK):
+            part = list(ids[start : start + _CHUNK])
+            yield from self._call(partial(self._client.retrieve, self._collection, part, with_vectors=True))
+
+    def _rebuild(self) -> None:
+        records = list(self._records(list(self._group_of)))
+        vectors = np.asarray([record.vector for record in records], np.float32)
+        self.reset()
+        self.upsert([str(record.id) for record in records], vectors, [record.payload or {} for record in records])
+
+    def _forget(self, point: str) -> None:
+        group = self._group_of.pop(point, None)
+        if group is not None:
+            del self._age[point]
+            self._group_sizes[group] -= 1
+            if not self._group_sizes[group]:
+                del self._group_sizes[group]
+
+    def _call(self, call: Callable[[], T]) -> T:
+        try:
+            return _retried(call)
+        except (ApiException, QdrantException) as error:
+            raise ReplayError(
+                f"replay.qdrant: the service failed ({error}); check that replay.qdrant.url is reachable "
+                "and that the key in the variable replay.qdrant.api_key_env is right."
+            ) from error
+
+
+@retry(
+    retry=retry_if_exception_type(ResponseHandlingException),
+    stop=stop_after_attempt(3),
+    wait=wait_exponential_jitter(initial=0.2, max=2.0),
+    reraise=True,
+)
+def _retried(call: Callable[[], T]) -> T:
+    return call()
+
+
+def _all_but(group: str) -> models.Filter:
+    condition = models.FieldCondition(key=_GROUP_FIELD, match=models.MatchValue(value=group))
+    return models.Filter(must_not=[condition])

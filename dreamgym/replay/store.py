@@ -1,0 +1,60 @@
+"""The buffer on disk: one Parquet file, written whole or not at all, so that a run resumes where it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dreamgym.errors import DataError
+from dreamgym.replay.embed import Vectors
+from dreamgym.replay.records import StoredTransition
+
+FILE = "replay.parquet"
+_VERSION = "1"
+_ARROW_TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_(), "World": pa.string()}
+_FIELDS = [(f.name, _ARROW_TYPES[str(f.type)]) for f in dataclasses.fields(StoredTransition)]
+
+
+def write(
+    path: Path, items: Sequence[StoredTransition], vectors: Vectors, used: Sequence[int], counters: dict[str, Any]
+) -> None:
+    """Write records, their (n, dim) vectors, how often each was retrieved, and the counters (JSON)."""
+    columns: dict[str, Any] = {name: pa.array([getattr(i, name) for i in items], kind) for name, kind in _FIELDS}
+    columns["retrieved"] = pa.array(used, pa.int64())
+    columns["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel(), pa.float32()), vectors.shape[1])
+    metadata = {"dreamgym.replay": _VERSION, "dreamgym.counters": json.dumps(counters)}
+    table = pa.table(columns).replace_schema_metadata(metadata)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    pq.write_table(table, partial, compression="zstd")
+    os.replace(partial, path)
+
+
+def read(path: Path) -> tuple[list[StoredTransition], Vectors, list[int], dict[str, Any]]:
+    """The inverse of `write`.
+
+    Raises:
+        DataError: the file is missing, broken, or not a saved buffer of this version.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: no such file; a resumed run needs the replay buffer of its checkpoint.")
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path}: not a readable Parquet file ({error}); take an earlier checkpoint.") from error
+    metadata = table.schema.metadata or {}
+    if metadata.get(b"dreamgym.replay") != _VERSION.encode():
+        raise DataError(f"{path}: not a saved replay buffer of version {_VERSION}; take another checkpoint.")
+    names = [name for name, _ in _FIELDS]
+    items = [StoredTransition(**row) for row in table.select(names).to_pylist()]
+    column = table.column("vector").combine_chunks()
+    vectors = np.asarray(column.flatten(), np.float32).reshape(len(items), column.type.list_size)
+    return items, vectors, table.column("retrieved").to_pylist(), json.loads(metadata[b"dreamgym.counters"])

@@ -1,0 +1,221 @@
+"""The curriculum: V_tau against a plain loop, the bound lambda, admission, retirement and resuming."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dreamgym.config import CurriculumConfig
+from dreamgym.curriculum.curriculum import Curriculum
+from dreamgym.curriculum.value import task_value
+from dreamgym.errors import DataError
+from dreamgym.replay.embed import HashingEmbedder
+from dreamgym.types import Task
+
+EMBED = HashingEmbedder(256).embed
+NAMES = ["red", "green", "blue", "black", "white", "brown", "grey", "pink", "gold", "teal"]
+
+
+def real(n: int) -> Task:
+    goal = f"carry the {NAMES[n % 10]} coin to the {NAMES[n // 10 % 10]} box"
+    return Task(f"r{n}", "maze", goal, payload="{}", first_state=f"you stand in room {n}")
+
+
+def generated(n: int, goal: str = "") -> Task:
+    text = goal or f"bring {NAMES[n % 10]} apples to the {NAMES[n // 10 % 10]} cellar"
+    return Task(f"g{n}", "maze", text, first_state=f"a garden with gate {n}", origin="generated")
+
+
+def curriculum(tasks: int = 20, invented: int = 0, seed: int = 0, **config: float) -> Curriculum:
+    made = Curriculum([real(n) for n in range(tasks)], CurriculumConfig(**config), seed)
+    for n in range(invented):
+        assert made.admit(generated(n), [real(0)], EMBED).admitted
+    return made
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=20))
+def test_value_is_the_population_variance(rewards: list[float]) -> None:
+    mean = 0.0
+    for reward in rewards:
+        mean += reward / len(rewards)
+    spread = 0.0
+    for reward in rewards:
+        spread += (reward - mean) ** 2 / len(rewards)
+    assert task_value(rewards) == pytest.approx(spread, rel=1e-9, abs=1e-9)
+
+
+def test_value_of_flat_half_solved_and_empty_groups() -> None:
+    assert task_value([0.1] * 7) == 0.0
+    assert task_value([1, 0, 1, 0]) == 0.25
+    for bad in ([], [float("nan"), 1.0]):
+        with pytest.raises(ValueError, match="finite rewards"):
+            task_value(bad)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    tasks=st.integers(1, 15),
+    invented=st.integers(0, 15),
+    n=st.integers(0, 25),
+    share=st.floats(0, 1),
+    focus=st.floats(0, 1),
+)
+def test_lambda_bounds_every_iteration_and_no_task_comes_twice(
+    tasks: int, invented: int, n: int, share: float, focus: float
+) -> None:
+    made = curriculum(tasks, invented, generated_share=share, focus=focus)
+    made.record("r0", [0, 1], 0)
+    for _ in range(3):
+        drawn = made.next_tasks(n)
+        count = sum(task.origin == "generated" for task in drawn)
+        assert count <= share * len(drawn) + 1e-6
+        assert len({task.id for task in drawn}) == len(drawn)
+        if n <= tasks:
+            assert len(drawn) == n
+        if n <= tasks and invented >= n:
+            assert count == int(share * n + 1e-9)
+
+
+def test_half_solved_tasks_come_more_often_and_solved_ones_still_come() -> None:
+    made = curriculum(20, focus=0.5)
+    for n in range(20):
+        made.record(f"r{n}", [0, 1] if n < 4 else [1, 1], 0)
+    drawn = Counter(task.id for _ in range(200) for task in made.next_tasks(6))
+    half_solved = [drawn[f"r{n}"] for n in range(4)]
+    solved = [drawn[f"r{n}"] for n in range(4, 20)]
+    assert min(half_solved) > 3 * max(solved)
+    assert min(solved) > 0
+
+
+def test_unvisited_tasks_are_worth_a_look() -> None:
+    made = curriculum(20, focus=1.0)
+    for n in range(10):
+        made.record(f"r{n}", [0, 0, 0], 0)
+    assert {task.id for _ in range(3) for task in made.next_tasks(10)} == {f"r{n}" for n in range(10, 20)}
+
+
+def test_draws_depend_on_the_seed_alone() -> None:
+    def draws(seed: int) -> list[list[str]]:
+        made = curriculum(seed=seed)
+        return [[task.id for task in made.next_tasks(5)] for _ in range(4)]
+
+    assert draws(3) == draws(3)
+    assert draws(3) != draws(4)
+
+
+def test_a_resumed_curriculum_draws_the_same() -> None:
+    made = curriculum(20, 6, seed=7, generated_share=0.4)
+    for iteration in range(3):
+        for i, task in enumerate(made.next_tasks(8)):
+            made.record(task.id, [0, i % 2], iteration)
+    made.seed_tasks(2)
+    made.reject(generated(77), [real(1)], "the dream could not be read")
+    saved = json.loads(json.dumps(made.state()))
+    resumed = curriculum(20, seed=999, generated_share=0.4)
+    resumed.load_state(saved)
+    assert resumed.state() == made.state()
+    assert resumed.fates() == made.fates()
+    for iteration in range(3, 6):
+        ours, theirs = made.next_tasks(8), resumed.next_tasks(8)
+        assert ours == theirs
+        assert made.seed_tasks(3) == resumed.seed_tasks(3)
+        for task in ours:
+            assert made.record(task.id, [0, 1, 1], iteration) == resumed.record(task.id, [0, 1, 1], iteration)
+    assert made.admit(generated(2), [real(0)], EMBED) == resumed.admit(generated(2), [real(0)], EMBED)
+
+
+def test_a_checkpoint_of_other_tasks_is_refused() -> None:
+    made = curriculum(5)
+    made.record("r4", [0, 1], 0)
+    with pytest.raises(DataError, match="r4"):
+        curriculum(4).load_state(made.state())
+
+
+def test_seeds_are_the_tasks_of_highest_value() -> None:
+    made = curriculum(10)
+    for task_id, rewards in {"r1": [0, 1], "r2": [0, 0, 0, 1], "r3": [1, 1], "r4": [1, 0]}.items():
+        made.record(task_id, rewards, 0)
+    assert {task.id for task in made.seed_tasks(2)} == {"r1", "r4"}
+    assert [task.id for task in made.seed_tasks(9)][-1] == "r2"
+    assert len(made.seed_tasks(9)) == 3
+
+
+def test_equally_good_seeds_take_turns() -> None:
+    made = curriculum(10)
+    for n in range(4):
+        made.record(f"r{n}", [0, 1], 0)
+    assert {task.id for _ in range(4) for task in made.seed_tasks(1)} == {"r0", "r1", "r2", "r3"}
+
+
+@pytest.mark.parametrize(
+    ("change", "detail"),
+    [
+        ({"instruction": " "}, "instruction"),
+        ({"first_state": ""}, "first state"),
+        ({"origin": "real"}, "origin"),
+        ({"payload": "{}"}, "payload"),
+        ({"env": "twc"}, "environment"),
+        ({"id": "r3"}, "taken"),
+    ],
+)
+def test_malformed_tasks_are_refused(change: dict[str, str], detail: str) -> None:
+    from dataclasses import replace
+
+    made = curriculum(5)
+    verdict = made.admit(replace(generated(0), **change), [real(1)], EMBED)  # type: ignore[arg-type]
+    assert (verdict.admitted, verdict.fate) == (False, "malformed")
+    assert detail in verdict.detail
+    assert made.admit(generated(1), [], EMBED).detail == "it has no parent"
+
+
+def test_a_duplicate_of_a_real_an_invented_or_a_retired_task_is_refused() -> None:
+    made = curriculum(5, 1)
+    copy = Task("g50", "maze", real(2).instruction, first_state=real(2).first_state, origin="generated")
+    assert made.admit(copy, [real(2)], EMBED).fate == "duplicate"
+    again = Task("g51", "maze", generated(0).instruction, first_state=generated(0).first_state, origin="generated")
+    assert made.admit(again, [real(2)], EMBED).fate == "duplicate"
+    for iteration in range(2):
+        made.record("g0", [0, 0], iteration)
+    late = Task("g52", "maze", generated(0).instruction, first_state=generated(0).first_state, origin="generated")
+    assert made.admit(late, [real(2)], EMBED).fate == "duplicate"
+    assert made.admit(generated(9), [real(2)], EMBED).admitted
+
+
+def test_generated_tasks_that_stay_flat_retire_and_real_ones_do_not() -> None:
+    made = curriculum(4, 2, generated_share=0.5)
+    made.record("g0", [1, 1], 0)
+    made.record("g0", [0, 1], 1)
+    made.record("g0", [1, 1], 2)
+    assert [f["fate"] for f in made.fates()] == ["active", "active"]
+    made.record("g0", [], 3)
+    for iteration in range(5):
+        made.record("r0", [0, 0], iteration)
+        made.record("r1", [], iteration)
+    assert [f["fate"] for f in made.fates()] == ["retired", "active"]
+    assert made.value("r1") is None
+    drawn = {task.id for _ in range(30) for task in made.next_tasks(4)}
+    assert "g0" not in drawn
+    assert {"g1", "r0"} <= drawn
+
+
+def test_parents_and_fate_of_every_invented_task_are_kept() -> None:
+    made = curriculum(5)
+    made.admit(generated(0), [real(1), real(2)], EMBED)
+    made.admit(generated(0), [real(3)], EMBED)
+    made.reject(generated(2), [real(4)], "the second state could not be read")
+    listed = [(f["id"], f["parents"], f["fate"]) for f in made.fates()]
+    assert listed == [("g0", ["r1", "r2"], "active"), ("g0", ["r3"], "malformed"), ("g2", ["r4"], "infeasible")]
+    assert next(t for _ in range(20) for t in made.next_tasks(5) if t.id == "g0").parent_ids == ("r1", "r2")
+
+
+def test_unknown_tasks_and_empty_or_doubled_task_lists_are_refused() -> None:
+    with pytest.raises(ValueError, match="does not know"):
+        curriculum().record("nobody", [1.0], 0)
+    with pytest.raises(DataError, match="no training task"):
+        Curriculum([], CurriculumConfig(), 0)
+    with pytest.raises(DataError, match="share an id"):
+        Curriculum([real(1), real(1)], CurriculumConfig(), 0)
