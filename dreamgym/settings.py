@@ -38,7 +38,12 @@ class _Loader(yaml.SafeLoader):
     """YAML whose numbers are those of YAML 1.2, so that 1e-6 is a number and not a text."""
 
 
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789."))
+class _Dumper(yaml.SafeDumper):
+    """Quotes the texts that `_Loader` would take for numbers."""
+
+
+for _yaml in (_Loader, _Dumper):
+    _yaml.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789."))
 
 
 def load_config(recipe: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
@@ -68,7 +73,7 @@ def load_config(recipe: Path | None, overrides: Sequence[str] = ()) -> RunConfig
 
 def dump_config(config: RunConfig) -> str:
     """The whole configuration as YAML that `load_config` reads back to an equal one."""
-    return yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
+    return yaml.dump(_plain(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def describe_fields() -> list[Field]:

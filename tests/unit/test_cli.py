@@ -1,0 +1,128 @@
+"""The command line: what it calls, what it prints, how it ends, and that it leaves no process behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from dreamgym.cli import COMMANDS, main
+from dreamgym.settings import describe_fields
+
+ENVIRONMENT = {**os.environ, "COLUMNS": "100", "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+def _run(code: str, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    )
+
+
+def test_help_of_every_command_documents_every_field(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in COMMANDS:
+        assert main([name, "--help"]) == 0
+        printed = " ".join(capsys.readouterr().out.split())
+        missing = [f.name for f in describe_fields() if f.name not in printed or f.help.split(";")[0] not in printed]
+        assert missing == [], name
+
+
+def test_help_imports_neither_torch_nor_ray() -> None:
+    code = """
+        import sys
+        from dreamgym.cli import main
+        main(["train", "--help"])
+        print([m for m in ("torch", "ray", "transformers", "vllm", "matplotlib") if m in sys.modules], file=sys.stderr)
+    """
+    process = _run(code)
+    assert process.communicate()[1].strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["trian"], ["'trian'", "'train'"]),
+        (["train", "nowhere.yaml"], ["nowhere.yaml", "no such recipe"]),
+        (["train", "learner.lrr=1"], ["learner.lrr", "'learner.lr'"]),
+        (["train", "a.yaml", "b.yaml"], ["one recipe at a time"]),
+        (["train", "--lr", "3"], ["--lr"]),
+        (["eval", "--who", "me"], ["--who", "expert"]),
+        (["report", "name=never", "out=nowhere"], ["never-seed0", "no run is here"]),
+    ],
+)
+def test_a_mistake_is_one_sentence_on_stderr_and_exit_2(
+    arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dreamgym.obs.processes.TREE.end", lambda: None)  # children of the other tests live on
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    assert [w for w in words if w not in captured.err] == [], captured.err
+
+
+STAGE = """
+    import subprocess, sys, time, types
+    import dreamgym.cli as cli
+    stage = types.ModuleType("stage")
+    {body}
+    stage.run = run
+    sys.modules["stage"] = stage
+    cli.COMMANDS["eval"] = cli.Command("stage:run", "")
+    sys.exit(cli.main(["eval", "seed=1", "--who", "random", "eval.games=2", "out=" + sys.argv[1]]))
+"""
+
+SLEEPER = """
+    def run(config, who):
+        inner = "import subprocess, time; p = subprocess.Popen(['sleep', '300']); print(p.pid, flush=True); time.sleep(300)"
+        child = subprocess.Popen([sys.executable, "-c", inner])
+        print(child.pid, flush=True)
+        time.sleep(300)
+""".replace("\n    ", "\n        ").strip()  # noqa: E501
+
+
+def test_overrides_and_options_may_stand_in_any_order(tmp_path: Path) -> None:
+    body = "def run(config, who): print(config.seed, who, config.eval.games)"
+    out, err = _run(STAGE.format(body=body), str(tmp_path)).communicate()
+    assert out == "1 random 2\n", err
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=str
+)
+def test_a_signal_ends_the_run_with_a_sentence_and_no_process_left(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    process = _run(STAGE.format(body=SLEEPER), str(tmp_path))
+    assert process.stdout is not None
+    children = [psutil.Process(int(process.stdout.readline())) for _ in range(2)]
+    process.send_signal(number)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == code
+    assert err.startswith("stopped; finished work is kept in ")
+    assert "Traceback" not in err
+    assert f"{tmp_path}/run-seed1; run the same command again" in err
+    psutil.wait_procs(children, timeout=2)
+    assert [c for c in children if c.is_running() and c.status() != psutil.STATUS_ZOMBIE] == []
+
+
+def test_a_failing_stage_leaves_no_process_and_shows_its_traceback(tmp_path: Path) -> None:
+    body = "def run(config, who): print(subprocess.Popen(['sleep', '300']).pid, flush=True); 1 / 0"
+    begin = time.monotonic()
+    process = _run(STAGE.format(body=body), str(tmp_path))
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "ZeroDivisionError" in err
+    assert not psutil.pid_exists(int(out))
+    assert time.monotonic() - begin < 15
