@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=400, help="tasks of the train fold")
     options = parser.parse_args()
     env, rng = KeyHouse(), random.Random(0)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     with options.out.open("w", encoding="utf-8") as file:
         for task in env.tasks("train", options.tasks, seed=0):
             for slips in (0.0, 0.5, 0.5, 1.0):

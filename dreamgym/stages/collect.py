@@ -180,8 +180,8 @@ class _Breaker:
         self._row += 1
         if self._row >= FAULTS_IN_A_ROW:
             raise EnvError(
-                f"env.name: '{self._name}' failed on {self._row} tasks in a row, the last time with '{fault}'; mend it, "
-                "or raise env.timeout_s if it is slow."
+                f"env.name: '{self._name}' failed on {self._row} tasks in a row, the last time with '{fault}'; "
+                "mend it, or raise env.timeout_s if it is slow."
             ) from fault
 
 

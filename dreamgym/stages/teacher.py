@@ -50,10 +50,11 @@ class Question:
 
 @dataclass
 class Answers:
-    """Explanations by key, how many questions were left out, and the tokens of every request that was answered."""
+    """Explanations by key, how many questions were left out (`fault`: why the last was), and all tokens spent."""
 
     reasoning: dict[str, str] = field(default_factory=dict)
     left_out: int = 0
+    fault: str = ""
     retries: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -109,7 +110,7 @@ def ask(config: TeacherConfig, asked: Sequence[Question], kept: Path, tick: Call
     Raises:
         ConfigError: no endpoint or model is named, or the endpoint refuses the request (key, model, address).
         DataError: a line of `kept` is broken.
-        EngineError: `FAILURES_IN_A_ROW` questions in a row got no usable answer.
+        EngineError: `FAILURES_IN_A_ROW` questions in a row, or all of them, got no usable answer.
     """
     for name in ("base_url", "model"):
         if not getattr(config, name):
@@ -119,6 +120,10 @@ def ask(config: TeacherConfig, asked: Sequence[Question], kept: Path, tick: Call
     tick(len(asked) - len(todo))
     if todo:
         asyncio.run(_ask_all(config, todo, kept, answers, tick))
+    if asked and not answers.reasoning:
+        raise EngineError(
+            f"annotate.teacher: not one usable answer from {config.base_url} ({answers.fault}); mend it and run again."
+        )
     return answers
 
 
@@ -164,15 +169,15 @@ async def _ask_all(
             async def work() -> None:
                 nonlocal row
                 for question in waiting:
-                    line, fault = await _explain(client, config, question, answers)
+                    line = await _explain(client, config, question, answers)
                     file.write(line.model_dump_json() + "\n")
                     file.flush()
                     row = 0 if line.reasoning else row + 1
                     tick(1)
                     if row >= FAILURES_IN_A_ROW:
                         raise EngineError(
-                            f"annotate.teacher: {row} transitions in a row got no usable answer from {config.base_url}, "
-                            f"the last time: {fault}; answers so far are kept, mend the endpoint and run this again."
+                            f"annotate.teacher: {row} transitions in a row got no usable answer from "
+                            f"{config.base_url} ({answers.fault}); answers so far are kept, mend it and run this again."
                         )
 
             try:
@@ -183,14 +188,11 @@ async def _ask_all(
                 raise errors.exceptions[0] from None
 
 
-async def _explain(
-    client: httpx.AsyncClient, config: TeacherConfig, question: Question, answers: Answers
-) -> tuple[_Kept, str]:
-    """One question, tried `attempts` times; the line to keep, without reasoning where none was usable, and why."""
+async def _explain(client: httpx.AsyncClient, config: TeacherConfig, question: Question, answers: Answers) -> _Kept:
+    """One question, tried `attempts` times; the line to keep, without reasoning where no answer was usable."""
     line = _Kept(
         key=question.key, digest=question.digest(config.model), reasoning="", prompt_tokens=0, completion_tokens=0
     )
-    fault = ""
     try:
         async for attempt in AsyncRetrying(
             stop=stop_after_attempt(config.attempts), wait=_wait, retry=retry_if_exception_type(_Unusable)
@@ -199,13 +201,13 @@ async def _explain(
                 answers.retries += attempt.retry_state.attempt_number > 1
                 line.reasoning = await _request(client, config, question, line)
     except RetryError as error:
-        fault = str(error.last_attempt.exception())
+        answers.fault = str(error.last_attempt.exception())
         answers.left_out += 1
     answers.prompt_tokens += line.prompt_tokens
     answers.completion_tokens += line.completion_tokens
     if line.reasoning:
         answers.reasoning[question.key] = line.reasoning
-    return line, fault
+    return line
 
 
 def _wait(state: RetryCallState) -> float:
@@ -228,10 +230,10 @@ async def _request(client: httpx.AsyncClient, config: TeacherConfig, question: Q
             response = await client.post(f"{config.base_url.rstrip('/')}/chat/completions", json=body)
     except TimeoutError:
         raise _Unusable(f"no answer within {config.timeout_s:g} s") from None
-    except httpx.TransportError as error:
-        raise _Unusable(f"{type(error).__name__}: {error}") from error
     except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
         raise ConfigError(f"annotate.teacher.base_url: '{config.base_url}' is no usable address ({error}).") from error
+    except httpx.TransportError as error:
+        raise _Unusable(f"{type(error).__name__}: {error}") from error
     if response.status_code in (408, 409, 425, 429) or response.status_code >= 500:
         wait_s = response.headers.get("retry-after", "")
         raise _Unusable(f"HTTP {response.status_code}", float(wait_s) if wait_s.isdigit() else 0.0)

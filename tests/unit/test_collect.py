@@ -167,7 +167,7 @@ def test_a_task_that_fails_twice_is_left_out_and_a_flaky_one_is_not(tmp_path: Pa
 
 def test_failing_task_after_task_stops_with_the_reason(tmp_path: Path) -> None:
     Watched.bad_tasks = {t.id for t in KeyHouse().tasks("train", 12, 0)}
-    with pytest.raises(EnvError, match="failed on 5 tasks in a row.*burnt down"):
+    with pytest.raises(EnvError, match=r"failed on 5 tasks in a row.*burnt down"):
         collect(config(tmp_path))
 
 

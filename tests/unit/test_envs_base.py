@@ -198,7 +198,7 @@ def test_a_class_in_the_working_directory_is_found_and_its_faults_are_named(
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "broken_game_module.py").write_text("class Game(:\n")
-    with pytest.raises(EnvError, match="broken_game_module:Game.*SyntaxError"):
+    with pytest.raises(EnvError, match=r"broken_game_module:Game.*SyntaxError"):
         env_class("broken_game_module:Game")
     methods = "".join(f"    def {m}(self, *a): ...\n" for m in ("tasks", "reset", "step", "close"))
     (tmp_path / "fine_game_module.py").write_text(f"class Game:\n{methods}")

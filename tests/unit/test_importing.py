@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +16,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dreamgym.envs.importing import FINAL_STATE, import_files
+from dreamgym.envs.importing import FINAL_STATE, UserStep, UserTask, UserTrajectory, import_files
 from dreamgym.errors import DataError
 from dreamgym.schema import read_parquet, write_parquet
+from dreamgym.settings import load_config
+from dreamgym.stages.annotate import annotate
+from dreamgym.stages.collect import collect
 from dreamgym.types import Trajectory
+
+ROOT = Path(__file__).parents[2]
 
 WON: dict[str, Any] = {
     "task": {"instruction": "open the chest"},
@@ -240,3 +248,27 @@ def test_broken_bytes_are_refused(tmp_path: Path, data: bytes, cut: int, name: s
     else:
         problem = "" if train and heldout else "an empty fold"
     assert not problem or name in problem or "collect.files" in problem
+
+
+def test_the_page_on_bringing_your_own_tells_the_truth(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "bring-your-own.md").read_text()
+    record = json.loads(page.split("```json\n")[1].split("```")[0])
+    train, heldout = load(tmp_path, record, *numbered(1))
+    assert {t.task.instruction for t in train + heldout} == {"open the chest with the red key", "open the chest"}
+    told = set(
+        re.findall(r"`((?:task|steps\[\])\.\w+|source|success|fold)`", page.split("| field |")[1].split("\n\n")[0])
+    )
+    fields = {f"task.{f}" for f in UserTask.model_fields} | {f"steps[].{f}" for f in UserStep.model_fields}
+    assert told == fields | set(UserTrajectory.model_fields) - {"task", "steps"}
+
+
+def test_the_example_runs_from_its_logs_to_reasoning(tmp_path: Path) -> None:
+    logs = tmp_path / "logs" / "keyhouse.jsonl"
+    script = [sys.executable, str(ROOT / "examples" / "keyhouse_logs.py"), str(logs), "--tasks", "20"]
+    subprocess.run(script, check=True, env={"PYTHONPATH": str(ROOT)}, timeout=60)
+    config = load_config(ROOT / "examples" / "keyhouse.yaml", [f"collect.files=[{logs}]", f"out={tmp_path}"])
+    collect(config)
+    annotate(config)
+    explained = read_parquet(config.run_dir / "data" / "annotated.parquet")
+    assert len(explained) == 18 * 4
+    assert all(step.reasoning for trajectory in explained for step in trajectory.steps)
