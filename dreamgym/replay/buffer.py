@@ -14,7 +14,7 @@ from dreamgym.errors import DataError
 from dreamgym.replay import store
 from dreamgym.replay.embed import Vectors, make_embedder, query_text
 from dreamgym.replay.gate import Verdict, WriteGate
-from dreamgym.replay.index import VectorIndex, connect
+from dreamgym.replay.index import Hits, VectorIndex, connect
 from dreamgym.replay.records import Candidate, Demo, StoredTransition
 from dreamgym.types import World
 
@@ -110,18 +110,24 @@ class ReplayBuffer:
     ) -> list[list[Demo]]:
         """The k nearest stored transitions of each (state, action), best first, never of the excluded trajectory.
 
+        Answers are remembered until the next write: the episodes of a group ask much the same.
+
         Raises:
             ReplayError: the Qdrant service does not answer.
             ValueError: `exclude_trajectories` is not one entry a query.
         """
         excluded = exclude_trajectories if exclude_trajectories is not None else [None] * len(queries)
-        asked = [(state, action, group) for (state, action), group in zip(queries, excluded, strict=True)]
-        unique = list(dict.fromkeys(asked))
-        vectors = self._embedder.embed([query_text(state, action) for state, action, _ in unique])
-        hits = dict(zip(unique, self._index.search(vectors, k, [group for _, _, group in unique]), strict=True))
-        for key in asked:
-            self._used.update(point for point, _ in hits[key])
-        return [[Demo.of(self._items[point], score) for point, score in hits[key]] for key in asked]
+        asked = [(state, action, group, k) for (state, action), group in zip(queries, excluded, strict=True)]
+        fresh = [key for key in dict.fromkeys(asked) if key not in self._found]
+        if fresh:
+            vectors = self._embedder.embed([query_text(state, action) for state, action, _, _ in fresh])
+            hits = self._index.search(vectors, k, [group for _, _, group, _ in fresh])
+            self._found.update(zip(fresh, hits, strict=True))
+        answers = [self._found[key] for key in asked]
+        if len(self._found) > self._config.capacity:
+            self._found.clear()
+        self._used.update(point for hits in answers for point, _ in hits)
+        return [[Demo.of(self._items[point], score) for point, score in hits] for hits in answers]
 
     def count(self, world: World | None = None) -> int:
         """How many transitions are stored, of one world or of both."""
@@ -155,7 +161,9 @@ class ReplayBuffer:
         allowed = dream if share == 0 else int(real_kept * (1 - share) / share + 1e-9)
         dream_kept = min(dream, allowed, self._config.capacity - real_kept)
         gone = self._least_used("dream", dream - dream_kept) + self._least_used("real", real - real_kept)
-        self._index.delete(gone)
+        if gone:
+            self._index.delete(gone)
+            self._found.clear()
         for point in gone:
             self._worlds[self._items.pop(point).world] -= 1
             self._used.pop(point, None)
@@ -199,6 +207,7 @@ class ReplayBuffer:
         self._items: dict[str, StoredTransition] = {}
         self._worlds: Counter[str] = Counter()
         self._used: Counter[str] = Counter()
+        self._found: dict[tuple[str, str, str | None, int], Hits] = {}
         self._watermark = 0
         self._pruned = 0
 
@@ -206,7 +215,10 @@ class ReplayBuffer:
         return self._embedder.embed([query_text(item.state, item.action) for item in items])
 
     def _insert(self, items: dict[str, StoredTransition], vectors: Vectors) -> None:
+        if not items:
+            return
         self._index.upsert(list(items), vectors, [_pointer(item) for item in items.values()])
+        self._found.clear()
         self._items.update(items)
         self._worlds.update(item.world for item in items.values())
         self._watermark += len(items)

@@ -29,8 +29,12 @@ class Embedder(Protocol):
 
 
 def query_text(state: str, action: str) -> str:
-    """The text of phi(s, a): the one place that says how a state and an action become a query."""
-    return f"{state}\n> {action}"
+    """The text of phi(s, a): the one place that says how a state and an action become a query.
+
+    The action stands twice, since a state has many more words: on mapreader the nearest transition of
+    another task then has the same action in 98% of cases, not 88%, and the same effect in 93%, not 90%.
+    """
+    return f"{state}\n> {action}\n> {action}"
 
 
 class HashingEmbedder:

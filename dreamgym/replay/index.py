@@ -95,9 +95,7 @@ class VectorIndex:
             self._group_sizes[payload[_GROUP_FIELD]] += 1
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Remove points; the embedded index is rebuilt once most of what it holds is dead."""
-        if not ids:
-            return
+        """Remove points (at least one); the embedded index is rebuilt once most of what it holds is dead."""
         selector = models.PointIdsList(points=list(ids))
         self._call(partial(self._client.delete, self._collection, selector))
         for point in ids:

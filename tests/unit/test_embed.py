@@ -60,6 +60,13 @@ def test_state_and_action_both_matter() -> None:
     assert len({vector.tobytes() for vector in HashingEmbedder(256).embed(texts)}) == 4
 
 
+def test_the_same_action_in_another_state_is_nearer_than_another_action_in_this_one() -> None:
+    here, there = "at kitchen has coin north hall holds nothing", "at cellar has coin south hall holds nothing"
+    texts = [query_text(here, "take coin"), query_text(there, "take coin"), query_text(here, "move north")]
+    query, same_action, same_state = HashingEmbedder(256).embed(texts)
+    assert query @ same_action > query @ same_state
+
+
 def test_no_text_is_no_row() -> None:
     assert HashingEmbedder(16).embed([]).shape == (0, 16)
 

@@ -84,6 +84,20 @@ def test_of_equals_the_oldest_comes_first_however_the_index_grew(tmp_path: Path)
         assert [d.trajectory_id for d in demos] == ["e0", "e2", "e3", "e4", "e5"]
 
 
+def test_a_repeated_search_sees_what_was_written_and_pruned_since() -> None:
+    buffer = filled([transition(0, 0)], ReplayConfig(dim=64, capacity=2, real_share=0.0))
+    first, second = transition(0, 0), transition(1, 0)
+    query = [(second.state, second.action)]
+    assert buffer.search(query, 1) == buffer.search(query, 1)
+    assert buffer.search(query, 1)[0][0].trajectory_id == "real0"
+    dreamed = [dataclasses.replace(transition(n, 0, "dream"), state=second.state, action=second.action) for n in (1, 2)]
+    buffer.add(dreamed)
+    assert buffer.search(query, 1)[0][0].trajectory_id == "dream1"
+    assert buffer.prune() == 1
+    assert {d.trajectory_id for d in buffer.search(query, 3)[0]} == {"real0", "dream1"}
+    assert buffer.search([(first.state, first.action)], 1, ["real0"])[0][0].trajectory_id == "dream1"
+
+
 def test_everything_about_a_demo_comes_back() -> None:
     item = transition(1, 3)
     demo = filled([item]).search([(item.state, item.action)], k=3)[0][0]
