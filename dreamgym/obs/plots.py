@@ -10,11 +10,11 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FixedLocator, MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from dreamgym.obs.rundata import RunData
 
-WIDTH_IN = 9.0
+WIDTH_IN = 9.8
 DPI = 144
 SETS = {"heldout": "expert-like, held out", "policy": "the policy's own actions", "invalid": "invalid actions"}
 PARTS_SHOWN = 14
@@ -115,7 +115,7 @@ def learning(data: RunData, theme: Theme) -> Figure | None:
             ax.set_yscale("log")
         _panel(ax, title, unit)
         if len(ax.lines) > 1:
-            ax.legend(fontsize=7.5)
+            _legend_above(ax)
     return figure
 
 
@@ -160,7 +160,7 @@ def calibration(data: RunData, theme: Theme) -> Figure | None:
     points = calibration_points(data)
     if not points:
         return None
-    figure, (ax,) = _axes(1, 3.8, width=5.2)
+    figure, (ax,) = _axes(1, 4.0, width=4.2)
     ax.plot([0, 1], [0, 1], "--", lw=1, color=theme.palette[6])
     ax.annotate(
         "the dream is right", (0.03, 0.055), rotation=45, fontsize=8, color=theme.palette[6], rotation_mode="anchor"
@@ -171,6 +171,7 @@ def calibration(data: RunData, theme: Theme) -> Figure | None:
     for i in sorted({0, len(points) - 1}):
         ax.annotate(f"iteration {points[i][0]}", (x[i], y[i]), xytext=(6, -11), textcoords="offset points", fontsize=8)
     for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(FixedLocator([0, 0.2, 0.4, 0.6, 0.8, 1]))
         axis.set_major_formatter(PercentFormatter(1))
     ax.set(
         xlim=(-0.02, 1.02),
@@ -214,27 +215,24 @@ def curriculum(data: RunData, theme: Theme) -> Figure | None:
         _panel(ax, title, unit)
         ax.set_ylim(bottom=0)
     if fates:
-        _stacked(axes[-1], data, fates, theme)
         _panel(axes[-1], "Fate of inventions", "tasks an iteration")
+        _stacked(axes[-1], data, fates, theme)
     return figure
 
 
 def buffer(data: RunData, theme: Theme) -> Figure | None:
-    """What the replay buffer holds, and what its gate refused."""
-    worlds = [k for k in ("replay/real", "replay/dream") if data.series("iteration", k)[0]]
-    refused = [k for k in data.keys("replay/refused_") if data.total(k)]
-    if not worlds and not refused:
+    """What the replay buffer holds, and what its gate has refused so far."""
+    panels = [("Buffer", ["replay/real", "replay/dream"]), ("Refused by the gate so far", data.keys("replay/refused_"))]
+    panels = [(title, found) for title, keys in panels if (found := [k for k in keys if data.total(k)])]
+    if not panels:
         return None
-    figure, axes = _axes(bool(worlds) + bool(refused), 2.4, columns=2)
-    if worlds:
-        x = data.series("iteration", worlds[0])[0]
-        levels = [np.interp(x, *data.series("iteration", k)) for k in worlds]
-        axes[0].stackplot(x, levels, labels=[_leaf(k) for k in worlds], colors=theme.palette, alpha=0.8)
-        _panel(axes[0], "Buffer", "transitions")
-        axes[0].legend(loc="lower right")
-    if refused:
-        _stacked(axes[-1], data, refused, theme)
-        _panel(axes[-1], "Refused by the gate", "transitions an iteration")
+    figure, axes = _axes(len(panels), 2.4, columns=2)
+    for ax, (title, keys) in zip(axes, panels, strict=True):
+        x = [r["iteration"] for r in data.of("iteration")]
+        levels = [np.interp(x, *data.series("iteration", k)) for k in keys]
+        ax.stackplot(x, levels, labels=[_leaf(k) for k in keys], colors=theme.palette, alpha=0.85)
+        _panel(ax, title, "transitions")
+        _legend_above(ax)
     return figure
 
 
@@ -309,6 +307,8 @@ def _panel(ax: Axes, title: str, unit: str) -> None:
     ax.set_title(title)
     ax.set_xlabel("iteration", fontsize=8)
     ax.set_ylabel(unit, fontsize=8)
+    if ax.get_ylim()[1] >= 1000:
+        ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
 
 
 def _percent(ax: Axes, label: str) -> None:
@@ -322,7 +322,17 @@ def _stacked(ax: Axes, data: RunData, keys: Sequence[str], theme: Theme) -> None
         x, y = data.series("iteration", key)
         ax.bar(x, y, bottom=[bottom.get(i, 0.0) for i in x], width=0.85, color=colour, label=_leaf(key))
         bottom.update({i: bottom.get(i, 0.0) + v for i, v in zip(x, y, strict=True)})
-    ax.legend(fontsize=7.5)
+    _legend_above(ax)
+
+
+def _legend_above(ax: Axes) -> None:
+    """The legend in one row between title and axes, where it hides no data."""
+    ax.set_title(ax.get_title(loc="left"), pad=17)
+    entries = len(ax.get_legend_handles_labels()[1])
+    ax.legend(
+        loc="lower left", bbox_to_anchor=(-0.02, 0.97), ncols=entries, fontsize=7.5,
+        handlelength=1, handletextpad=0.4, columnspacing=0.9, borderaxespad=0,
+    )  # fmt: skip
 
 
 def _leaf(key: str) -> str:

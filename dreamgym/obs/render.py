@@ -26,11 +26,11 @@ class Cards:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text; every column but the first `left` ones is aligned to the right."""
+    """Rows of text; the columns whose numbers are in `left` are words, all others figures."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
-    left: int = 1
+    left: Sequence[int] = (0,)
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ h1{font-size:26px;margin:0 0 4px;letter-spacing:-.01em}
 h2{font-size:17px;margin:0 0 12px}
 .sub{color:var(--soft);margin:0 0 24px}
 section{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:20px 22px;margin:0 0 18px}
-p{margin:0 0 12px;max-width:78ch}
+section p{margin:0 0 12px;max-width:84ch}
 p.alarm{border-left:3px solid var(--alarm);padding-left:10px}
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(170px,1fr));gap:18px;margin:0 0 14px}
 .cards .label{color:var(--soft);font-size:13px}
@@ -92,6 +92,7 @@ table{border-collapse:collapse;width:100%;font-size:13.5px;font-variant-numeric:
 th{color:var(--soft);font-weight:500}
 th,td{text-align:right;padding:5px 10px;border-bottom:1px solid var(--line);vertical-align:top}
 th.l,td.l{text-align:left}
+td:first-child{white-space:nowrap}
 tr:last-child td{border-bottom:0}
 figure{margin:0 0 14px}
 figure img{max-width:100%;height:auto;display:block;margin:0 auto}
@@ -144,7 +145,7 @@ def _html_cards(b: Cards) -> str:
 
 def _html_table(b: Table) -> str:
     def row(cells: Sequence[str], tag: str) -> str:
-        side = (' class="l"' if i < b.left else "" for i in range(len(cells)))
+        side = (' class="l"' if i in b.left else "" for i in range(len(cells)))
         return "<tr>" + "".join(f"<{tag}{s}>{escape(c)}</{tag}>" for s, c in zip(side, cells, strict=True)) + "</tr>"
 
     rows = "\n".join(row(cells, "td") for cells in b.rows)
@@ -153,9 +154,11 @@ def _html_table(b: Table) -> str:
 
 def _html_plot(b: Plot) -> str:
     light, dark = (f"data:image/png;base64,{base64.b64encode(png).decode()}" for png in (b.light, b.dark))
+    width = int.from_bytes(b.light[16:20]) * 2 // 3
     return (
         f'<figure><picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
-        f'<img alt="{escape(b.caption)}" src="{light}"></picture><figcaption>{escape(b.caption)}</figcaption></figure>'
+        f'<img alt="{escape(b.caption)}" width="{width}" src="{light}"></picture>'
+        f"<figcaption>{escape(b.caption)}</figcaption></figure>"
     )
 
 
@@ -185,7 +188,7 @@ def _markdown(block: Block, folder: str) -> str:
         case Cards(cards):
             return "\n".join(f"- {_md(label)}: **{_md(figure)}** {_md(detail)}" for label, figure, detail in cards)
         case Table(header, rows, left):
-            rule = [":--" if i < left else "--:" for i in range(len(header))]
+            rule = [":--" if i in left else "--:" for i in range(len(header))]
             cells = [[_md(c) for c in header], rule, *([_md(c) for c in row] for row in rows)]
             return "\n".join("| " + " | ".join(row) + " |" for row in cells)
         case Plot(name, caption):

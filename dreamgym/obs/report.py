@@ -82,8 +82,8 @@ def _result(data: RunData) -> Section:
         )
     learned, measured = data.total("learner/real_transitions"), data.total("real/transitions")
     if learned is not None:
-        detail = f"{measured:,.0f} more only measured on the dev fold" if measured else ""
-        cards.append(("Real transitions learned from in RL", f"{learned:,.0f}", detail))
+        detail = f"{measured:,.0f} on the dev fold, measured only" if measured else ""
+        cards.append(("Real transitions in RL", f"{learned:,.0f}", detail))
     if cards:
         section.blocks.append(Cards(cards))
     order = list(PLAYERS)
@@ -95,7 +95,7 @@ def _result(data: RunData) -> Section:
     ]  # fmt: skip
     if rows:
         header = ["player", "fold", "games won", "95% interval", "won", "left out", "time"]
-        section.blocks.append(Table(header, rows, left=2))
+        section.blocks.append(Table(header, rows, left=(0, 1)))
     return section
 
 
@@ -131,7 +131,10 @@ def _fidelity_table(data: RunData) -> list[Block]:
     if not rows:
         return []
     intro = "What the dream answers to real states and actions that it never saw, held against what really followed."
-    return [Text(intro), Table(["real transitions", "number", *(t.lower() for t in plots.FIDELITY.values())], rows)]
+    return [
+        Text(intro),
+        Table(["real transitions", "number", *(t[0].lower() + t[1:] for t in plots.FIDELITY.values())], rows),
+    ]
 
 
 def _learning(data: RunData) -> Section:
@@ -160,7 +163,7 @@ def _cost(data: RunData) -> Section:
     ]  # fmt: skip
     if rows:
         header = ["stage", "time", "share", "tokens", "tokens/s", "peak GiB", "summary"]
-        section.blocks.append(Table(header, rows))
+        section.blocks.append(Table(header, rows, left=(0, 6)))
         section.blocks += _plot("time", "Wall time of each part.", plots.time_parts, data)
     names = {"policy, sampled": "rollout/tokens", "dream, prompt": "world/prompt_tokens"}
     names |= {"dream, prompt from cache": "world/cached_tokens", "dream, written": "world/generated_tokens"}

@@ -1,4 +1,8 @@
-"""What a run folder holds, read for the report: stages, metrics, evaluations, episodes; missing pieces are empty."""
+"""What a run folder holds, read for the report: stages, metrics, evaluations, episodes; missing pieces are empty.
+
+Metrics count one iteration, but for the levels of the buffer: `replay/real`, `replay/dream` and
+`replay/refused_REASON` stand for all that is stored, or was ever refused.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,7 @@ from dreamgym.obs.stages import read_stages
 from dreamgym.obs.stats import Interval, newcombe, newcombe_paired, wilson
 
 EPISODE_FILES = 24
+EPISODES_A_FILE = 256
 EPISODE_COLUMNS = ["task_id", "instruction", "source", "world", "status", "success", "iteration", "steps"]
 
 
@@ -98,7 +103,7 @@ def _episodes(run_dir: Path) -> list[Record]:
         file = pq.ParquetFile(path)
         if b"dreamgym.schema" in (file.schema_arrow.metadata or {}) and file.num_row_groups:
             table = file.read_row_group(file.num_row_groups - 1, columns=EPISODE_COLUMNS)
-            rows += table.to_pylist()
+            rows += table.slice(max(table.num_rows - EPISODES_A_FILE, 0)).to_pylist()
     return [r for r in rows if r["status"] == "ok" and r["steps"]]
 
 

@@ -1,0 +1,269 @@
+"""The report of a run: right figures, nothing unescaped, and no section without data."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import random
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dreamgym.config import RunConfig
+from dreamgym.errors import DataError
+from dreamgym.obs.report import write_report
+from dreamgym.obs.runlog import RunLog
+from dreamgym.obs.stages import run_folder, write_json
+from dreamgym.obs.stats import newcombe_paired, wilson
+from dreamgym.schema import write_parquet
+from dreamgym.settings import load_config
+from dreamgym.types import Task, Trajectory, Transition
+
+ITERATIONS = 40
+GAMES = 300
+NASTY = "<script>alert('x')</script> & | `code` *star*"
+
+
+def _stages(run_dir: Path) -> None:
+    rows: list[tuple[str, float, int, dict[str, float], dict[str, Any]]] = [
+        ("collect", 41.2, 0, {}, {"tasks": 600, "trajectories": 2400, "left out": 3}),
+        ("annotate", 6.3, 0, {}, {"transitions": 31_204}),
+        ("sft", 312.8, 2_900_000, {"world": 240.5, "policy": 61.0, "demos": 11.3}, {"world loss": 0.1312}),
+        ("train", 402.0, 1_841_000, {"rollout": 231.0, "learner": 88.0, "sync": 4.1, "other": 78.9}, {}),
+        ("eval", 37.5, 88_000, {}, {"success": 0.583}),
+    ]  # fmt: skip
+    clock = 0.0
+    for name, seconds, tokens, parts, summary in rows:
+        minute, second = divmod(clock, 60)
+        record = {
+            "stage": name, "fingerprint": "0" * 16, "settings": {}, "upstream": [], "ended": "",
+            "started": f"2026-03-01T09:{int(minute):02d}:{second:06.3f}+00:00", "seconds": seconds,
+            "tokens": tokens, "peak_gib": 4 + seconds / 200, "parts": parts, "summary": summary,
+        }  # fmt: skip
+        write_json(run_dir / "stages" / f"{name}.json", record)
+        clock += seconds
+
+
+def _fidelity(rng: random.Random) -> dict[str, float]:
+    values: dict[str, float] = {}
+    for name, level in {"heldout": 0.96, "policy": 0.82, "invalid": 0.9}.items():
+        noise = rng.gauss(0, 0.012)
+        for metric in ("state_exact", "done_precision", "reward_precision", "done_recall", "reward_recall"):
+            values[f"fidelity/{name}/{metric}"] = level + noise - 0.05 * metric.endswith("recall")
+        for metric in ("state_f1", "outcome_accuracy"):
+            values[f"fidelity/{name}/{metric}"] = (1 + level + noise) / 2
+        values[f"fidelity/{name}/n"] = 640
+    return values
+
+
+def _iteration(i: int, rng: random.Random) -> dict[str, float]:
+    entropy = 0.35 * math.exp(-i / 25) + 0.05
+    return {
+        "dream/success": 0.41 + 0.34 * (1 - math.exp(-i / 10)) + rng.gauss(0, 0.035),
+        "dream/env_failed": rng.randrange(4),
+        "rollout/tokens": 9000 - 40 * i,
+        "rollout/entropy": entropy,
+        "learner/entropy": entropy + 0.002,
+        "learner/loss": rng.gauss(0, 0.02),
+        "learner/kl": 0.001 * i,
+        "learner/grad_norm": 0.4 + rng.random() * 0.2,
+        "learner/gap_mean": 0.002 + rng.random() * 0.001,
+        "learner/gap_p999": 0.02 + rng.random() * 0.01,
+        "learner/gap_max": 0.06 + rng.random() * 0.04,
+        "learner/clip_frac": 0.01 + rng.random() * 0.01,
+        "learner/real_transitions": 0,
+        "curriculum/value_mean": 0.16 * math.exp(-i / 60) + rng.gauss(0, 0.008),
+        "curriculum/generated_share": min(0.25, 0.02 * i),
+        "curriculum/admitted": rng.randrange(5),
+        "curriculum/rejected_duplicate": rng.randrange(3),
+        "curriculum/rejected_malformed": rng.randrange(2),
+        "curriculum/rejected_infeasible": rng.randrange(2),
+        "replay/real": 31_204,
+        "replay/dream": 310 * i,
+        "replay/refused_duplicate": 41 * i,
+        "replay/refused_inconsistent": 7 * i,
+        "world/prompt_tokens": 61_000,
+        "world/cached_tokens": 40_000,
+        "world/generated_tokens": 21_000,
+    }
+
+
+def _metrics(run_dir: Path, rng: random.Random) -> None:
+    with RunLog(run_dir / "train" / "metrics.jsonl") as log:
+        for i in range(ITERATIONS):
+            if i % 5 == 0:
+                won = round(64 * (0.37 + 0.22 * (1 - math.exp(-i / 14))) + rng.gauss(0, 2))
+                span = dict(zip(("real/low", "real/high"), wilson(won, 64), strict=True))
+                log.write("eval", i, {"real/success": won / 64, "real/transitions": 640, **span})
+                log.write("fidelity", i, _fidelity(rng))
+            log.write("iteration", i, _iteration(i, rng))
+
+
+def _finals(run_dir: Path, rng: random.Random) -> dict[str, list[int]]:
+    played: dict[str, list[int]] = {}
+    base = [int(rng.random() < 0.37) for _ in range(GAMES)]
+    played["warm_start"] = base
+    played["policy"] = [int(rng.random() < (0.85 if b else 0.42)) for b in base]
+    played["random"] = [int(rng.random() < 0.03) for _ in base]
+    played["expert"] = [1] * GAMES
+    for who, results in played.items():
+        order = list(range(GAMES))
+        rng.shuffle(order)  # games end in any order
+        record = {
+            "who": who,
+            "fold": "test",
+            "games": GAMES,
+            "successes": sum(results),
+            "success": sum(results) / GAMES,
+            "env_failed": 0,
+            "seconds": 18.0,
+            "results": [results[g] for g in order],
+            "game_ids": [f"g{g}" for g in order],
+        }
+        write_json(run_dir / "eval" / f"{who}.json", record)
+    return played
+
+
+def _episodes(run_dir: Path) -> None:
+    task = Task("t1", "mapreader", "fetch the coin from the cellar and bring it to the box in the kitchen")
+    hall = "you are in the hall; exits: south east"
+    steps = [
+        Transition("you are in the kitchen; exits: north", "go north", hall, 0, False),
+        Transition(hall, f"say {NASTY}", "that is not possible here", 0, False),
+        Transition("that is not possible here", "take coin", "you carry the coin", 1, True),
+    ]
+    dream = Trajectory("d", task, "policy", "dream", steps, success=True, iteration=39)
+    real = Trajectory("r", task, "policy", "real", steps[:2], truncated=True, iteration=35)
+    write_parquet(run_dir / "train" / "trajectories" / "00039.parquet", [dream])
+    write_parquet(run_dir / "train" / "real" / "00035.parquet", [real])
+
+
+def make_run(out: Path) -> tuple[RunConfig, dict[str, list[int]]]:
+    """A run folder as a finished run leaves it, with made-up figures."""
+    rng = random.Random(7)
+    config = load_config(None, [f"out={out}", "name=quickstart", f"world.system_prompt={NASTY}"])
+    with run_folder(config) as run_dir:
+        _stages(run_dir)
+        _metrics(run_dir, rng)
+        played = _finals(run_dir, rng)
+        _episodes(run_dir)
+    return config, played
+
+
+class _Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.open: list[str] = []
+        self.headings: list[str] = []
+        self.text = ""
+        self.sources: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.sources += [v for k, v in attrs if k in ("src", "srcset", "href") and v]
+        if tag not in ("meta", "img", "source"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if self.open and self.open[-1] == "h2":
+            self.headings.append(data)
+
+
+def _page(path: Path) -> _Page:
+    page = _Page()
+    page.feed(path.read_text())
+    assert page.open == []
+    return page
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list[int]]]:
+    config, played = make_run(tmp_path_factory.mktemp("runs"))
+    write_report(config.run_dir)
+    return config.run_dir, played
+
+
+def test_the_headline_is_what_the_games_say(finished: tuple[Path, dict[str, list[int]]]) -> None:
+    run_dir, played = finished
+    text = _page(run_dir / "report.html").text
+    difference = newcombe_paired(played["policy"], played["warm_start"])
+    assert f"{sum(played['warm_start']) / GAMES:.1%}" in text
+    assert f"{sum(played['policy']) / GAMES:.1%}" in text
+    assert f"{100 * difference.point:+.1f} points" in text
+    assert f"{100 * difference.low:+.1f} to {100 * difference.high:+.1f} · same games, paired" in text
+    result = json.loads((run_dir / "report.json").read_text())
+    assert result["gain_points"] == pytest.approx(100 * difference.point, abs=0.01)
+    assert result["gain_ci95_low"] == pytest.approx(100 * difference.low, abs=0.01)
+    assert result["success_dream"] == pytest.approx(sum(played["policy"]) / GAMES, abs=1e-4)
+    assert result["real_transitions_during_rl"] == 0
+    assert result["minutes"] == pytest.approx((41.2 + 6.3 + 312.8 + 402.0 + 37.5) / 60, abs=0.01)
+    gaps = [json.loads(line).get("learner/gap_max", 0) for line in (run_dir / "train/metrics.jsonl").open()]
+    assert result["max_logprob_gap_nats"] == max(gaps)
+
+
+def test_the_page_is_self_contained_and_escapes_every_text(finished: tuple[Path, dict[str, list[int]]]) -> None:
+    run_dir, _ = finished
+    page = _page(run_dir / "report.html")
+    assert "script" not in page.tags
+    assert page.text.count(NASTY) >= 3
+    pictures = [s for s in page.sources if s.startswith("data:image/png;base64,")]
+    assert pictures == page.sources
+    assert len(set(pictures)) == 2 * 7
+    for picture in pictures:
+        assert base64.b64decode(picture.partition(",")[2]).startswith(b"\x89PNG")
+
+
+def test_markdown_tells_the_same_with_pictures_beside_it(finished: tuple[Path, dict[str, list[int]]]) -> None:
+    run_dir, played = finished
+    text = (run_dir / "report.md").read_text()
+    html = _page(run_dir / "report.html")
+    assert re.findall("^## (.*)$", text, re.M) == html.headings
+    pictures = re.findall(r"!\[.*\]\((.*)\)", text)
+    assert len(pictures) == 7
+    assert [p for p in pictures if not (run_dir / p).exists()] == []
+    assert f"{sum(played['policy']) / GAMES:.1%}" in text
+    assert [line for line in text.splitlines() if line.startswith("|") and "<script" in line] == []
+
+
+def test_a_dream_that_is_too_kind_is_called_so(tmp_path: Path) -> None:
+    for dream, words in ((0.95, True), (0.45, False)):
+        config = load_config(None, [f"out={tmp_path}", f"name=kind{words}"])
+        with run_folder(config) as run_dir, RunLog(run_dir / "train" / "metrics.jsonl") as log:
+            log.write("iteration", 0, {"dream/success": dream})
+            log.write("eval", 0, {"real/success": 0.4})
+        assert ("too kind, and what is learned" in _page(write_report(run_dir)).text) is words
+
+
+def test_a_run_that_is_not_finished_is_reported_as_far_as_it_went(tmp_path: Path) -> None:
+    config = load_config(None, [f"out={tmp_path}"])
+    with run_folder(config) as run_dir:
+        assert _page(write_report(run_dir)).headings == ["Configuration"]
+        _stages(run_dir)
+        assert _page(write_report(run_dir)).headings == ["Time and tokens", "Configuration"]
+        with RunLog(run_dir / "train" / "metrics.jsonl") as log:
+            log.write("iteration", 0, {"dream/success": 0.4, "learner/loss": None})
+        assert _page(write_report(run_dir)).headings == [
+            "Success, dreamed and real",
+            "Time and tokens",
+            "Configuration",
+        ]
+    result = json.loads((run_dir / "report.json").read_text())
+    assert result["gain_points"] is None
+
+
+def test_a_broken_file_of_the_run_is_named(tmp_path: Path) -> None:
+    config, _ = make_run(tmp_path)
+    (config.run_dir / "eval" / "policy.json").write_text("{")
+    with pytest.raises(DataError, match=r"eval/policy\.json: not the result of an evaluation"):
+        write_report(config.run_dir)
+    with pytest.raises(DataError, match="no run is here"):
+        write_report(tmp_path / "nothing")
