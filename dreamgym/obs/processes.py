@@ -111,6 +111,7 @@ def no_process_left() -> Iterator[None]:
     finally:
         for number in handlers:
             signal.signal(number, signal.SIG_IGN)
+        signal.alarm(0)  # Ray's handler of SIGTERM lets three seconds pass and then aborts the process
         _clean_up()
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -1,0 +1,62 @@
+"""A signal in the middle of a run with a local Ray: one sentence, and neither Ray nor its workers' children stay."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import psutil
+import pytest
+
+RUN = """
+    import subprocess, sys, time, types
+    import ray
+    import dreamgym.cli as cli
+
+    @ray.remote
+    class Engine:
+        def start(self):
+            return subprocess.Popen(["sleep", "300"]).pid
+
+    def run(config):
+        ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="error")
+        engine = Engine.remote()
+        print(ray.get(engine.start.remote()), flush=True)
+        time.sleep(300)
+
+    stage = types.ModuleType("stage")
+    stage.run = run
+    sys.modules["stage"] = stage
+    cli.COMMANDS["train"] = cli.Command("stage:run", "")
+    sys.exit(cli.main(["train", "out=" + sys.argv[1]]))
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=str)
+def test_a_signal_ends_ray_and_everything_its_workers_started(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(RUN), str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line.strip().isdigit(), process.communicate()[1]
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert int(line) in {p.pid for p in family}
+    assert len(family) >= 4  # the global store, the node's daemon, the worker and its child
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert "stopped; finished work is kept in" in err
+    assert "Traceback" not in err
+    _, left = psutil.wait_procs(family, timeout=5)
+    assert left == []
