@@ -16,7 +16,7 @@ from dreamgym.obs.rundata import RunData
 
 WIDTH_IN = 9.8
 DPI = 144
-SETS = {"heldout": "expert-like, held out", "policy": "the policy's own actions", "invalid": "invalid actions"}
+SETS = {"heldout": "held-out seed data", "policy": "the policy's own actions", "invalid": "invalid actions"}
 PARTS_SHOWN = 14
 
 
@@ -55,9 +55,9 @@ def render(draw: Callable[[RunData, Theme], Figure | None], data: RunData, theme
 
 
 def success(data: RunData, theme: Theme) -> Figure | None:
-    """Success in the dream, an iteration a point, and in the real environment where it was measured."""
+    """Success while learning in the dream, and on the dev fold where it was measured: dreamed and real."""
     dream, real = (
-        data.series("iteration", "dream/success"),
+        data.series("dream/success"),
         [r for r in data.of("eval") if r.get("real/success") is not None],
     )
     if not dream[0] and not real:
@@ -65,7 +65,15 @@ def success(data: RunData, theme: Theme) -> Figure | None:
     figure, (ax,) = _axes(1, 3.4)
     if dream[0]:
         ax.plot(*dream, ".", ms=4, alpha=0.45, color=theme.palette[0])
-        ax.plot(dream[0], _smooth(dream[1]), lw=2, color=theme.palette[0], label="in the dream (mean of 5 iterations)")
+        ax.plot(
+            dream[0],
+            _smooth(dream[1]),
+            lw=2,
+            color=theme.palette[0],
+            label="learning, dreamed (mean of 5)",
+        )
+    if (same := data.series("dream/dev_success"))[0]:
+        ax.plot(*same, "s--", ms=5, lw=1.2, mfc=theme.back, color=theme.palette[0], label="dev fold, dreamed")
     if real:
         x, y = [r["iteration"] for r in real], np.array([r["real/success"] for r in real])
         low, high = (np.array([r.get(f"real/{k}", v) for r, v in zip(real, y, strict=True)]) for k in ("low", "high"))
@@ -80,7 +88,7 @@ def success(data: RunData, theme: Theme) -> Figure | None:
             capsize=3,
             elinewidth=1.2,
             color=theme.palette[1],
-            label="in the real environment (dev fold, 95% interval)",
+            label="dev fold, real (95% interval)",
         )
     _percent(ax, "episodes won")
     ax.legend(loc="best")
@@ -95,20 +103,20 @@ LEARNING: list[tuple[str, str, dict[str, str], bool]] = [
     ("KL to the warm start", "nats a token", {"learner/kl": ""}, False),
     ("Gradient norm", "before clipping", {"learner/grad_norm": ""}, False),
     ("Clipped tokens", "share of tokens", {"learner/clip_frac": ""}, False),
-    ("Tokens sampled", "tokens an iteration", {"rollout/tokens": ""}, False),
+    ("Tokens of the episodes", "tokens an iteration", {"rollout/tokens": ""}, False),
     ("Dream episodes left out", "env_failed an iteration", {"dream/env_failed": ""}, False),
 ]  # fmt: skip
 
 
 def learning(data: RunData, theme: Theme) -> Figure | None:
     """Small multiples of what the optimiser did."""
-    panels = [p for p in LEARNING if any(data.series("iteration", key)[0] for key in p[2])]
+    panels = [p for p in LEARNING if any(data.series(key)[0] for key in p[2])]
     if not panels:
         return None
     figure, axes = _axes(len(panels), 2.1, columns=3)
     for ax, (title, unit, lines, logarithmic) in zip(axes, panels, strict=True):
         for colour, (key, label) in zip(theme.palette, lines.items(), strict=False):
-            x, y = data.series("iteration", key)
+            x, y = data.series(key)
             if x:
                 ax.plot(x, y, lw=1.6, color=colour, label=label)
         if logarithmic:
@@ -136,22 +144,25 @@ def fidelity_sets(data: RunData) -> list[str]:
 
 
 def fidelity(data: RunData, theme: Theme) -> Figure | None:
-    """Fidelity of the dream over time, a panel a metric and a line a set; None before the second measurement."""
-    if len(data.of("fidelity")) < 2:
+    """Fidelity of the dream over time, a panel a metric and a line a set; a set measured once is a dashed level."""
+    sets = fidelity_sets(data)
+    times = {name: max(len(data.series(f"fidelity/{name}/{m}")[0]) for m in FIDELITY) for name in sets}
+    if max(times.values(), default=0) < 2:
         return None
-    shown = [m for m in FIDELITY if any(data.series("fidelity", f"fidelity/{s}/{m}")[0] for s in fidelity_sets(data))]
-    if not shown:
-        return None
+    shown = [m for m in FIDELITY if any(data.series(f"fidelity/{s}/{m}")[0] for s in sets)]
     figure, axes = _axes(len(shown), 2.0, columns=4)
     for ax, metric in zip(axes, shown, strict=True):
-        for colour, marker, name in zip(theme.palette, "os^Dv", fidelity_sets(data), strict=False):
-            x, y = data.series("fidelity", f"fidelity/{name}/{metric}")
-            ax.plot(x, y, marker + "-", ms=3.5, lw=1.5, color=colour, label=SETS.get(name, name))
+        for colour, marker, name in zip(theme.palette, "os^Dv", sets, strict=False):
+            x, y = data.series(f"fidelity/{name}/{metric}")
+            if times[name] == 1 and y:
+                ax.axhline(y[0], ls="--", lw=1.3, color=colour, label=f"{SETS.get(name, name)} (measured once)")
+            elif y:
+                ax.plot(x, y, marker + "-", ms=3.5, lw=1.5, color=colour, label=SETS.get(name, name))
         _panel(ax, FIDELITY[metric], "")
         ax.set_ylim(-0.03, 1.03)
         ax.yaxis.set_major_formatter(PercentFormatter(1))
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    named = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(list(named.values()), list(named), loc="outside lower center", ncols=len(named))
     return figure
 
 
@@ -186,13 +197,14 @@ def calibration(data: RunData, theme: Theme) -> Figure | None:
 def calibration_points(data: RunData) -> list[tuple[int, float, float]]:
     """(iteration, dream success, real success) of each evaluation.
 
-    Dream success is the evaluation's own where it has one; else the mean of the five iterations before it.
+    Dream success is that of the same games dreamed, where it was measured; else the mean of the five
+    iterations before.
     """
     points = []
-    steps = dict(zip(*data.series("iteration", "dream/success"), strict=True))
+    steps = dict(zip(*data.series("dream/success"), strict=True))
     for record in data.of("eval"):
         near = [v for i, v in steps.items() if record["iteration"] - 5 < i <= record["iteration"]]
-        dream = record.get("dream/success", float(np.mean(near)) if near else None)
+        dream = record.get("dream/dev_success", float(np.mean(near)) if near else None)
         if dream is not None and record.get("real/success") is not None:
             points.append((record["iteration"], dream, record["real/success"]))
     return points
@@ -206,12 +218,12 @@ def curriculum(data: RunData, theme: Theme) -> Figure | None:
         ("Mean task value V", "variance of return", "curriculum/value_mean"),
         ("Invented tasks", "share of tasks", "curriculum/generated_share"),
     ]
-    lines = [p for p in lines if data.series("iteration", p[2])[0]]
+    lines = [p for p in lines if data.series(p[2])[0]]
     if not lines and not fates:
         return None
     figure, axes = _axes(len(lines) + bool(fates), 2.4, columns=3)
     for ax, (title, unit, key) in zip(axes, lines, strict=False):
-        ax.plot(*data.series("iteration", key), lw=1.6, color=theme.palette[0])
+        ax.plot(*data.series(key), lw=1.6, color=theme.palette[0])
         _panel(ax, title, unit)
         ax.set_ylim(bottom=0)
     if fates:
@@ -229,7 +241,7 @@ def buffer(data: RunData, theme: Theme) -> Figure | None:
     figure, axes = _axes(len(panels), 2.4, columns=2)
     for ax, (title, keys) in zip(axes, panels, strict=True):
         x = [r["iteration"] for r in data.of("iteration")]
-        levels = [np.interp(x, *data.series("iteration", k)) for k in keys]
+        levels = [np.interp(x, *data.series(k), left=0) for k in keys]
         ax.stackplot(x, levels, labels=[_leaf(k) for k in keys], colors=theme.palette, alpha=0.85)
         _panel(ax, title, "transitions")
         _legend_above(ax)
@@ -319,7 +331,7 @@ def _percent(ax: Axes, label: str) -> None:
 def _stacked(ax: Axes, data: RunData, keys: Sequence[str], theme: Theme) -> None:
     bottom: dict[int, float] = {}
     for colour, key in zip(theme.palette, keys, strict=False):
-        x, y = data.series("iteration", key)
+        x, y = data.series(key)
         ax.bar(x, y, bottom=[bottom.get(i, 0.0) for i in x], width=0.85, color=colour, label=_leaf(key))
         bottom.update({i: bottom.get(i, 0.0) + v for i, v in zip(x, y, strict=True)})
     _legend_above(ax)

@@ -80,7 +80,7 @@ def _result(data: RunData) -> Section:
         cards.append(
             ("Gain", f"{100 * difference.point:+.1f} points", f"95% interval {low:+.1f} to {high:+.1f} · {how}")
         )
-    learned, measured = data.total("learner/real_transitions"), data.total("real/transitions")
+    learned, measured = data.total("learner/real_transitions"), data.last("real/transitions")
     if learned is not None:
         detail = f"{measured:,.0f} on the dev fold, measured only" if measured else ""
         cards.append(("Real transitions in RL", f"{learned:,.0f}", detail))
@@ -100,7 +100,7 @@ def _result(data: RunData) -> Section:
 
 
 def _success(data: RunData) -> Section:
-    caption = "Games won while learning. The dream is where the policy learns; the real dev fold is only measured."
+    caption = "Games won. The dream is where the policy learns; the dev fold is only measured, dreamed and real."
     return Section("Success, dreamed and real", _plot("success", caption, plots.success, data))
 
 
@@ -125,9 +125,9 @@ def _fidelity_table(data: RunData) -> list[Block]:
     """The last measurement of every set."""
     rows = []
     for name in plots.fidelity_sets(data):
-        last = {m: data.series("fidelity", f"fidelity/{name}/{m}")[1][-1:] for m in ("n", *plots.FIDELITY)}
-        cells = [f"{v[0]:.1%}" if v else "–" for m, v in last.items() if m != "n"]
-        rows.append([plots.SETS.get(name, name), f"{last['n'][0]:,.0f}" if last["n"] else "–", *cells])
+        last = [data.last(f"fidelity/{name}/{metric}") for metric in plots.FIDELITY]
+        cells = ["–" if value is None else f"{value:.1%}" for value in last]
+        rows.append([plots.SETS.get(name, name), _count(data.last(f"fidelity/{name}/n")), *cells])
     if not rows:
         return []
     intro = "What the dream answers to real states and actions that it never saw, held against what really followed."
@@ -165,11 +165,14 @@ def _cost(data: RunData) -> Section:
         header = ["stage", "time", "share", "tokens", "tokens/s", "peak GiB", "summary"]
         section.blocks.append(Table(header, rows, left=(0, 6)))
         section.blocks += _plot("time", "Wall time of each part.", plots.time_parts, data)
-    names = {"policy, sampled": "rollout/tokens", "dream, prompt": "world/prompt_tokens"}
-    names |= {"dream, prompt from cache": "world/cached_tokens", "dream, written": "world/generated_tokens"}
-    tokens = [[name, _count(sum(data.series("iteration", key)[1]))] for name, key in names.items()]
+    kinds = {"prompt": "prompt_tokens", "of it from the cache": "cached_prompt_tokens", "sampled": "generated_tokens"}
+    tokens = [
+        [f"{label}, {kind}", _count(data.counted(f"{who}/{key}"))]
+        for who, label in (("policy", "policy"), ("world", "dream"))
+        for kind, key in kinds.items()
+    ]
     if any(count != "–" for _, count in tokens):
-        section.blocks.append(Table(["tokens in the RL loop", "total"], tokens))
+        section.blocks.append(Table(["tokens in the RL loop", "number"], tokens))
     return section
 
 
@@ -215,5 +218,5 @@ def _span(value: Interval) -> str:
     return f"{100 * value.low:.1f}–{100 * value.high:.1f}%"
 
 
-def _count(number: float) -> str:
+def _count(number: float | None) -> str:
     return f"{number:,.0f}" if number else "–"

@@ -1,7 +1,7 @@
 """What a run folder holds, read for the report: stages, metrics, evaluations, episodes; missing pieces are empty.
 
-Metrics count one iteration, but for the levels of the buffer: `replay/real`, `replay/dream` and
-`replay/refused_REASON` stand for all that is stored, or was ever refused.
+Most metrics stand for one iteration. `replay/...` and `real/transitions` are levels; `world/..._tokens` and
+`policy/..._tokens` are counters, which begin at 0 again when a run goes on with new engines.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,18 +43,28 @@ class RunData:
     episodes: list[Record] = field(default_factory=list)
 
     def of(self, kind: str) -> list[Record]:
-        """The records of one kind: iteration, eval or fidelity."""
+        """The records of one kind: iteration or eval."""
         return [r for r in self.records if r.get("kind") == kind]
 
-    def series(self, kind: str, key: str) -> tuple[list[int], list[float]]:
+    def series(self, key: str) -> tuple[list[int], list[float]]:
         """Iterations and values of one metric, where it is known."""
-        found = [(r["iteration"], r[key]) for r in self.of(kind) if r.get(key) is not None]
+        found = [(r["iteration"], r[key]) for r in self.records if r.get(key) is not None]
         return [i for i, _ in found], [float(v) for _, v in found]
 
     def total(self, key: str) -> float | None:
-        """The sum of a metric over all records; None where none has it."""
-        found = [r[key] for r in self.records if r.get(key) is not None]
-        return float(sum(found)) if found else None
+        """The sum of a metric over all iterations; None where none has it."""
+        found = self.series(key)[1]
+        return sum(found) if found else None
+
+    def last(self, key: str) -> float | None:
+        """The newest value of a metric."""
+        return next(iter(self.series(key)[1][-1:]), None)
+
+    def counted(self, key: str) -> float | None:
+        """What a counter has counted over all the times that it began at 0."""
+        values = self.series(key)[1]
+        grown = [new - old if new >= old else new for old, new in pairwise([0.0, *values])]
+        return sum(grown) if grown else None
 
     def keys(self, prefix: str) -> list[str]:
         """All metric names that begin with `prefix`, in the order in which they first came."""
@@ -140,7 +151,7 @@ def headline(data: RunData) -> dict[str, Any]:
     """
     before, after = (data.finals.get((who, data.fold)) for who in ("warm_start", "policy"))
     difference = gain(before, after)[0] if before and after else None
-    gaps = data.series("iteration", "learner/gap_max")[1]
+    gaps = data.series("learner/gap_max")[1]
     learned = data.total("learner/real_transitions")
     return {
         "minutes": round(busy_seconds(data.stages) / 60, 2) if data.stages else None,

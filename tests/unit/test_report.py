@@ -25,6 +25,7 @@ from dreamgym.types import Task, Trajectory, Transition
 
 ITERATIONS = 40
 GAMES = 300
+KINDS = ("prompt", "cached_prompt", "generated")
 NASTY = "<script>alert('x')</script> & | `code` *star*"
 
 
@@ -86,9 +87,6 @@ def _iteration(i: int, rng: random.Random) -> dict[str, float]:
         "replay/dream": 310 * i,
         "replay/refused_duplicate": 41 * i,
         "replay/refused_inconsistent": 7 * i,
-        "world/prompt_tokens": 61_000,
-        "world/cached_tokens": 40_000,
-        "world/generated_tokens": 21_000,
     }
 
 
@@ -98,8 +96,14 @@ def _metrics(run_dir: Path, rng: random.Random) -> None:
             if i % 5 == 0:
                 won = round(64 * (0.37 + 0.22 * (1 - math.exp(-i / 14))) + rng.gauss(0, 2))
                 span = dict(zip(("real/low", "real/high"), wilson(won, 64), strict=True))
-                log.write("eval", i, {"real/success": won / 64, "real/transitions": 640, **span})
-                log.write("fidelity", i, _fidelity(rng))
+                level = {
+                    "real/success": won / 64,
+                    "real/transitions": 640 * (i // 5 + 1),
+                    "dream/dev_success": won / 64 + 0.1,
+                }
+                engines = {f"{who}/{kind}_tokens": 1000 * (i % 20) for who in ("world", "policy") for kind in KINDS}
+                fidelity = {k: v for k, v in _fidelity(rng).items() if i == 0 or "/policy/" in k}
+                log.write("eval", i, {**level, **span, **fidelity, **engines})
             log.write("iteration", i, _iteration(i, rng))
 
 
@@ -208,6 +212,8 @@ def test_the_headline_is_what_the_games_say(finished: tuple[Path, dict[str, list
     assert result["minutes"] == pytest.approx((41.2 + 6.3 + 312.8 + 402.0 + 37.5) / 60, abs=0.01)
     gaps = [json.loads(line).get("learner/gap_max", 0) for line in (run_dir / "train/metrics.jsonl").open()]
     assert result["max_logprob_gap_nats"] == max(gaps)
+    assert "5,120 on the dev fold, measured only" in text
+    assert "dream, sampled30,000" in text.replace("\n", "")  # two counters that began at 0, each up to 15,000
 
 
 def test_the_page_is_self_contained_and_escapes_every_text(finished: tuple[Path, dict[str, list[int]]]) -> None:
