@@ -122,6 +122,10 @@ class SFTConfig(Section):
     """Tokens of one optimiser step, over all workers."""
     lr: float = Field(1e-3, gt=0)
     """Peak learning rate."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """AdamW, or Muon for the matrices inside the model (its rate is `muon_lr`) with AdamW for the rest."""
+    muon_lr: float = Field(0.02, gt=0)
+    """Peak learning rate of Muon."""
     warmup: float = Field(0.05, ge=0, le=1)
     """Share of the steps in which the rate rises from 0."""
     minutes: float = Field(0.0, ge=0)
@@ -262,6 +266,10 @@ class LearnerConfig(Section):
     """Data-parallel learner processes."""
     algorithm: Literal["grpo"] = "grpo"
     """The loss, by its registered name."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """AdamW, or Muon for the matrices inside the model with AdamW for the rest."""
+    muon_lr: float = Field(0.002, gt=0)
+    """Learning rate of Muon."""
     lr: float = Field(1e-4, gt=0)
     """Learning rate, constant after the warm-up."""
     warmup_steps: int = Field(2, ge=0)

@@ -24,6 +24,7 @@ _STEP = pa.struct(
         pa.field("done", pa.bool_(), nullable=False),
         pa.field("reasoning", pa.string(), nullable=False),
         pa.field("expert_action", pa.string(), nullable=False),
+        pa.field("valid", pa.bool_(), nullable=False),
     ]
 )
 _SAMPLE = pa.struct(
@@ -55,6 +56,7 @@ TRAJECTORY_SCHEMA = pa.schema(
         pa.field("steps", pa.list_(_STEP), nullable=False),
         pa.field("samples", pa.list_(_SAMPLE), nullable=False),
         pa.field("info", pa.map_(pa.string(), pa.float64()), nullable=False),
+        pa.field("error", pa.string(), nullable=False),
     ],
     metadata={"dreamgym.schema": SCHEMA_VERSION},
 )
@@ -81,6 +83,7 @@ def _row(t: Trajectory) -> dict[str, Any]:
         "steps": [{f: getattr(s, f) for f in _STEP_FIELDS} for s in t.steps],
         "samples": [{f: getattr(s, f) for f in _SAMPLE_FIELDS} for s in t.samples],
         "info": list(t.info.items()),
+        "error": t.error,
     }
 
 
@@ -127,6 +130,7 @@ def _trajectory(row: dict[str, Any]) -> Trajectory:
         iteration=row["iteration"],
         samples=[TokenSample(**sample) for sample in row["samples"]],
         info=dict(row["info"]),
+        error=row["error"],
     )
 
 

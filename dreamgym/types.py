@@ -57,7 +57,10 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """One step: in `state` the agent did `action`, and `next_state`, `reward`, `done` followed."""
+    """One step: in `state` the agent did `action`, and `next_state`, `reward`, `done` followed.
+
+    `valid` is False where the environment said that the action is not possible there.
+    """
 
     state: str
     action: str
@@ -66,6 +69,7 @@ class Transition:
     done: bool
     reasoning: str = ""
     expert_action: str = ""
+    valid: bool = True
 
 
 @dataclass(slots=True)
@@ -105,7 +109,7 @@ class Trajectory:
     """One episode of one task, with its text and, where a policy engine played it, its tokens.
 
     `source` names who acted: expert, noisy, random, or policy. `world` says where: real or dream.
-    `status="env_failed"` keeps an episode out of groups, buffers and statistics.
+    `status="env_failed"` keeps an episode out of groups, buffers and statistics; `error` says why it failed.
     """
 
     id: str
@@ -121,6 +125,7 @@ class Trajectory:
     iteration: int = -1
     samples: list[TokenSample] = field(default_factory=list)
     info: dict[str, float] = field(default_factory=dict)
+    error: str = ""
 
     @property
     def total_reward(self) -> float:

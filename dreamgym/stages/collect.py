@@ -236,6 +236,38 @@ async def _play(environment: RealEnvironment, episode: Episode) -> Trajectory:
     return episode.trajectory
 
 
+def play_tasks(config: RunConfig, tasks: Sequence[Task], source: str, fold: Fold) -> list[Trajectory]:
+    """One `expert` or `random` episode of each task, as `eval` measures them.
+
+    Raises:
+        EnvError: the environment has no such player, or fails.
+    """
+    if source not in _plan(config)[0]:
+        raise EnvError(f"eval --who: '{config.env.name}' has no {source}; give it expert_action() or valid_actions().")
+
+    async def played() -> list[Trajectory]:
+        environments = [RealEnvironment(config.env) for _ in range(min(config.env.workers, len(tasks)))]
+        found: dict[str, Trajectory] = {}
+        todo = iter(tasks)
+
+        async def work(environment: RealEnvironment) -> None:
+            for task in todo:
+                found[task.id] = await _play(environment, Episode(task, source, 0, fold, config))
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for environment in environments:
+                    group.create_task(work(environment))
+        except BaseExceptionGroup as errors:
+            fault = _first(errors)
+            raise EnvError(f"env.name: '{config.env.name}' failed: {fault}.") from fault
+        finally:
+            await asyncio.gather(*(environment.close() for environment in environments))
+        return [found[task.id] for task in tasks]
+
+    return asyncio.run(played())
+
+
 class Episode:
     """One episode as it is played: who acts (`source`), with a generator of its own."""
 
@@ -261,7 +293,12 @@ class Episode:
         result = act(env, action)
         done = result.terminated
         t = self.trajectory
-        t.steps.append(Transition(self._state, action, result.observation, result.reward, done, expert_action=expert))
+        valid = bool(result.info.get("valid", True))
+        t.steps.append(
+            Transition(
+                self._state, action, result.observation, result.reward, done, expert_action=expert, valid=valid
+            )
+        )
         if "valid" in result.info:
             t.info["invalid"] = t.info.get("invalid", 0.0) + float(not result.info["valid"])
         t.success = bool(result.info.get("success", done and result.reward > 0))

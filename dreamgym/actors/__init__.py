@@ -1,0 +1,1 @@
+"""Rollout actors, their fleet, and one episode token by token."""

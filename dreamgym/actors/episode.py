@@ -1,0 +1,100 @@
+"""One episode, token by token: the policy acts, a world answers, and what was sampled is what is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from dreamgym.chat import ChatFormat
+from dreamgym.envs.base import Environment
+from dreamgym.serve.engine import ContextFull, Generation
+from dreamgym.serve.prompts import one_line
+from dreamgym.types import Fold, StepResult, Task, TokenSample, Trajectory, Transition, World, stable_id
+
+Act = Callable[[list[int], int], Awaitable[Generation]]
+"""(prompt ids, sampling seed) -> what the policy's engine sampled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """An episode to play; `seed` drives the policy's sampling and the dream's, `temperature` is the policy's."""
+
+    id: str
+    task: Task
+    seed: int
+    temperature: float
+    group: str = ""
+    iteration: int = -1
+    fold: Fold = "train"
+    world: World = "dream"
+
+    def turn_seed(self, turn: int) -> int:
+        return int(stable_id(self.seed, "policy", turn), 16) & 0x7FFFFFFF
+
+
+def opening(task: Task, first_state: str, system_prompt: str) -> list[dict[str, str]]:
+    """The messages that open an episode: the goal and the first state."""
+    head = [{"role": "system", "content": system_prompt}] if system_prompt else []
+    return [*head, {"role": "user", "content": f"{task.instruction}\n{first_state}"}]
+
+
+async def play(episode: Episode, env: Environment, act: Act, chat: ChatFormat, system_prompt: str = "") -> Trajectory:
+    """Play one episode in a real or dreamed environment.
+
+    The conversation only ever grows: each turn appends the sampled ids and the ids of the next observation, so
+    the sample's ids are exactly what the engine read and wrote. A full context truncates the episode.
+    """
+    trajectory = Trajectory(
+        episode.id,
+        episode.task,
+        "policy",
+        episode.world,
+        fold=episode.fold,
+        group=episode.group,
+        iteration=episode.iteration,
+    )
+    result = await env.reset(episode.task)
+    if result.status != "ok":
+        return _failed(trajectory, result)
+    sample = TokenSample()
+    sample.add_context(chat.start(opening(episode.task, result.observation, system_prompt)))
+    trajectory.samples.append(sample)
+    state = result.observation
+    while not result.done:
+        try:
+            answer = await act(sample.ids, episode.turn_seed(len(trajectory.steps)))
+        except ContextFull:
+            trajectory.truncated = True
+            break
+        sample.add_sampled(answer.ids, answer.logprobs, answer.versions)
+        action = one_line(chat.decode(answer.ids))
+        result = await env.step(action)
+        if result.status != "ok":
+            return _failed(trajectory, result)
+        trajectory.steps.append(_transition(state, action, result))
+        state = result.observation
+        if not result.done:
+            closing = [] if answer.finish_reason == "stop" else chat.stop_ids[:1]
+            sample.add_context(closing + chat.turn(state))
+    trajectory.truncated = trajectory.truncated or result.truncated
+    trajectory.success = bool(result.info.get("success", result.terminated and result.reward > 0))
+    return trajectory
+
+
+def _transition(state: str, action: str, result: StepResult) -> Transition:
+    return Transition(
+        state=state,
+        action=action,
+        next_state=result.observation,
+        reward=result.reward,
+        done=result.terminated,
+        reasoning=str(result.info.get("reasoning", "")),
+        valid=bool(result.info.get("valid", True)),
+    )
+
+
+def _failed(trajectory: Trajectory, result: StepResult) -> Trajectory:
+    trajectory.status = "env_failed"
+    trajectory.info["failed_step"] = float(len(trajectory.steps))
+    trajectory.error = str(result.info.get("error", "unknown"))
+    return trajectory

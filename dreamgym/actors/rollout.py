@@ -1,0 +1,151 @@
+"""A rollout actor: many episodes side by side on one event loop, alternating policy calls and world calls."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+
+from dreamgym.actors.episode import Episode, play
+from dreamgym.batching import Coalescer
+from dreamgym.chat import ChatFormat
+from dreamgym.config import RunConfig, SamplingConfig
+from dreamgym.envs.base import Environment, RealEnvironment
+from dreamgym.errors import EngineError
+from dreamgym.policy.engine import PolicyPool
+from dreamgym.schema import to_batch
+from dreamgym.serve.dream import DreamEnvironment, WorldClient
+from dreamgym.serve.engine import Generation
+from dreamgym.types import Trajectory, stable_id
+
+ATTEMPTS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class WorldAddress:
+    """Where the dream is served: a Serve application and its deployment."""
+
+    app: str
+    deployment: str
+
+
+class RolloutActor:
+    """Plays episodes for the fleet; made to live under RLlib's `FaultTolerantActorManager` (`apply`, `ping`)."""
+
+    def __init__(self, config: RunConfig, tokenizer: str, policy: PolicyPool, world: WorldAddress | None) -> None:
+        from transformers import AutoTokenizer
+
+        self._config = config
+        self._chat = ChatFormat(AutoTokenizer.from_pretrained(tokenizer))
+        self._policy = policy
+        self._clients: dict[float, Coalescer[tuple[list[int], int], Generation | EngineError]] = {}
+        self._world_address = world
+        self._world: WorldClient | None = None
+        self._real: asyncio.Queue[RealEnvironment] | None = None
+
+    def ping(self) -> str:
+        """Answer a health check."""
+        return "pong"
+
+    async def apply(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run `func(self, …)`, the way in that `FaultTolerantActorManager` uses."""
+        result = func(self, *args, **kwargs)
+        return await result if inspect.isawaitable(result) else result
+
+    async def play_many(self, episodes: Sequence[Episode]) -> pa.RecordBatch:
+        """Play episodes concurrently; a record batch of `TRAJECTORY_SCHEMA` in their order."""
+        return to_batch(await asyncio.gather(*(self._play(e) for e in episodes)))
+
+    async def close(self) -> None:
+        """Close the real environments."""
+        if self._real is not None:
+            while not self._real.empty():
+                await self._real.get_nowait().close()
+            self._real = None
+
+    async def _play(self, episode: Episode) -> Trajectory:
+        """Up to `ATTEMPTS` tries in fresh environments, each with a deadline; the last failure is what is kept."""
+        for attempt in range(ATTEMPTS):
+            trajectory = await self._attempt(episode, attempt)
+            if trajectory.status == "ok":
+                break
+        trajectory.info["attempts"] = float(attempt + 1)
+        return trajectory
+
+    async def _attempt(self, episode: Episode, attempt: int) -> Trajectory:
+        limit = self._config.train.episode_timeout_s
+        async with self._environment(episode, attempt) as env:
+            try:
+                async with asyncio.timeout(limit):
+                    act = partial(self._act, episode.temperature)
+                    return await play(episode, env, act, self._chat, self._config.policy.system_prompt)
+            except TimeoutError:
+                return _lost(episode, f"no end within train.episode_timeout_s={limit:g} s")
+            except EngineError as error:
+                return _lost(episode, str(error))
+
+    async def _act(self, temperature: float, prompt: list[int], seed: int) -> Generation:
+        """One policy turn; the turns of all episodes that wait together travel in one remote call."""
+        if temperature not in self._clients:
+            policy = self._config.policy
+            sampling = SamplingConfig(**{**policy.sampling.model_dump(), "temperature": temperature})
+            send = partial(self._policy.generate_many, sampling=sampling, stop_ids=self._chat.stop_ids)
+            self._clients[temperature] = Coalescer(
+                send, limit=policy.engine.max_num_seqs, timeout_s=policy.engine.timeout_s
+            )
+        answer = await self._clients[temperature]((prompt, seed))
+        if isinstance(answer, EngineError):
+            raise answer
+        return answer
+
+    @asynccontextmanager
+    async def _environment(self, episode: Episode, attempt: int) -> AsyncIterator[Environment]:
+        if episode.world == "dream":
+            seed = int(stable_id(episode.seed, "dream", attempt), 16) & 0x7FFFFFFF
+            dream = DreamEnvironment(self._dream(), self._config.env.max_steps, seed)
+            yield dream
+            return
+        free = self._real_environments()
+        env = await free.get()
+        try:
+            yield env
+        finally:
+            free.put_nowait(env)
+
+    def _dream(self) -> WorldClient:
+        if self._world is None:
+            if self._world_address is None:
+                raise RuntimeError("this rollout actor was started without a dream; it plays real episodes only")
+            from ray import serve
+
+            handle = serve.get_deployment_handle(self._world_address.deployment, app_name=self._world_address.app)
+            self._world = WorldClient(handle, self._config.world.engine.timeout_s)
+        return self._world
+
+    def _real_environments(self) -> asyncio.Queue[RealEnvironment]:
+        if self._real is None:
+            self._real = asyncio.Queue()
+            for _ in range(self._config.env.workers):
+                self._real.put_nowait(RealEnvironment(self._config.env))
+        return self._real
+
+
+def _lost(episode: Episode, why: str) -> Trajectory:
+    lost = Trajectory(
+        episode.id,
+        episode.task,
+        "policy",
+        episode.world,
+        fold=episode.fold,
+        status="env_failed",
+        group=episode.group,
+        iteration=episode.iteration,
+    )
+    lost.error = why
+    return lost

@@ -1,0 +1,263 @@
+"""The training loop: reads like the algorithm of the paper, top to bottom.
+
+    tasks ──► rollouts in the dream ──► Arrow ──► GRPO on the learner ──► new weights to the engines
+      ▲             │         ▲                          (beside it)
+      │             ▼         │ demos            new tasks are invented, dreamed
+      └── V_tau, lambda    replay buffer ◄────── transitions pass the write gate
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from dreamgym.actors.episode import Episode
+from dreamgym.chat import ChatFormat
+from dreamgym.config import RunConfig
+from dreamgym.curriculum.curriculum import Curriculum
+from dreamgym.errors import DataError
+from dreamgym.evaluation import evaluate_policy
+from dreamgym.fidelity import Prediction, named, predict
+from dreamgym.learner.batches import rl_batch
+from dreamgym.learner.models import load_tokenizer
+from dreamgym.obs.console import Bar
+from dreamgym.obs.runlog import Clock, RunLog
+from dreamgym.obs.stages import write_json
+from dreamgym.policy.weight_transfer import pack_weights
+from dreamgym.refresh import Refresher
+from dreamgym.schema import write_parquet
+from dreamgym.services import Services
+from dreamgym.types import Task, Trajectory, World, stable_id
+
+FIDELITY_EPISODES = 24
+
+
+class Trainer:
+    """One policy in training; `run` goes from the last checkpoint, or from the warm start, to the end."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: Path,
+        services: Services,
+        tasks: Sequence[Task],
+        dev_tasks: Sequence[Task],
+        heldout: Sequence[Trajectory],
+    ) -> None:
+        self.config = config
+        self.folder = folder
+        self.services = services
+        self.curriculum = Curriculum(tasks, config.curriculum, config.seed)
+        self.clock = Clock()
+        self.real_measured = 0
+        self.learned = {"dream": 0, "real": 0}
+        self.tokens = 0
+        self.max_gap = 0.0
+        self._dev_tasks = list(dev_tasks)
+        self._heldout = list(heldout)
+        self._world_chat = ChatFormat(load_tokenizer(config.run_dir / "world"))
+        self._log = RunLog(folder / "metrics.jsonl")
+        self._refresher = Refresher(config, services, self.curriculum)
+        self._world: World = config.train.world
+
+    def run(self, resume: bool, bar: Bar) -> int:
+        """Train to the end; returns the number of iterations done."""
+        first = self._resume() if resume else self._fresh()
+        began = time.monotonic()
+        if first == 0:
+            self._evaluate(0)
+        with ThreadPoolExecutor(1) as beside:
+            for iteration in range(first, self.config.train.iterations):
+                metrics = self._iterate(iteration, beside)
+                self._log.write("iteration", iteration + 1, metrics)
+                bar.advance(1, f"dream {metrics['dream/success']:.0%}")
+                minutes = (time.monotonic() - began) / 60
+                last = iteration + 1 == self.config.train.iterations or 0 < self.config.train.minutes <= minutes
+                every = self.config.train.eval_every
+                if every and ((iteration + 1) % every == 0 or last):
+                    self._evaluate(iteration + 1)
+                if last or (iteration + 1) % self.config.train.checkpoint_every == 0:
+                    self._checkpoint(iteration + 1)
+                if last:
+                    break
+        self._log.close()
+        return iteration + 1 if first < self.config.train.iterations else first
+
+    # One iteration -----------------------------------------------------------------------------
+
+    def _iterate(self, iteration: int, beside: ThreadPoolExecutor) -> dict[str, Any]:
+        tasks = self.curriculum.next_tasks(self.config.train.groups)
+        before = time.monotonic()
+        with self.clock("rollout"):
+            trajectories = self.services.fleet.play(self._episodes(iteration, tasks))  # type: ignore[union-attr]
+        metrics = _rollout_metrics(trajectories, time.monotonic() - before)
+        self.tokens += metrics["rollout/tokens"]
+        metrics |= self._value_tasks(tasks, trajectories, iteration)
+        write_parquet(self.folder / "trajectories" / f"iteration-{iteration:05d}.parquet", trajectories)
+        refreshed = beside.submit(self._refresher.run, trajectories, iteration)
+        metrics |= self._learn(trajectories, iteration)
+        with self.clock("curriculum and replay"):
+            metrics |= refreshed.result()
+        return metrics
+
+    def _episodes(self, iteration: int, tasks: Sequence[Task]) -> list[Episode]:
+        episodes = []
+        for task in tasks:
+            for index in range(self.config.train.group_size):
+                name = stable_id(self.config.seed, iteration, task.id, index)
+                episodes.append(
+                    Episode(
+                        name,
+                        task,
+                        int(name, 16),
+                        self.config.policy.sampling.temperature,
+                        group=task.id,
+                        iteration=iteration,
+                        world=self._world,
+                    )
+                )
+        return episodes
+
+    def _value_tasks(self, tasks: Sequence[Task], trajectories: Sequence[Trajectory], iteration: int) -> dict[str, Any]:
+        rewards: dict[str, list[float]] = {task.id: [] for task in tasks}
+        for t in trajectories:
+            if t.status == "ok":
+                rewards[t.group].append(t.total_reward)
+        values = [self.curriculum.record(task_id, r, iteration) for task_id, r in rewards.items()]
+        generated = sum(task.origin == "generated" for task in tasks)
+        return {
+            "curriculum/value_mean": sum(values) / max(len(values), 1),
+            "curriculum/generated_share": generated / max(len(tasks), 1),
+            "curriculum/flat_groups": sum(value == 0 for value in values) / max(len(values), 1),
+        }
+
+    def _learn(self, trajectories: Sequence[Trajectory], iteration: int) -> dict[str, Any]:
+        """Advantages, an update, and the new weights in every engine."""
+        batch = rl_batch(trajectories, self.config.learner.algorithm)
+        transitions = sum(len(t.steps) for t in trajectories if t.status == "ok")
+        self.learned[self._world] += transitions
+        learned = {f"learner/{w}_transitions": transitions * (w == self._world) for w in ("dream", "real")}
+        if batch.num_rows == 0:
+            return {**learned, "learner/skipped": 1}
+        learner, policy = self.services.learner, self.services.policy
+        assert learner is not None and policy is not None
+        with self.clock("learner"):
+            metrics = {f"learner/{name}": value for name, value in learner.rl_step(batch).items()}
+        self.max_gap = max(self.max_gap, metrics["learner/gap_mean"])
+        began = time.monotonic()
+        with self.clock("weight transfer"):
+            self._send_weights(iteration + 1)
+        return learned | metrics | {"sync/seconds": time.monotonic() - began, "learner/rows": batch.num_rows}
+
+    def _send_weights(self, version: int) -> None:
+        import ray
+
+        learner, policy = self.services.learner, self.services.policy
+        assert learner is not None and policy is not None
+        policy.update_weights(ray.get(learner.weights(version, pack_weights), timeout=self.config.learner.timeout_s))
+
+    # Measuring ---------------------------------------------------------------------------------
+
+    def _evaluate(self, iteration: int) -> None:
+        """The real dev fold, the same games in the dream, and the dream's fidelity; nothing is learned from them."""
+        if not self.config.train.eval_every:
+            return
+        with self.clock("evaluation"):
+            real = evaluate_policy(self.config, self.services.fleet, self._dev_tasks, "dev", "real", iteration)
+            metrics = {f"real/{key}": value for key, value in real.numbers().items()}
+            self.real_measured += real.steps
+            metrics["real/transitions"] = self.real_measured
+            if self.services.dream is not None:
+                metrics |= self._measure_dream(real.trajectories, iteration)
+            metrics |= {f"policy/{k}": v for k, v in self.services.policy.metrics().items()}  # type: ignore[union-attr]
+        self._log.write("eval", iteration, metrics)
+
+    def _measure_dream(self, played: Sequence[Trajectory], iteration: int) -> dict[str, Any]:
+        dream = self.services.dream
+        assert dream is not None
+        dreamed = evaluate_policy(self.config, self.services.fleet, self._dev_tasks, "dev", "dream", iteration)
+        metrics: dict[str, Any] = {f"dream/dev_{key}": value for key, value in dreamed.numbers().items()}
+        own = [t for t in played if t.status == "ok"][:FIDELITY_EPISODES]
+        metrics |= named(self._predict(own), "policy")
+        if iteration == 0:
+            told = self._predict(self._heldout[: 2 * FIDELITY_EPISODES])
+            metrics |= named(told, "heldout") | named([p for p in told if not p.real.valid], "invalid")
+        metrics |= {f"world/{k}": v for k, v in asyncio.run(dream.world.metrics()).items()}
+        return metrics
+
+    def _predict(self, episodes: Sequence[Trajectory]) -> list[Prediction]:
+        assert self.services.dream is not None
+        return asyncio.run(predict(episodes, self.services.dream.world, self._world_chat, self.config.seed))
+
+    # Checkpoints -------------------------------------------------------------------------------
+
+    def _checkpoint(self, iteration: int) -> None:
+        """All that going on needs, in one folder that appears whole or not at all."""
+        with self.clock("checkpoint"):
+            home = self.folder / "checkpoints"
+            partial_home = home / f"iteration-{iteration:05d}.partial"
+            shutil.rmtree(partial_home, ignore_errors=True)
+            partial_home.mkdir(parents=True)
+            self.services.learner.save_checkpoint(partial_home / "learner")  # type: ignore[union-attr]
+            if self.services.replay is not None:
+                asyncio.run(self.services.replay.save(partial_home))
+            state = {
+                "iteration": iteration,
+                "curriculum": self.curriculum.state(),
+                "real_measured": self.real_measured,
+                "max_gap": self.max_gap,
+                "learned": self.learned,
+                "tokens": self.tokens,
+            }
+            write_json(partial_home / "state.json", state)
+            whole = home / f"iteration-{iteration:05d}"
+            shutil.rmtree(whole, ignore_errors=True)
+            partial_home.rename(whole)
+            for old in sorted(home.glob("iteration-?????"))[: -self.config.train.keep_checkpoints]:
+                shutil.rmtree(old)
+
+    def _resume(self) -> int:
+        """Back to the newest checkpoint; returns its iteration (0 where there is none)."""
+        found = sorted((self.folder / "checkpoints").glob("iteration-?????"))
+        if not found:
+            return self._fresh()
+        state = json.loads((found[-1] / "state.json").read_text())
+        iteration = int(state["iteration"])
+        self.curriculum.load_state(state["curriculum"])
+        self.real_measured, self.max_gap = int(state["real_measured"]), float(state["max_gap"])
+        self.learned, self.tokens = dict(state["learned"]), int(state["tokens"])
+        self.services.learner.load_checkpoint(found[-1] / "learner")  # type: ignore[union-attr]
+        if self.services.replay is not None:
+            asyncio.run(self.services.replay.load(found[-1]))
+        self._log.truncate_after(iteration)
+        self._send_weights(iteration)
+        return iteration
+
+    def _fresh(self) -> int:
+        shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+        shutil.rmtree(self.folder / "trajectories", ignore_errors=True)
+        self._log.truncate_after(-1)
+        return 0
+
+
+def _rollout_metrics(trajectories: Sequence[Trajectory], seconds: float) -> dict[str, Any]:
+    ok = [t for t in trajectories if t.status == "ok"]
+    if not ok:
+        raise DataError("rollout: every episode of the iteration failed; see train/trajectories for why.")
+    logprobs = [p for t in ok for s in t.samples for p, m in zip(s.logprobs, s.mask, strict=True) if m]
+    return {
+        "dream/success": sum(t.success for t in ok) / len(ok),
+        "dream/env_failed": len(trajectories) - len(ok),
+        "dream/steps": sum(len(t.steps) for t in ok) / len(ok),
+        "dream/truncated": sum(t.truncated for t in ok) / len(ok),
+        "rollout/episodes": len(trajectories),
+        "rollout/seconds": seconds,
+        "rollout/tokens": sum(len(s.ids) for t in ok for s in t.samples),
+        "rollout/entropy": -sum(logprobs) / max(len(logprobs), 1),
+    }

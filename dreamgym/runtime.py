@@ -1,0 +1,49 @@
+"""Ray for a run: a local one unless a cluster is given, and how its processors and GPUs are shared out."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+
+from dreamgym.serve.engine import quiet_environment
+
+LOCAL_OBJECT_STORE_BYTES = 512 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What each engine and learner process may use.
+
+    threads  CPU threads of a process that computes (None where it computes on a GPU)
+    gpus     GPUs of such a process
+    """
+
+    threads: int | None
+    gpus: float
+
+
+def ensure_ray() -> Machine:
+    """Connect to `RAY_ADDRESS` (as `ray job submit` sets it), else start a local Ray; idempotent.
+
+    A local Ray has no dashboard and no open port beyond loopback.
+    """
+    quiet_environment()
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    import ray
+
+    if not ray.is_initialized():
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(logging_level=logging.ERROR, log_to_driver=False)
+        else:
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                object_store_memory=LOCAL_OBJECT_STORE_BYTES,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+            )
+    if ray.cluster_resources().get("GPU", 0) > 0:
+        return Machine(None, 1.0)
+    return Machine(os.cpu_count() or 1, 0.0)

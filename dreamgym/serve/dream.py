@@ -1,0 +1,112 @@
+"""The dream as an environment: the experience model behind the protocol that real environments implement."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from ray.exceptions import RayError
+
+from dreamgym.batching import Coalescer
+from dreamgym.errors import EngineError
+from dreamgym.serve.experience import DreamAnswer, DreamQuery, WriteQuery
+from dreamgym.serve.prompts import reset_message
+from dreamgym.types import StepResult, Task, stable_id
+
+
+class WorldClient:
+    """What actors hold of the experience model: calls are joined, sent to a Serve replica, and have a deadline.
+
+    Raises (from every call):
+        EngineError: no replica answered in time, or the replica failed.
+    """
+
+    def __init__(self, handle: Any, timeout_s: float, limit: int = 64) -> None:
+        self._handle = handle
+        self._timeout_s = timeout_s
+        self._steps: Coalescer[DreamQuery, DreamAnswer] = Coalescer(self._send_steps, limit=limit, timeout_s=timeout_s)
+        self._texts: Coalescer[WriteQuery, str] = Coalescer(self._send_texts, limit=limit, timeout_s=timeout_s)
+
+    async def step(self, query: DreamQuery) -> DreamAnswer:
+        """Dream one step."""
+        return await self._guarded(self._steps(query), "a dream step")
+
+    async def write(self, query: WriteQuery) -> str:
+        """Let the model write a text; empty where its answer was malformed."""
+        return await self._guarded(self._texts(query), "a text")
+
+    async def metrics(self) -> dict[str, float]:
+        """Counts of one replica."""
+        return await self._guarded(self._handle.metrics.remote(), "metrics")
+
+    async def _send_steps(self, queries: list[DreamQuery]) -> Sequence[DreamAnswer]:
+        return await self._handle.step_many.remote(queries)
+
+    async def _send_texts(self, queries: list[WriteQuery]) -> Sequence[str]:
+        return await self._handle.write_many.remote(queries)
+
+    async def _guarded(self, call: Any, what: str) -> Any:
+        try:
+            return await asyncio.wait_for(call, self._timeout_s)
+        except TimeoutError as error:
+            raise EngineError(
+                f"the experience model gave no answer to {what} in {self._timeout_s:g} s; raise world.engine.timeout_s or replicas."
+            ) from error
+        except RayError as error:
+            raise EngineError(f"the experience model failed at {what}: {str(error).strip().splitlines()[-1]}") from error
+
+
+class DreamEnvironment:
+    """One dreamed episode at a time; `reset` to a task whose first state is unknown lets the model write it.
+
+    A step that cannot be parsed, or a replica that fails, is `env_failed`, never a reward of 0. A context
+    that is full truncates the episode.
+    """
+
+    def __init__(self, world: WorldClient, max_steps: int, seed: int) -> None:
+        self._world = world
+        self._max_steps = max_steps
+        self._seed = seed
+        self._query: DreamQuery | None = None
+        self._steps = 0
+
+    async def reset(self, task: Task) -> StepResult:
+        self._steps = 0
+        state = task.first_state
+        if not state:
+            try:
+                state = await self._world.write(WriteQuery(reset_message(task.instruction), self._seed))
+            except EngineError as error:
+                return _failed(str(error))
+        if not state:
+            return _failed("the experience model wrote no first state")
+        self._query = DreamQuery(task, [], state, "", self._seed)
+        return StepResult(state)
+
+    async def step(self, action: str) -> StepResult:
+        if self._query is None:
+            raise RuntimeError("step() before reset(); call reset(task) first")
+        self._steps += 1
+        seed = int(stable_id(self._seed, self._steps), 16) & 0x7FFFFFFF
+        query = replace(self._query, action=action, seed=seed)
+        try:
+            answer = await self._world.step(query)
+        except EngineError as error:
+            return _failed(str(error))
+        if answer.context_full:
+            return StepResult(query.state, truncated=True, info={"context_full": True})
+        if answer.error:
+            return _failed(answer.error)
+        self._query = replace(query, transcript=answer.transcript, state=answer.state)
+        truncated = not answer.done and self._steps >= self._max_steps
+        info = {"reasoning": answer.reasoning, "demos": answer.demos, "success": answer.done and answer.reward > 0}
+        return StepResult(answer.state, answer.reward, answer.done, truncated, info=info)
+
+    async def close(self) -> None:
+        self._query = None
+
+
+def _failed(why: str) -> StepResult:
+    return StepResult("", status="env_failed", info={"error": why})

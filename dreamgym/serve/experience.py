@@ -1,0 +1,152 @@
+"""The experience model behind Ray Serve: it retrieves, reasons, and writes what the environment would do next."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dreamgym.chat import ChatFormat
+from dreamgym.config import RunConfig
+from dreamgym.errors import EngineError
+from dreamgym.replay.actor import ReplayClient
+from dreamgym.replay.records import Demo
+from dreamgym.serve.engine import ContextFull, Generation, TokenEngine
+from dreamgym.serve.prompts import (
+    ParseError,
+    first_message,
+    parse_answer,
+    parse_text,
+    query,
+)
+from dreamgym.types import Task
+
+
+@dataclass(frozen=True, slots=True)
+class DreamQuery:
+    """One step to dream. `transcript` is the conversation so far, as token ids; empty at the first step."""
+
+    task: Task
+    transcript: list[int]
+    state: str
+    action: str
+    seed: int
+    skip_demos: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DreamAnswer:
+    """R_t, s_{t+1}, r_{t+1} and done; `error` says why there is none.
+
+    `transcript` has grown by this step's question (its first `asked` ids) and, where there is one, its answer.
+    """
+
+    reasoning: str = ""
+    state: str = ""
+    reward: float = 0.0
+    done: bool = False
+    transcript: list[int] = field(default_factory=list)
+    asked: int = 0
+    demos: int = 0
+    context_full: bool = False
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WriteQuery:
+    """A free text to write: the first state of an invented task, or a variation of a task."""
+
+    message: str
+    seed: int
+
+
+class ExperienceModel:
+    """M_exp (paper, section 4.1): stateless between calls, so replicas come and go as load does.
+
+    Every method takes a batch and answers each request on its own: a failure is that request's `error`.
+    """
+
+    async def __init__(self, model: str, config: RunConfig, replay: ReplayClient | None, threads: int | None) -> None:
+        from transformers import AutoTokenizer
+
+        self._config = config.world
+        self._top_k = config.replay.top_k if replay is not None else 0
+        self._replay = replay
+        self._chat = ChatFormat(AutoTokenizer.from_pretrained(model))
+        self._engine = TokenEngine(
+            Path(model), config.world.engine, dtype=config.world.model.dtype, seed=config.seed, threads=threads
+        )
+        await self._engine.start()
+        self._counts = {"steps": 0, "reasked": 0, "unparsed": 0, "demos": 0}
+
+    async def step_many(self, queries: Sequence[DreamQuery]) -> list[DreamAnswer]:
+        """Dream one step for each query; demonstrations are retrieved for all of them at once."""
+        demos = await self._retrieve(queries)
+        return list(await asyncio.gather(*(self._step(q, d) for q, d in zip(queries, demos, strict=True))))
+
+    async def write_many(self, queries: Sequence[WriteQuery]) -> list[str]:
+        """Write one text for each query; an empty one says that the answer was malformed."""
+        return list(await asyncio.gather(*(self._write(q) for q in queries)))
+
+    async def metrics(self) -> dict[str, float]:
+        """Counts since the start: dream steps, steps asked again, steps given up, and the engine's tokens."""
+        return {**{k: float(v) for k, v in self._counts.items()}, **self._engine.metrics()}
+
+    async def _retrieve(self, queries: Sequence[DreamQuery]) -> list[list[Demo]]:
+        if self._replay is None or self._top_k == 0:
+            return [[] for _ in queries]
+        skip = max(q.skip_demos for q in queries)
+        found = await self._replay.search([(q.state, q.action) for q in queries], self._top_k + skip)
+        return [demos[q.skip_demos :][: self._top_k] for q, demos in zip(queries, found, strict=True)]
+
+    async def _step(self, q: DreamQuery, demos: Sequence[Demo]) -> DreamAnswer:
+        self._counts["steps"] += 1
+        self._counts["demos"] += len(demos)
+        if q.transcript:
+            prompt = q.transcript + self._chat.turn(query(q.action, demos))
+        else:
+            messages = [{"role": "user", "content": first_message(q.task, q.state, q.action, demos)}]
+            prompt = self._chat.start(self._system() + messages)
+        error = ""
+        for attempt in range(self._config.attempts):
+            try:
+                answer = await self._generate(prompt, q.seed + attempt)
+                step = parse_answer(self._chat.decode(answer.ids))
+                grown = prompt + answer.ids
+                return DreamAnswer(
+                    step.reasoning, step.state, step.reward, step.done, grown, asked=len(prompt), demos=len(demos)
+                )
+            except ContextFull as full:
+                return DreamAnswer(context_full=True, error=str(full))
+            except (ParseError, EngineError) as fault:
+                error = str(fault)
+                self._counts["reasked"] += 1
+        self._counts["unparsed"] += 1
+        return DreamAnswer(
+            transcript=prompt,
+            asked=len(prompt),
+            error=f"the dream gave no readable step in {self._config.attempts} attempts: {error}",
+        )
+
+    async def _write(self, q: WriteQuery) -> str:
+        prompt = self._chat.start([*self._system(), {"role": "user", "content": q.message}])
+        try:
+            answer = await self._generate(prompt, q.seed)
+            return parse_text(self._chat.decode(answer.ids), "the text")
+        except (ParseError, ContextFull):
+            return ""
+
+    async def _generate(self, prompt: list[int], seed: int) -> Generation:
+        answer = await self._engine.generate(
+            prompt, self._config.sampling, stop_ids=self._chat.stop_ids, seed=seed & 0x7FFFFFFF
+        )
+        if answer.finish_reason != "stop":
+            raise ParseError(
+                f"the answer did not end within world.sampling.max_tokens={self._config.sampling.max_tokens}"
+            )
+        return answer
+
+    def _system(self) -> list[dict[str, str]]:
+        text = self._config.system_prompt
+        return [{"role": "system", "content": text}] if text else []

@@ -1,0 +1,121 @@
+"""What the experience model and the task generator read and write: messages one way, parsers the other.
+
+A dream is one growing conversation. Its first message holds the task and the first state; every further
+message holds the demonstrations retrieved for one action, and that action. So a dream step re-reads nothing:
+all before it is a prefix that the engine has cached.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from dreamgym.types import Task, Transition
+
+MAX_ANSWER_CHARS = 20_000
+
+_ANSWER = re.compile(
+    r"(?P<reasoning>.*?)\n?state: (?P<state>.*)\nreward: (?P<reward>-?\d+(?:\.\d+)?) done: (?P<done>yes|no)\s*\Z",
+    re.DOTALL,
+)
+
+Message = dict[str, str]
+
+
+class Demonstration(Protocol):
+    """What a retrieved transition must offer to be shown (equation 4 of the paper: d_1 .. d_k)."""
+
+    @property
+    def state(self) -> str: ...
+    @property
+    def action(self) -> str: ...
+    @property
+    def next_state(self) -> str: ...
+
+
+class ParseError(ValueError):
+    """The model's answer does not follow the format; the step is asked again, never rewarded."""
+
+
+@dataclass(frozen=True, slots=True)
+class DreamStep:
+    """A parsed dream step: R_t, s_{t+1}, r_{t+1}, done."""
+
+    reasoning: str
+    state: str
+    reward: float
+    done: bool
+
+
+def last_line(state: str) -> str:
+    """The line of a state that changes from step to step (what came first, such as a map, does not)."""
+    return state.rsplit("\n", 1)[-1]
+
+
+def opening(task: Task, first_state: str) -> str:
+    """The head of a dream's first message."""
+    return f"dream {task.instruction}\n{first_state}"
+
+
+def query(action: str, demos: Sequence[Demonstration]) -> str:
+    """The part of a message that asks for one step."""
+    shown = "".join(f"like {last_line(d.state)} > {d.action} = {last_line(d.next_state)}\n" for d in reversed(demos))
+    return f"{shown}> {one_line(action)}"
+
+
+def first_message(task: Task, first_state: str, action: str, demos: Sequence[Demonstration]) -> str:
+    """The whole first message: the task, the first state and the first query."""
+    return f"{opening(task, first_state)}\n{query(action, demos)}"
+
+
+def one_line(text: str) -> str:
+    """Free text as one bounded line, so that an action cannot pose as another field."""
+    return " ".join(text.split())[:500]
+
+
+def answer_parts(transition: Transition) -> tuple[str, str, str]:
+    """(reasoning, state, outcome) as the experience model must write them; joined, they are the answer."""
+    reasoning = f"{transition.reasoning}\n" if transition.reasoning else ""
+    outcome = f"\nreward: {transition.reward:g} done: {'yes' if transition.done else 'no'}"
+    return reasoning, f"state: {transition.next_state}", outcome
+
+
+def parse_answer(text: str) -> DreamStep:
+    """Read a dream step.
+
+    Raises:
+        ParseError: no state, reward or done where they belong, an empty state, or an endless answer.
+    """
+    if len(text) > MAX_ANSWER_CHARS:
+        raise ParseError(f"the answer has {len(text)} characters, more than {MAX_ANSWER_CHARS}")
+    found = _ANSWER.match(text)
+    if found is None:
+        raise ParseError(f"no 'state: … reward: … done: …' in {text[-200:]!r}")
+    state = found["state"].strip()
+    if not state:
+        raise ParseError("the next state is empty")
+    return DreamStep(found["reasoning"].strip(), state, float(found["reward"]), found["done"] == "yes")
+
+
+def reset_message(instruction: str) -> str:
+    """Ask for the first state of an invented task; the answer is the state itself."""
+    return f"reset {instruction}"
+
+
+def vary_message(parent: Task) -> str:
+    """Ask the task generator for a variation of a task; the answer is the new instruction."""
+    return f"vary {parent.instruction}\n{parent.first_state}"
+
+
+def parse_text(text: str, what: str) -> str:
+    """A non-empty answer without structure (a first state, an instruction).
+
+    Raises:
+        ParseError: it is empty or endless.
+    """
+    text = text.strip()
+    if not text or len(text) > MAX_ANSWER_CHARS:
+        raise ParseError(f"{what} is empty or too long")
+    return text

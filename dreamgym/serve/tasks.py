@@ -1,0 +1,86 @@
+"""The task generator M_task: harder variations of half-solved tasks, each tried in a quick dream."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dreamgym.config import RunConfig
+from dreamgym.errors import EngineError
+from dreamgym.replay.actor import ReplayClient
+from dreamgym.serve.dream import WorldClient
+from dreamgym.serve.experience import DreamQuery, WriteQuery
+from dreamgym.serve.prompts import last_line, reset_message, vary_message
+from dreamgym.types import Task, stable_id
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A new task and the task that it varies; `fault` says why the quick dream gave it up."""
+
+    task: Task
+    parent: Task
+    fault: str = ""
+
+
+class TaskGenerator:
+    """Shares the experience model's weights (paper, section 4.3), so it is a client of its replicas."""
+
+    def __init__(self, world: object, config: RunConfig, replay: ReplayClient | None) -> None:
+        self._world = WorldClient(world, config.world.engine.timeout_s)
+        self._steps = config.curriculum.feasibility_steps
+        self._replay = replay
+
+    async def propose(self, parents: Sequence[Task], seed: int) -> list[Proposal]:
+        """One variation of each parent, whether or not it turned out well."""
+        return list(await asyncio.gather(*(self._vary(p, int(stable_id(seed, p.id), 16)) for p in parents)))
+
+    async def _vary(self, parent: Task, seed: int) -> Proposal:
+        try:
+            instruction = await self._world.write(WriteQuery(vary_message(parent), seed))
+            first_state = await self._world.write(WriteQuery(reset_message(instruction), seed)) if instruction else ""
+        except EngineError as error:
+            return Proposal(_task(parent, "", "", seed), parent, str(error))
+        task = _task(parent, instruction, first_state, seed)
+        if not first_state:
+            return Proposal(task, parent)
+        return Proposal(task, parent, await self._quick_dream(task, seed))
+
+    async def _quick_dream(self, task: Task, seed: int) -> str:
+        """Try actions that worked in similar states; a task is feasible if the dream answers and something changes."""
+        actions = await self._actions(task.first_state)
+        query = DreamQuery(task, [], task.first_state, "", seed)
+        states = {last_line(task.first_state)}
+        for action in actions:
+            try:
+                answer = await self._world.step(
+                    DreamQuery(task, query.transcript, query.state, action, seed + len(states))
+                )
+            except EngineError as error:
+                return str(error)
+            if answer.error:
+                return answer.error
+            if answer.done:
+                return "" if answer.reward > 0 else "it ends at once without success"
+            states.add(last_line(answer.state))
+            query = DreamQuery(task, answer.transcript, answer.state, "", seed)
+        return "" if len(states) > 1 or not actions else "no action changes its state"
+
+    async def _actions(self, state: str) -> list[str]:
+        if self._replay is None or self._steps == 0:
+            return []
+        (demos,) = await self._replay.search([(last_line(state), "")], 8 * self._steps)
+        changing = [d.action for d in demos if last_line(d.next_state) != last_line(d.state)]
+        return list(dict.fromkeys(changing))[: self._steps]
+
+
+def _task(parent: Task, instruction: str, first_state: str, seed: int) -> Task:
+    return Task(
+        id=stable_id("generated", instruction, first_state, seed),
+        env=parent.env,
+        instruction=instruction,
+        first_state=first_state,
+        origin="generated",
+        parent_ids=(parent.id,),
+    )

@@ -1,0 +1,103 @@
+"""Starts the parts of a run side by side (engines, dream, replay, learner, rollouts) and stops them together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dreamgym.actors.fleet import RolloutFleet
+from dreamgym.actors.rollout import WorldAddress
+from dreamgym.config import RunConfig
+from dreamgym.learner.learner import Learner
+from dreamgym.policy.engine import PolicyPool
+from dreamgym.replay.actor import ReplayClient, start_replay
+from dreamgym.replay.records import from_trajectory
+from dreamgym.runtime import Machine, ensure_ray
+from dreamgym.serve.app import WORLD, DreamApp, start_dream
+from dreamgym.types import Trajectory
+
+
+@dataclass
+class Services:
+    """What runs; a part that a run does not need is None. Use as a context manager."""
+
+    policy: PolicyPool | None = None
+    dream: DreamApp | None = None
+    replay: ReplayClient | None = None
+    learner: Learner | None = None
+    fleet: RolloutFleet | None = None
+
+    def __enter__(self) -> Services:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for part in (self.fleet, self.dream, self.policy, self.learner):
+            if part is not None:
+                part.close()
+
+
+def start_services(
+    config: RunConfig,
+    policy: Path,
+    *,
+    world: Path | None = None,
+    seed_data: list[Trajectory] | None = None,
+    learner: bool = False,
+    actors: int = 1,
+) -> Services:
+    """Start policy engines and rollout actors, and where asked for the dream, its buffer and the learner.
+
+    All that loads a model starts at the same time. When one part fails, the others are stopped.
+
+    Raises:
+        DreamgymError: the failing part's own sentence.
+    """
+    machine = ensure_ray()
+    services = Services()
+    jobs: list[Callable[[], None]] = [lambda: _start_policy(config, policy, machine, services)]
+    if world is not None:
+        jobs.append(lambda: _start_dream(config, world, seed_data or [], machine, services))
+    if learner:
+        jobs.append(lambda: _start_learner(config, policy, machine, services))
+    try:
+        with ThreadPoolExecutor(len(jobs)) as starters:
+            for job in [starters.submit(job) for job in jobs]:
+                job.result()
+        assert services.policy is not None
+        address = WorldAddress(services.dream.name, WORLD) if services.dream else None
+        services.fleet = RolloutFleet(config, str(policy), services.policy, address, actors=actors)
+    except BaseException:
+        services.__exit__()
+        raise
+    return services
+
+
+def _start_policy(config: RunConfig, model: Path, machine: Machine, services: Services) -> None:
+    services.policy = PolicyPool.start(
+        model, config.policy, seed=config.seed, threads=machine.threads, num_cpus=0, num_gpus=machine.gpus
+    )
+
+
+def _start_dream(config: RunConfig, model: Path, seed_data: list[Trajectory], machine: Machine, services: Services) -> None:
+    if config.replay.top_k > 0:
+        handle = start_replay(config.replay, config.seed, f"{config.name}-seed{config.seed}")
+        services.replay = ReplayClient(handle, config.replay.timeout_s)
+    services.dream = start_dream(config, model, services.replay, threads=machine.threads, gpus=machine.gpus)
+    if services.replay is not None:
+        items = [item for t in seed_data for item in from_trajectory(t)]
+        asyncio.run(services.replay.add(items[: config.replay.capacity]))
+
+
+def _start_learner(config: RunConfig, model: Path, machine: Machine, services: Services) -> None:
+    options: dict[str, Any] = {
+        "dtype": config.policy.model.dtype,
+        "seed": config.seed,
+        "reference": model if config.learner.kl_coef > 0 else None,
+        "temperature": config.policy.sampling.temperature,
+        "threads": machine.threads,
+    }
+    services.learner = Learner.start(model, config.learner, **options)

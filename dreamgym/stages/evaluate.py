@@ -1,0 +1,53 @@
+"""The stage `eval`: a policy, or a player without a model, in the real environment, with a 95% interval."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Literal
+
+from dreamgym.config import RunConfig
+from dreamgym.envs.tasks import fold_tasks
+from dreamgym.errors import DataError
+from dreamgym.evaluation import Measured, evaluate_policy
+from dreamgym.obs.console import console, waiting
+from dreamgym.obs.stages import stage, write_json
+from dreamgym.services import start_services
+from dreamgym.stages.collect import play_tasks
+from dreamgym.types import Task
+
+Who = Literal["policy", "warm_start", "random", "expert"]
+INPUTS = ["env", "eval", "policy.eval_temperature", "policy.sampling.max_tokens"]
+
+
+def evaluate(config: RunConfig, who: Who = "policy") -> None:
+    """Play `eval.games` games of `eval.fold`; the result goes to `eval/<who>-<fold>.json`.
+
+    Raises:
+        DataError: the player has no checkpoint yet.
+        EnvError: the environment cannot be played, or it has no expert.
+    """
+    upstream = {"policy": ["train"], "warm_start": ["sft-policy"]}.get(who, [])
+    with stage(config, f"eval-{who}", INPUTS, upstream=upstream) as current:
+        if current.done:
+            return
+        tasks = fold_tasks(config.env, config.eval.fold, config.eval.games, config.seed)
+        began = time.monotonic()
+        with waiting(f"{who} plays {len(tasks)} games of the {config.eval.fold} fold"):
+            measured = _model(config, who, tasks) if upstream else Measured(play_tasks(config, tasks, who, config.eval.fold))
+        record = measured.record(who, config.eval.fold, time.monotonic() - began)
+        write_json(current.run_dir / "eval" / f"{who}-{config.eval.fold}.json", record)
+        if record["games"] == 0:
+            raise DataError(f"eval: all {len(tasks)} games failed ({measured.trajectories[0].error}).")
+        console.print(
+            f"[bold]{who}[/] wins {record['success']:.1%} of {record['games']} games "
+            f"(95% interval {record['low']:.1%} to {record['high']:.1%})"
+        )
+        current.tokens = sum(len(s.ids) for t in measured.trajectories for s in t.samples)
+        current.summary |= {key: record[key] for key in ("success", "low", "high", "games", "env_failed", "steps")}
+
+
+def _model(config: RunConfig, who: Who, tasks: Sequence[Task]) -> Measured:
+    with start_services(config, config.run_dir / who) as services:
+        return evaluate_policy(config, services.fleet, tasks, config.eval.fold, "real", -1)
+

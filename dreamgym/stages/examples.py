@@ -1,0 +1,123 @@
+"""From annotated trajectories to the token examples that the experience model and the policy are tuned on."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+
+import pyarrow as pa
+
+from dreamgym.actors.episode import opening as policy_opening
+from dreamgym.chat import ChatFormat
+from dreamgym.config import RunConfig, SFTConfig
+from dreamgym.replay.bulk import exact_top_k, leave_one_out
+from dreamgym.replay.embed import make_embedder
+from dreamgym.replay.records import Demo
+from dreamgym.serve.prompts import answer_parts, first_message, query, reset_message, vary_message
+from dreamgym.types import Task, Trajectory, stable_id
+
+EXAMPLE_SCHEMA = pa.schema([("ids", pa.list_(pa.int32())), ("weights", pa.list_(pa.float32()))])
+NEIGHBOURS = 16
+
+Example = tuple[list[int], list[float]]
+
+
+def tokenizer_texts(trajectories: Sequence[Trajectory]) -> Iterator[str]:
+    """All that a model made from scratch will ever read or write, for its tokenizer."""
+    for t in trajectories:
+        yield f"{t.task.instruction}\n{t.task.first_state}"
+        for step in t.steps:
+            yield query(step.action, [step])
+            yield "".join(answer_parts(step))
+
+
+def world_examples(config: RunConfig, trajectories: Sequence[Trajectory], chat: ChatFormat) -> pa.Table:
+    """Examples for the experience model: a dream a trajectory, a first state and a variation a task.
+
+    Objective (paper, equation 5): every step's reasoning, then its next state and outcome, given the task, the
+    history and the retrieved demonstrations, none of which comes from the same trajectory.
+
+    Returns:
+        ids, and weights (loss weight of each token; 0 for what the model only reads).
+    """
+    demos = leave_one_out(trajectories, make_embedder(config.replay), config.replay.top_k)
+    examples = [_dream(config, t, d, chat) for t, d in zip(trajectories, demos, strict=True) if t.steps]
+    tasks = {t.task.id: t.task for t in trajectories if t.task.first_state}
+    examples += list(_writings(config, list(tasks.values()), chat))
+    return _table(examples, config.world.engine.max_model_len)
+
+
+def policy_examples(config: RunConfig, trajectories: Iterable[Trajectory], chat: ChatFormat) -> pa.Table:
+    """Examples for the policy's warm start: the first `policy.demonstrations` solved expert trajectories."""
+    experts = [t for t in trajectories if t.source == "expert" and t.success]
+    experts.sort(key=lambda t: stable_id(config.seed, t.id))
+    chosen = experts[: config.policy.demonstrations]
+    return _table([_demonstration(config, t, chat) for t in chosen], config.policy.engine.max_model_len)
+
+
+def _dream(config: RunConfig, t: Trajectory, demos: Sequence[Sequence[Demo]], chat: ChatFormat) -> Example:
+    system = config.world.system_prompt
+    ids: list[int] = []
+    weights: list[float] = []
+    for index, step in enumerate(t.steps):
+        if index == 0:
+            message = {"role": "user", "content": first_message(t.task, step.state, step.action, demos[0])}
+            prompt = chat.start([*([{"role": "system", "content": system}] if system else []), message])
+        else:
+            prompt = chat.turn(query(step.action, demos[index]))
+        unexplained = config.annotate.by == "teacher" and not step.reasoning
+        answer, kinds = _weighted(answer_parts(step), config.world.sft, chat)
+        ids += prompt + answer
+        weights += [0.0] * len(prompt) + ([0.0] * len(kinds) if unexplained else kinds)
+    return ids, weights
+
+
+def _weighted(parts: tuple[str, str, str], sft: SFTConfig, chat: ChatFormat) -> Example:
+    """Token ids of an answer and the weight of each, by the part in which the token begins."""
+    reasoning, state, _ = parts
+    bounds = (len(reasoning), len(reasoning) + len(state))
+    encoded = chat.tokenizer("".join(parts), add_special_tokens=False, return_offsets_mapping=True)
+    weights = [
+        sft.reasoning_weight if start < bounds[0] else sft.state_weight if start < bounds[1] else sft.outcome_weight
+        for start, _ in encoded["offset_mapping"]
+    ]
+    return [*encoded["input_ids"], chat.end_id], [*weights, sft.outcome_weight]
+
+
+def _writings(config: RunConfig, tasks: Sequence[Task], chat: ChatFormat) -> Iterator[Example]:
+    """`reset` and `vary`: a task's first state, and a similar task as the variation of a task."""
+    if not tasks:
+        return
+    vectors = make_embedder(config.replay).embed([t.instruction for t in tasks])
+    near, _ = exact_top_k(vectors, vectors, min(NEIGHBOURS + 1, len(tasks)))
+    rng = random.Random(stable_id(config.seed, "variations"))
+    weight = config.world.sft.state_weight
+    for index, task in enumerate(tasks):
+        yield _written(reset_message(task.instruction), task.first_state, weight, chat)
+        others = [int(i) for i in near[index] if i >= 0 and tasks[i].instruction != task.instruction]
+        if others:
+            other = tasks[others[rng.randrange(len(others))]]
+            yield _written(vary_message(task), other.instruction, weight, chat)
+
+
+def _written(message: str, answer: str, weight: float, chat: ChatFormat) -> Example:
+    prompt, ids = chat.start([{"role": "user", "content": message}]), chat.answer(answer)
+    return prompt + ids, [0.0] * len(prompt) + [weight] * len(ids)
+
+
+def _demonstration(config: RunConfig, t: Trajectory, chat: ChatFormat) -> Example:
+    ids = chat.start(policy_opening(t.task, t.steps[0].state, config.policy.system_prompt))
+    weights = [0.0] * len(ids)
+    for index, step in enumerate(t.steps):
+        answer = chat.answer(step.action)
+        ids, weights = ids + answer, weights + [1.0] * len(answer)
+        if index + 1 < len(t.steps):
+            seen = chat.turn(step.next_state)
+            ids, weights = ids + seen, weights + [0.0] * len(seen)
+    return ids, weights
+
+
+def _table(examples: Sequence[Example], limit: int) -> pa.Table:
+    """Examples as Arrow; one that is longer than the model's context is cut at its end."""
+    rows = {"ids": [ids[:limit] for ids, _ in examples], "weights": [w[:limit] for _, w in examples]}
+    return pa.Table.from_pydict(rows, schema=EXAMPLE_SCHEMA)

@@ -1,0 +1,33 @@
+"""The whole way in one command: seed data, reasoning, both models, the dream, the real measure, the page."""
+
+from __future__ import annotations
+
+import json
+
+from rich.panel import Panel
+
+from dreamgym.config import RunConfig
+from dreamgym.obs.console import console
+from dreamgym.stages.annotate import annotate
+from dreamgym.stages.collect import collect
+from dreamgym.stages.evaluate import evaluate
+from dreamgym.stages.report import report
+from dreamgym.stages.sft import sft
+from dreamgym.stages.train import train
+
+
+def quickstart(config: RunConfig) -> None:
+    """Run every stage that is not done yet, then show what came out."""
+    collect(config)
+    annotate(config)
+    sft(config)
+    train(config)
+    evaluate(config, "warm_start")
+    evaluate(config, "policy")
+    report(config)
+    console.print(_result(config))
+
+
+def _result(config: RunConfig) -> Panel:
+    found = json.loads((config.run_dir / "report.json").read_text(encoding="utf-8"))
+    return Panel("\n".join(f"{key.replace('_', ' ')}: {value}" for key, value in found.items()), title="result")

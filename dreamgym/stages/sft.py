@@ -1,0 +1,115 @@
+"""The stage `sft`: trains the experience model on annotated transitions, and warm-starts the policy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from dreamgym.chat import ChatFormat
+from dreamgym.config import LearnerConfig, ModelConfig, RunConfig, SFTConfig
+from dreamgym.errors import DataError
+from dreamgym.learner.learner import Learner
+from dreamgym.learner.models import load_tokenizer, prepare_model
+from dreamgym.obs.console import Bar, progress
+from dreamgym.obs.stages import Stage, stage
+from dreamgym.runtime import ensure_ray
+from dreamgym.schema import read_parquet
+from dreamgym.stages.examples import policy_examples, tokenizer_texts, world_examples
+from dreamgym.types import Trajectory
+
+DATA_FIELDS = ["replay.embedder", "replay.dim", "replay.top_k"]
+
+
+def sft(config: RunConfig) -> None:
+    """`world/` and `warm_start/`: Hugging Face checkpoints of the experience model and of the policy.
+
+    Raises:
+        DataError: there is no data, or no demonstration, to learn from.
+        ModelError: a model cannot be loaded.
+    """
+    sft_world(config)
+    sft_policy(config)
+
+
+def sft_world(config: RunConfig) -> None:
+    """The experience model (`world/`)."""
+    inputs = ["world.model", "world.sft", "world.system_prompt", "world.engine.max_model_len", *DATA_FIELDS]
+    with stage(config, "sft-world", inputs, upstream=["annotate"]) as current:
+        if current.done:
+            return
+        trajectories = _read(current.run_dir)
+        model = prepare_model(
+            config.world.model, current.run_dir / "world.base", tokenizer_texts(trajectories), config.seed
+        )
+        examples = world_examples(config, trajectories, ChatFormat(load_tokenizer(model)))
+        _tune(config, current, "experience model", model, config.world.model, config.world.sft, examples, "world")
+
+
+def sft_policy(config: RunConfig) -> None:
+    """The policy's warm start (`warm_start/`)."""
+    inputs = ["policy.model", "policy.sft", "policy.demonstrations", "policy.system_prompt"]
+    with stage(config, "sft-policy", inputs, upstream=["sft-world"]) as current:
+        if current.done:
+            return
+        trajectories = _read(current.run_dir)
+        model = prepare_model(
+            config.policy.model,
+            current.run_dir / "warm_start.base",
+            tokenizer_texts(trajectories),
+            config.seed + 1,
+            tokenizer_from=current.run_dir / "world" if config.world.model.source == "scratch" else None,
+        )
+        examples = policy_examples(config, trajectories, ChatFormat(load_tokenizer(model)))
+        if examples.num_rows == 0 and config.policy.sft.tokens > 0:
+            raise DataError(
+                "policy.demonstrations: the seed data holds no solved expert trajectory; "
+                "set policy.sft.tokens=0 to start without a warm start."
+            )
+        _tune(config, current, "warm start", model, config.policy.model, config.policy.sft, examples, "warm_start")
+
+
+def _read(run_dir: Path) -> list[Trajectory]:
+    return read_parquet(run_dir / "data" / "annotated.parquet")
+
+
+def _tune(
+    config: RunConfig,
+    current: Stage,
+    label: str,
+    base: Path,
+    model: ModelConfig,
+    tuning: SFTConfig,
+    examples: pa.Table,
+    name: str,
+) -> None:
+    """Tune `base` on examples and save it as the run's `name`."""
+    machine = ensure_ray()
+    settings = LearnerConfig(
+        **{
+            **config.learner.model_dump(),
+            "kl_coef": 0.0,
+            "entropy_coef": 0.0,
+            "optimizer": tuning.optimizer,
+            "lr": tuning.lr,
+            "muon_lr": tuning.muon_lr,
+        }
+    )
+    learner = Learner.start(base, settings, dtype=model.dtype, seed=config.seed, threads=machine.threads)
+    try:
+        result: dict[str, Any] = {"tokens": 0.0}
+        if tuning.tokens > 0:
+            with progress(f"sft {label}", tuning.tokens) as bar:
+                result = learner.sft(examples, tuning, config.seed, lambda step: _show(bar, step))
+        learner.save(current.run_dir / name)
+    finally:
+        learner.close()
+    current.tokens = int(result["tokens"])
+    current.summary |= {"examples": examples.num_rows} | {
+        key: round(result[key], 4) for key in ("loss", "epochs", "steps", "tokens_per_s") if key in result
+    }
+
+
+def _show(bar: Bar, step: dict[str, float]) -> None:
+    bar.advance(step["tokens"], f"loss {step['loss']:.3f} · {step['tokens_per_s']:,.0f} tokens/s")

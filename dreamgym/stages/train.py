@@ -1,0 +1,63 @@
+"""The stage `train`: the policy learns in the dream, and its last weights become `policy/`."""
+
+from __future__ import annotations
+
+from dreamgym.config import RunConfig
+from dreamgym.controller import Trainer
+from dreamgym.envs.tasks import fold_tasks
+from dreamgym.obs.console import console, progress
+from dreamgym.obs.runlog import time_table
+from dreamgym.obs.stages import stage, write_json
+from dreamgym.schema import read_parquet
+from dreamgym.services import start_services
+from dreamgym.types import Task, Trajectory
+
+INPUTS = ["env.max_steps", "world.sampling", "world.attempts", "policy.sampling", "policy.eval_temperature"]
+SECTIONS = ["replay", "curriculum", "learner", "train"]
+
+
+def train(config: RunConfig) -> None:
+    """Train by GRPO in the dream (or, with `train.world=real`, in the real environment, for comparison).
+
+    Raises:
+        DreamgymError: whatever part failed says so in its own sentence; the last checkpoint is kept.
+    """
+    with stage(config, "train", [*INPUTS, *SECTIONS], upstream=["sft-policy"]) as current:
+        if current.done:
+            return
+        run_dir = current.run_dir
+        seed_data = read_parquet(run_dir / "data" / "annotated.parquet")
+        dev = fold_tasks(config.env, "dev", config.train.eval_games, config.seed) if config.train.eval_every else []
+        dream = config.train.world == "dream"
+        services = start_services(
+            config,
+            run_dir / "warm_start",
+            world=run_dir / "world" if dream else None,
+            seed_data=seed_data,
+            learner=True,
+            actors=config.train.rollout_actors,
+        )
+        with services:
+            heldout = read_parquet(run_dir / "data" / "heldout.parquet")
+            trainer = Trainer(config, run_dir / "train", services, _tasks(seed_data), dev, heldout)
+            with progress("train", config.train.iterations) as bar:
+                iterations = trainer.run(current.resuming, bar)
+            assert services.learner is not None
+            services.learner.save(run_dir / "policy")
+        current.parts = trainer.clock.parts()
+        current.tokens = trainer.tokens
+        write_json(run_dir / "train" / "tasks.json", trainer.curriculum.fates())
+        console.print(time_table(current.parts, "wall time of the loop"))
+        current.summary |= {
+            "iterations": iterations,
+            "dream_transitions": trainer.learned["dream"],
+            "real_transitions_learned": trainer.learned["real"],
+            "real_transitions_measured": trainer.real_measured,
+            "max_logprob_gap_nats": round(trainer.max_gap, 5),
+        }
+
+
+def _tasks(trajectories: list[Trajectory]) -> list[Task]:
+    """The different tasks of the seed data whose first state is known, in a fixed order."""
+    found = {t.task.id: t.task for t in trajectories if t.task.first_state}
+    return [found[task_id] for task_id in sorted(found)]
