@@ -1,0 +1,112 @@
+"""The whole way on real parts, tiny: game server, DeepSpeed, vLLM, Serve, Qdrant, the report; then again, and killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from dreamgym.obs.runlog import read_log
+from dreamgym.schema import read_parquet
+
+TINY = [
+    "name=tiny",
+    "collect.tasks=60",
+    "collect.heldout_tasks=4",
+    "world.sft.tokens=400000",
+    "policy.sft.tokens=60000",
+    "policy.demonstrations=40",
+    "replay.top_k=1",
+    "train.iterations=3",
+    "train.groups=4",
+    "train.group_size=4",
+    "train.eval_every=3",
+    "train.eval_games=8",
+    "train.checkpoint_every=1",
+    "eval.games=12",
+]
+RECIPE = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
+
+
+def dreamgym(command: str, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    call = [sys.executable, "-m", "dreamgym.cli", command, str(RECIPE), *TINY, f"out={out}", *more]
+    return subprocess.run(call, capture_output=True, text=True, timeout=900)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs")
+    done = dreamgym("quickstart", out)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return out / "tiny-seed0"
+
+
+def test_every_stage_leaves_what_it_promises(run: Path) -> None:
+    for name in ("config.yaml", "report.html", "report.md", "report.json", "train/metrics.jsonl", "train/tasks.json"):
+        assert (run / name).stat().st_size > 0, name
+    for model in ("world", "warm_start", "policy"):
+        assert (run / model / "model.safetensors").exists() and (run / model / "tokenizer.json").exists()
+    for who in ("warm_start", "policy"):
+        result = json.loads((run / "eval" / f"{who}-test.json").read_text())
+        assert result["games"] + result["env_failed"] == 12
+        assert len(result["results"]) == len(set(result["game_ids"])) == result["games"]
+
+
+def test_engines_and_learner_agree_at_every_step(run: Path) -> None:
+    steps = [r for r in read_log(run / "train" / "metrics.jsonl") if "learner/gap_mean" in r]
+    assert steps
+    for record in steps:
+        assert record["learner/gap_mean"] <= 0.01
+        assert record["learner/gap_p999"] <= 0.05
+
+
+def test_nothing_real_is_learned_from_and_the_test_fold_is_not_touched(run: Path) -> None:
+    summary = json.loads((run / "stages" / "train.json").read_text())["summary"]
+    assert summary["real_transitions_learned"] == 0 < summary["dream_transitions"]
+    test_games = set(json.loads((run / "eval" / "policy-test.json").read_text())["game_ids"])
+    for file in run.rglob("*.parquet"):
+        if b"dreamgym.schema" in (pq.read_schema(file).metadata or {}):
+            assert not test_games & {t.task.id for t in read_parquet(file)}, file
+
+
+def test_what_the_learner_sees_is_what_the_policy_sampled(run: Path) -> None:
+    for index, file in enumerate(sorted((run / "train" / "trajectories").glob("*.parquet"))):
+        for t in read_parquet(file):
+            assert t.world == "dream" and t.iteration == index
+            for sample in t.samples:
+                assert len(sample.ids) == len(sample.mask) == len(sample.logprobs) == len(sample.versions)
+                assert {v for v, m in zip(sample.versions, sample.mask, strict=True) if m} == {index}
+
+
+def test_a_second_call_does_nothing_again(run: Path) -> None:
+    before = (run / "stages" / "train.json").read_bytes()
+    began = time.monotonic()
+    done = dreamgym("train", run.parent)
+    assert done.returncode == 0 and "done before" in done.stdout
+    assert time.monotonic() - began < 60
+    assert (run / "stages" / "train.json").read_bytes() == before
+
+
+def test_killed_in_training_it_goes_on_from_its_checkpoint(run: Path) -> None:
+    more = ["train.iterations=5", "train.eval_every=0", "curriculum.generated_share=0"]
+    call = [sys.executable, "-m", "dreamgym.cli", "train", str(RECIPE), *TINY, f"out={run.parent}", *more]
+    checkpoint = run / "train" / "checkpoints" / "iteration-00002"
+    process = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 300
+    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert checkpoint.exists()
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    done = dreamgym("train", run.parent, *more)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "going on" in done.stdout
+    numbers = [r["iteration"] for r in read_log(run / "train" / "metrics.jsonl") if r["kind"] == "iteration"]
+    assert numbers == [1, 2, 3, 4, 5]

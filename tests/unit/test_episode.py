@@ -1,0 +1,96 @@
+"""An episode's tokens: only what was sampled carries loss, and the ids are those that the engine read and wrote."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from dreamgym.actors.episode import Episode, play
+from dreamgym.chat import ChatFormat
+from dreamgym.config import EnvConfig
+from dreamgym.envs.base import RealEnvironment
+from dreamgym.envs.mapreader import MapReader
+from dreamgym.learner.tokenizer import train_tokenizer
+from dreamgym.serve.engine import ContextFull, Generation
+from dreamgym.types import Task, Trajectory
+
+
+@pytest.fixture(scope="module")
+def chat() -> ChatFormat:
+    return ChatFormat(train_tokenizer(["move north east south west take coin put coin in box"] * 8, 320, 512))
+
+
+@pytest.fixture(scope="module")
+def task() -> Iterator[Task]:
+    env = MapReader()
+    yield env.tasks("train", 1, 0)[0]
+    env.close()
+
+
+class Script:
+    """A policy that plays given actions; it records every prompt that it was given."""
+
+    def __init__(self, chat: ChatFormat, actions: list[str], finish: str = "stop") -> None:
+        self.chat, self.actions, self.finish = chat, actions, finish
+        self.prompts: list[list[int]] = []
+
+    async def __call__(self, prompt: list[int], seed: int) -> Generation:
+        self.prompts.append(list(prompt))
+        if len(self.prompts) > len(self.actions):
+            raise ContextFull("the context is full")
+        ids = self.chat.answer(self.actions[len(self.prompts) - 1])
+        ids = ids if self.finish == "stop" else ids[:-1]
+        return Generation(ids, [-0.5] * len(ids), [7] * len(ids), self.finish, len(prompt), 0)  # type: ignore[arg-type]
+
+
+def played(task: Task, script: Script, chat: ChatFormat, max_steps: int = 4) -> Trajectory:
+    async def run() -> Trajectory:
+        env = RealEnvironment(EnvConfig(name="mapreader", max_steps=max_steps))
+        try:
+            return await play(Episode("e", task, 0, 1.0, world="real"), env, script, chat)
+        finally:
+            await env.close()
+
+    return asyncio.run(run())
+
+
+def test_only_sampled_tokens_carry_loss_and_each_prompt_extends_the_last(task: Task, chat: ChatFormat) -> None:
+    actions = ["move north", "take coin", "nonsense", "move east"]
+    script = Script(chat, actions)
+    t = played(task, script, chat)
+    (sample,) = t.samples
+    assert [s.action for s in t.steps] == actions
+    assert t.truncated and not t.success
+    sampled = [i for i, m in zip(sample.ids, sample.mask, strict=True) if m]
+    assert sampled == [i for a in actions for i in chat.answer(a)]
+    for prompt in script.prompts:
+        assert sample.ids[: len(prompt)] == prompt
+        assert sample.mask[len(prompt)] == 1 and sample.mask[len(prompt) - 1] == 0
+    for mask, logprob, version in zip(sample.mask, sample.logprobs, sample.versions, strict=True):
+        assert (logprob, version) == ((-0.5, 7) if mask else (0.0, -1))
+
+
+def test_the_tokens_are_those_of_the_whole_conversation(task: Task, chat: ChatFormat) -> None:
+    t = played(task, Script(chat, ["move north", "take coin"]), chat, max_steps=2)
+    messages = [{"role": "user", "content": f"{task.instruction}\n{t.steps[0].state}"}]
+    messages += [{"role": "assistant", "content": "move north"}, {"role": "user", "content": t.steps[0].next_state}]
+    assert t.samples[0].ids == chat.start(messages) + chat.answer("take coin")
+
+
+def test_an_answer_that_was_cut_short_is_closed_by_a_token_without_loss(task: Task, chat: ChatFormat) -> None:
+    t = played(task, Script(chat, ["move north", "move north"], finish="length"), chat, max_steps=2)
+    sample = t.samples[0]
+    ends = [m for i, m in zip(sample.ids, sample.mask, strict=True) if i == chat.end_id]
+    assert ends and not any(ends)
+
+
+def test_a_full_context_truncates_the_episode(task: Task, chat: ChatFormat) -> None:
+    t = played(task, Script(chat, ["move north"]), chat)
+    assert (t.status, t.truncated, len(t.steps)) == ("ok", True, 1)
+
+
+def test_a_task_that_the_environment_cannot_start_is_env_failed(chat: ChatFormat) -> None:
+    with pytest.raises(Exception, match="payload"):
+        played(Task("g", "mapreader", "a has coin b has box", origin="generated"), Script(chat, []), chat)

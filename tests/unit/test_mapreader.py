@@ -1,0 +1,107 @@
+"""The real MapReader game: its states, its expert, its folds, and the rule that explains every step."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from dreamgym.envs.mapreader import COMMANDS, DIRECTIONS, MapReader, explain, parse_goal, parse_map, parse_state
+from dreamgym.errors import EnvError
+from dreamgym.types import Task, Transition
+
+
+@pytest.fixture(scope="module")
+def env() -> Iterator[MapReader]:
+    env = MapReader()
+    yield env
+    env.close()
+
+
+@pytest.fixture(scope="module")
+def tasks(env: MapReader) -> list[Task]:
+    return env.tasks("train", 40, seed=0)
+
+
+def test_the_expert_wins_every_game_and_only_the_last_step_is_rewarded(env: MapReader, tasks: list[Task]) -> None:
+    for task in tasks:
+        env.reset(task)
+        rewards = []
+        for _ in range(12):
+            _, reward, done, _, info = env.step(env.expert_action())
+            rewards.append(reward)
+            if done:
+                break
+        assert info["success"]
+        assert rewards == [0.0] * (len(rewards) - 1) + [1.0]
+
+
+def test_the_expert_finds_home_from_anywhere(env: MapReader, tasks: list[Task]) -> None:
+    rng = random.Random(0)
+    for task in tasks[:10]:
+        env.reset(task)
+        for _ in range(6):
+            env.step(rng.choice(env.valid_actions()))
+        done, steps = False, 0
+        while not done and steps < 12:
+            _, _, done, _, info = env.step(env.expert_action())
+            steps += 1
+        assert done and info["success"]
+
+
+def test_the_state_tells_what_the_game_tells(env: MapReader, tasks: list[Task]) -> None:
+    for task in tasks[:10]:
+        first, info = env.reset(task)
+        coin, box = parse_goal(info["instruction"])
+        graph, here = parse_map(first), parse_state(first)
+        assert {coin, box, here["room"]} <= set(graph)
+        assert {here[d] for d in DIRECTIONS} - {"wall"} == set(graph[here["room"]])
+        assert (here["has"] == "box") == (here["room"] == box)
+
+
+def test_an_impossible_action_is_refused_in_the_state_and_changes_nothing(env: MapReader, tasks: list[Task]) -> None:
+    first, _ = env.reset(tasks[0])
+    wall = next(d for d in DIRECTIONS if parse_state(first)[d] == "wall")
+    for action in (f"move {wall}", "put coin in box", "fly away", ""):
+        state, reward, done, _, info = env.step(action)
+        assert state == f"refused {first.splitlines()[-1]}"
+        assert (reward, done, info["valid"]) == (0.0, False, False)
+
+
+def test_the_rule_never_contradicts_the_game(env: MapReader, tasks: list[Task]) -> None:
+    """Every word of the reasoning is in what was seen before the step, and its verdict is what happened."""
+    rng = random.Random(1)
+    seen_words = {"new", "seen", "refused", "same", "solved", "holds", "has", ":", "coin", "box", "nothing", "wall"}
+    for task in tasks[:25]:
+        state, info = env.reset(task)
+        history: list[Transition] = []
+        for _ in range(12):
+            action = rng.choice([*COMMANDS, env.expert_action(), env.expert_action()])
+            after, reward, done, _, info = env.step(action)
+            step = Transition(state, action, after, reward, done)
+            told = explain(task, history, step)
+            known = " ".join([task.instruction, action, state, *(t.state for t in history)]).split()
+            assert set(told.split()) <= set(known) | seen_words | set(DIRECTIONS)
+            assert ("refused" in told) == after.startswith("refused")
+            assert ("solved" in told) == done
+            if "new" in told.split() or "seen" in told.split():
+                assert parse_state(after)["room"] == told.split()[1]
+            history.append(step)
+            state = after
+            if done:
+                break
+
+
+def test_folds_share_no_game_and_are_the_same_for_the_same_seed(env: MapReader, tasks: list[Task]) -> None:
+    assert [t.id for t in env.tasks("train", 40, seed=0)] == [t.id for t in tasks]
+    assert [t.id for t in env.tasks("train", 40, seed=1)] != [t.id for t in tasks]
+    folds = [{t.id for t in env.tasks(fold, 1000, seed=0)} for fold in ("train", "dev", "test")]
+    assert not folds[0] & folds[1] and not folds[0] & folds[2] and not folds[1] & folds[2]
+
+
+def test_an_unknown_option_or_a_task_without_a_game_is_one_sentence(env: MapReader) -> None:
+    with pytest.raises(EnvError, match="numRooms"):
+        MapReader(numRooms=4)
+    with pytest.raises(EnvError, match="payload"):
+        env.reset(Task("x", "mapreader", "a has coin b has box", origin="generated"))
