@@ -1,0 +1,151 @@
+"""From Arrow batches of token lists to packed tensors, and from trajectories to such a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from dreamgym.errors import DataError
+from dreamgym.learner.advantages import advantages, token_stream
+from dreamgym.learner.packing import positions
+from dreamgym.types import Trajectory
+
+SFT_SCHEMA = pa.schema([("ids", pa.list_(pa.int32())), ("weights", pa.list_(pa.float32()))])
+RL_SCHEMA = pa.schema(
+    [
+        ("ids", pa.list_(pa.int32())),
+        ("mask", pa.list_(pa.int8())),
+        ("logprobs", pa.list_(pa.float32())),
+        ("advantages", pa.list_(pa.float32())),
+    ]
+)
+
+NO_SIGNAL = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """One packed row of T tokens, N of which are targets.
+
+    ids, positions  (1, T), and `lengths` of the sequences in the row
+    index           (N,) where in the row each target is predicted (one before its own place)
+    targets         (N,) the target ids
+    streams         name -> (N,) float32, at the targets
+    """
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    lengths: tuple[int, ...]
+    index: torch.Tensor
+    targets: torch.Tensor
+    streams: dict[str, torch.Tensor]
+
+    def to(self, device: torch.device) -> MicroBatch:
+        """The same on a device."""
+        return MicroBatch(
+            self.ids.to(device),
+            self.positions.to(device),
+            self.lengths,
+            self.index.to(device),
+            self.targets.to(device),
+            {name: stream.to(device) for name, stream in self.streams.items()},
+        )
+
+
+class Columns:
+    """List columns of a batch as flat arrays, not copied; `select` names the one that marks targets."""
+
+    def __init__(self, batch: pa.RecordBatch | pa.Table, schema: pa.Schema, select: str) -> None:
+        check_columns(batch, schema)
+        arrays = {name: _one_array(batch.column(name)) for name in schema.names}
+        self.offsets: npt.NDArray[np.int32] = arrays["ids"].offsets.to_numpy()
+        self.lengths = np.diff(self.offsets)
+        self.flat = {name: array.values.to_numpy(zero_copy_only=False) for name, array in arrays.items()}
+        self._starts = {name: array.offsets.to_numpy() for name, array in arrays.items()}
+        self._select = select
+        for name, starts in self._starts.items():
+            if not np.array_equal(np.diff(starts), self.lengths):
+                raise DataError(f"learner batch: '{name}' and 'ids' differ in length in some row.")
+
+    def row(self, name: str, index: int) -> npt.NDArray[np.float32]:
+        """One list of one column."""
+        starts = self._starts[name]
+        values: npt.NDArray[np.float32] = self.flat[name][starts[index] : starts[index + 1]]
+        return values
+
+    def target_sum(self, rows: Sequence[int]) -> float:
+        """The sum of the selecting column over some rows, first tokens aside (nothing predicts them)."""
+        return float(sum(self.row(self._select, r)[1:].sum(dtype=np.float64) for r in rows))
+
+    def micro_batch(self, rows: Sequence[int]) -> MicroBatch:
+        """Pack rows; no row at all gives a row of one token without a target."""
+        if not len(rows):
+            return _empty(list(self.flat))
+        ids = np.concatenate([self.row("ids", r) for r in rows]).astype(np.int64)
+        lengths = tuple(int(self.lengths[r]) for r in rows)
+        chosen = np.concatenate([self.row(self._select, r) for r in rows]) > 0
+        chosen[np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)] = False
+        places = np.flatnonzero(chosen)
+        streams = {
+            name: torch.from_numpy(np.concatenate([self.row(name, r) for r in rows])[places].astype(np.float32))
+            for name in self.flat
+            if name != "ids"
+        }
+        return MicroBatch(
+            torch.from_numpy(ids)[None],
+            positions(lengths),
+            lengths,
+            torch.from_numpy(places - 1),
+            torch.from_numpy(ids[places]),
+            streams,
+        )
+
+
+def check_columns(batch: pa.RecordBatch | pa.Table, schema: pa.Schema) -> None:
+    """Raise DataError, naming the column, where a batch is not of a learner schema."""
+    for field in schema:
+        index = batch.schema.get_field_index(field.name)
+        if index < 0 or batch.schema.field(index).type != field.type:
+            found = "missing" if index < 0 else str(batch.schema.field(index).type)
+            raise DataError(f"learner batch: column '{field.name}' must be {field.type}, but is {found}.")
+
+
+def rl_batch(trajectories: Sequence[Trajectory], estimator: str) -> pa.RecordBatch:
+    """Policy-sampled trajectories as a batch of `RL_SCHEMA`, one row a token sample.
+
+    Episodes that are `env_failed` are left out before the groups are formed. Groups in which all
+    episodes have the same advantage teach nothing and are left out too (dynamic sampling, DAPO,
+    arXiv 2503.14476); the batch is empty where no group is left.
+    """
+    kept = [t for t in trajectories if t.status == "ok" and t.samples]
+    values = advantages(estimator, [t.total_reward for t in kept], [t.group for t in kept])
+    taught = {t.group for t, value in zip(kept, values, strict=True) if abs(value) > NO_SIGNAL}
+    rows = [
+        {
+            "ids": sample.ids,
+            "mask": sample.mask,
+            "logprobs": sample.logprobs,
+            "advantages": token_stream(float(value), sample.mask),
+        }
+        for trajectory, value in zip(kept, values, strict=True)
+        if trajectory.group in taught
+        for sample in trajectory.samples
+    ]
+    return pa.RecordBatch.from_pylist(rows, schema=RL_SCHEMA)
+
+
+def _one_array(column: pa.Array | pa.ChunkedArray) -> pa.ListArray:
+    if isinstance(column, pa.ChunkedArray):
+        column = column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
+    return column
+
+
+def _empty(names: Sequence[str]) -> MicroBatch:
+    none = torch.zeros(0, dtype=torch.int64)
+    one = torch.zeros(1, 1, dtype=torch.int64)
+    return MicroBatch(one, one, (1,), none, none, {name: torch.zeros(0) for name in names if name != "ids"})

@@ -1,0 +1,207 @@
+"""The driver's handle on a learner: N worker actors that take every step together."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from dreamgym.config import LearnerConfig, SFTConfig
+from dreamgym.errors import DataError, DreamgymError, EngineError
+from dreamgym.learner import sft
+from dreamgym.learner.batches import RL_SCHEMA, SFT_SCHEMA, check_columns
+from dreamgym.learner.worker import LearnerSpec, LearnerWorker, Pack
+
+OnStep = Callable[[dict[str, float]], None]
+
+
+class Learner:
+    """A model in training. `Learner.start` waits until it is ready; construct and call `ready` to start it
+    beside other things. One call at a time; every call has the deadline `learner.timeout_s`.
+    """
+
+    def __init__(
+        self,
+        model_path: str | Path,
+        config: LearnerConfig,
+        *,
+        dtype: str,
+        seed: int,
+        reference: str | Path | None = None,
+        temperature: float = 1.0,
+        threads: int | None = None,
+    ) -> None:
+        gpu = ray.cluster_resources().get("GPU", 0) >= config.workers
+        spec = LearnerSpec(
+            model_path=str(model_path),
+            config=config,
+            dtype=dtype,
+            seed=seed,
+            temperature=temperature,
+            reference=str(reference) if reference else None,
+            threads=threads or (0 if gpu else max(1, (os.cpu_count() or 1) // config.workers)),
+            world=config.workers,
+            gpu=gpu,
+        )
+        self.config = config
+        actor = ray.remote(num_cpus=0, num_gpus=1 if gpu else 0)(LearnerWorker)
+        self._workers = [actor.remote(spec, rank) for rank in range(config.workers)]
+        self._address = self._workers[0].listen.remote()
+        self._setup: list[Any] | None = None
+
+    @classmethod
+    def start(cls, model_path: str | Path, config: LearnerConfig, **options: Any) -> Learner:
+        """Start the workers and wait until they hold the model; the options are the constructor's.
+
+        Raises:
+            ModelError: the model cannot be trained.
+            EngineError: a worker died or was not ready in time.
+        """
+        learner = cls(model_path, config, **options)
+        try:
+            learner.ready()
+        except DreamgymError:
+            learner.close()
+            raise
+        return learner
+
+    def ready(self) -> None:
+        """Wait until every worker holds the model; see `start` for what it raises."""
+        host, port = self._get([self._address])[0]
+        self._get([worker.setup.remote(host, port) for worker in self._workers])
+
+    def sft(
+        self, examples: pa.Table | pa.RecordBatch, config: SFTConfig, seed: int, on_step: OnStep | None = None
+    ) -> dict[str, float]:
+        """Fine-tune on rows of `SFT_SCHEMA` (ids, and the loss weight of each id).
+
+        Bounded by `tokens`, `epochs` and `minutes`, whichever comes first; the cosine follows it. With
+        `minutes` the learning rates depend on the clock, so such a run is not reproducible to the bit.
+
+        Args:
+            on_step: called after each step with step, loss, lr, grad_norm, tokens, progress, tokens_per_s.
+
+        Returns:
+            steps, tokens, seconds, tokens_per_s, epochs and loss (the mean of the last tenth of the steps).
+
+        Raises:
+            DataError: no row, a wrong column, or a row longer than `learner.token_budget`.
+            EngineError: a worker died or missed its deadline.
+        """
+        table = pa.Table.from_batches([examples]) if isinstance(examples, pa.RecordBatch) else examples
+        lengths = self._lengths(table, SFT_SCHEMA)
+        budget = sft.token_budget(config, sum(lengths))
+        reference = ray.put(table.combine_chunks())
+        began, done, losses = time.monotonic(), 0, []
+        for rows in sft.batches(lengths, config.batch_tokens, seed):
+            minutes = (time.monotonic() - began) / 60
+            if done >= budget or (config.minutes and minutes >= config.minutes):
+                break
+            clock = minutes / config.minutes if config.minutes else 0.0
+            progress = min(1.0, max((done + sum(lengths[r] for r in rows) / 2) / budget, clock))
+            lr = sft.learning_rate(config, progress)
+            step = self._all("sft_step", reference, rows, lr)[0]
+            done += int(step["tokens"])
+            losses.append(step["loss"])
+            if on_step is not None:
+                rate = done / (time.monotonic() - began)
+                on_step({**step, "step": len(losses), "lr": lr, "progress": progress, "tokens_per_s": rate})
+        seconds = time.monotonic() - began
+        return {
+            "steps": float(len(losses)),
+            "tokens": float(done),
+            "seconds": seconds,
+            "tokens_per_s": done / max(seconds, 1e-9),
+            "epochs": done / sum(lengths),
+            "loss": float(np.mean(losses[-max(1, len(losses) // 10) :])) if losses else float("nan"),
+        }
+
+    def rl_step(self, batch: pa.RecordBatch) -> dict[str, float]:
+        """One update from a batch of `RL_SCHEMA`; the metrics are those of `LearnerWorker.rl_step`.
+
+        Raises:
+            DataError: no row, a wrong column, or a row longer than `learner.token_budget`.
+            WeightSyncError: engine and learner hold different weights; nothing was changed.
+            EngineError: a worker died or missed its deadline.
+        """
+        self._lengths(batch, RL_SCHEMA)
+        metrics: dict[str, float] = self._all("rl_step", ray.put(batch))[0]
+        return metrics
+
+    def logprobs(self, batch: pa.RecordBatch) -> list[list[float]]:
+        """Logprobs (nats) of the targets (mask 1) of each row of `RL_SCHEMA` under the current weights."""
+        self._lengths(batch, RL_SCHEMA)
+        rows: list[list[float]] = self._all("logprobs", ray.put(batch))[0]
+        return rows
+
+    def weights(self, version: int, pack: Pack) -> Any:
+        """What `pack(named weights, version)` made of the whole model, as an object reference."""
+        references = [worker.weights.remote(version, pack) for worker in self._workers]
+        self._wait(references)
+        return references[0]
+
+    def save(self, path: Path) -> None:
+        """Write a Hugging Face checkpoint (safetensors in the model's precision, tokenizer)."""
+        self._all("save", str(path))
+
+    def save_checkpoint(self, path: Path) -> None:
+        """Write what a resumed run needs to go on exactly: weights, optimiser, step and random state."""
+        self._all("save_checkpoint", str(path))
+
+    def load_checkpoint(self, path: Path) -> None:
+        """Go back to a checkpoint; the number of workers must be the same.
+
+        Raises:
+            DataError: there is no checkpoint.
+        """
+        if not path.is_dir():
+            raise DataError(f"{path}: no learner checkpoint; start the run anew, or correct the path.")
+        self._all("load_checkpoint", str(path))
+
+    def close(self) -> None:
+        """End the workers."""
+        for worker in self._workers:
+            ray.kill(worker)
+        self._workers = []
+
+    def _lengths(self, batch: pa.Table | pa.RecordBatch, schema: pa.Schema) -> list[int]:
+        check_columns(batch, schema)
+        if batch.num_rows == 0:
+            raise DataError("learner batch: it holds no row; collect more data.")
+        lengths: list[int] = [len(ids) for ids in batch.column("ids")]
+        if max(lengths) > self.config.token_budget:
+            raise DataError(
+                f"learner batch: a row has {max(lengths)} tokens, above learner.token_budget="
+                f"{self.config.token_budget}; raise it, or shorten the sequences."
+            )
+        return lengths
+
+    def _all(self, method: str, *arguments: Any) -> list[Any]:
+        return self._get([getattr(worker, method).remote(*arguments) for worker in self._workers])
+
+    def _wait(self, references: list[Any]) -> None:
+        """Until all are done or one failed, within the deadline; a failure elsewhere must not be waited out."""
+        pending, deadline = list(references), time.monotonic() + self.config.timeout_s
+        while pending:
+            done, pending = ray.wait(pending, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
+            if not done:
+                raise EngineError(f"the learner did not answer within learner.timeout_s={self.config.timeout_s} s.")
+            try:
+                ray.get(done, timeout=self.config.timeout_s)
+            except ray.exceptions.RayTaskError as error:
+                if isinstance(error.cause, DreamgymError):
+                    raise error.cause from error
+                raise EngineError(f"a learner worker failed: {error.cause!r}.") from error
+            except ray.exceptions.RayError as error:
+                name = type(error).__name__
+                raise EngineError(f"a learner worker died ({name}); resume from a checkpoint.") from error
+
+    def _get(self, references: list[Any]) -> list[Any]:
+        self._wait(references)
+        return list(ray.get(references, timeout=self.config.timeout_s))

@@ -1,0 +1,132 @@
+"""Makes the checkpoint folder that engines and learner load: from scratch, from Hugging Face, or from GGUF."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreamgym.config import ModelConfig, ScratchModel
+from dreamgym.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
+
+
+def prepare_model(
+    config: ModelConfig, out: Path, texts: Iterable[str], seed: int, tokenizer_from: Path | None = None
+) -> Path:
+    """Write a Hugging Face checkpoint (safetensors and tokenizer) to `out` and return it.
+
+    Args:
+        texts: what a scratch model's tokenizer is trained on; not read where it is not needed.
+        seed: drives the initial weights of a scratch model.
+        tokenizer_from: a checkpoint whose tokenizer a scratch model takes over.
+
+    Raises:
+        ModelError: the model cannot be loaded or made.
+    """
+    import torch
+
+    if config.source == "scratch":
+        tokenizer = _scratch_tokenizer(config.scratch, texts, tokenizer_from)
+        model: Any = scratch_model(config.scratch, tokenizer, seed)
+    elif config.source.endswith(".gguf"):
+        model, tokenizer = _load_gguf(Path(config.source))
+    else:
+        model, tokenizer = _load_pretrained(config.source)
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.to(getattr(torch, config.dtype)).save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    shutil.rmtree(out, ignore_errors=True)
+    partial.rename(out)
+    return out
+
+
+def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint.
+
+    Raises:
+        ModelError: there is none that can be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(path))
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{path}: no tokenizer can be loaded ({_first_line(error)}).") from error
+
+
+def scratch_model(shape: ScratchModel, tokenizer: PreTrainedTokenizerBase, seed: int) -> LlamaForCausalLM:
+    """An untrained Llama: normal(0, 0.02), residual projections scaled by 1/sqrt(2 layers) as in GPT-2."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    if shape.hidden % shape.heads:
+        raise ModelError(f"model.scratch: hidden ({shape.hidden}) must be a multiple of heads ({shape.heads}).")
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads,
+        max_position_embeddings=shape.context,
+        tie_word_embeddings=shape.tied,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                weight.mul_(1 / math.sqrt(2 * shape.layers))
+    return model
+
+
+def _scratch_tokenizer(
+    shape: ScratchModel, texts: Iterable[str], tokenizer_from: Path | None
+) -> PreTrainedTokenizerBase:
+    from dreamgym.learner.tokenizer import train_tokenizer
+
+    if tokenizer_from is not None:
+        return load_tokenizer(tokenizer_from)
+    return train_tokenizer(texts, shape.vocab, shape.context)
+
+
+def _load_pretrained(source: str) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(f"model.source: '{source}' cannot be loaded ({_first_line(error)}).") from error
+    return model, load_tokenizer(source)
+
+
+def _load_gguf(path: Path) -> tuple[Any, Any]:
+    """De-quantise through transformers; the result is an ordinary model with no trace of quantisation."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if not path.is_file():
+        raise ModelError(f"model.source: '{path}' is no file; give the path of a GGUF file.")
+    try:
+        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name)
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise ModelError(f"model.source: '{path}' cannot be read as GGUF ({_first_line(error)}).") from error
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.hf_quantizer = None
+    model.is_quantized = False
+    return model, tokenizer
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

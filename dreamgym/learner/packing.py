@@ -1,0 +1,80 @@
+"""Packs sequences of any length into rows without padding, and attends within each sequence only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from dreamgym.errors import DataError
+
+ATTENTION = "packed_sdpa"
+
+
+def pack(lengths: Sequence[int], budget: int, workers: int = 1) -> list[list[int]]:
+    """Spread sequences over bins of at most `budget` tokens; returns the sequences' indices, bin by bin.
+
+    The number of bins is the smallest multiple of `workers` for which putting each sequence, longest
+    first, into the emptiest bin keeps every bin within the budget (Graham's LPT rule), so bins are
+    balanced and worker r takes bins r, r + workers, … A bin is empty only where there are fewer
+    sequences than bins. The result depends on nothing but the arguments.
+
+    Raises:
+        DataError: a sequence alone exceeds the budget.
+    """
+    sizes = np.asarray(lengths, dtype=np.int64)
+    if sizes.size and sizes.max() > budget:
+        raise DataError(
+            f"a sequence has {sizes.max()} tokens, above learner.token_budget={budget}; raise it, or shorten episodes."
+        )
+    order = np.argsort(-sizes, kind="stable")
+    count = workers * max(1, -(-int(sizes.sum()) // (budget * workers)))
+    while True:
+        bins: list[list[int]] = [[] for _ in range(count)]
+        loads = np.zeros(count, dtype=np.int64)
+        for index in order:
+            emptiest = int(loads.argmin())
+            bins[emptiest].append(int(index))
+            loads[emptiest] += sizes[index]
+        if loads.max() <= budget:
+            return bins
+        count += workers
+
+
+def positions(lengths: Sequence[int]) -> torch.Tensor:
+    """Position ids of a packed row, (1, T): they restart at 0 in each sequence."""
+    return torch.cat([torch.arange(n) for n in lengths])[None]
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    lengths: Sequence[int] | None = None,
+    **_: object,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention inside each sequence of a packed row, as a transformers attention function.
+
+    query is (1, heads, T, d); key and value are (1, kv_heads, T, d); the output is (1, T, heads, d).
+    No mask is built, and no pair of tokens of different sequences is ever multiplied.
+    """
+    sizes = list(lengths) if lengths is not None else [query.shape[2]]
+    grouped = query.shape[1] != key.shape[1]
+    parts = [
+        F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=grouped).transpose(1, 2)
+        for q, k, v in zip(query.split(sizes, 2), key.split(sizes, 2), value.split(sizes, 2), strict=True)
+    ]
+    return torch.cat(parts, 1), None
+
+
+def register_attention() -> str:
+    """Make `attn_implementation="packed_sdpa"` known to transformers, which builds no mask for it."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    ALL_ATTENTION_FUNCTIONS.register(ATTENTION, packed_attention)
+    return ATTENTION

@@ -1,0 +1,83 @@
+"""Trains the tokenizer of a model that is made from scratch: byte-level BPE that keeps frequent words whole."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+ROLES = ("<|user|>", "<|assistant|>", "<|system|>")
+END, PAD = "<|end|>", "<|pad|>"
+SPECIALS = [*ROLES, END, PAD]
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+WORD = r"\n| ?[^\s]+|\s"
+
+
+def train_tokenizer(texts: Iterable[str], vocab: int, context: int) -> PreTrainedTokenizerFast:
+    """A tokenizer of at most `vocab` ids in which any text round-trips.
+
+    Half of the free ids are BPE merges; the other half are whole words (a line break, or a run of
+    non-space with its leading space), those that save the most tokens. A small vocabulary would
+    otherwise be spent on the merges that lead to a word. The same texts give the same tokenizer.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    words: Counter[str] = Counter()
+    splitter = _splitter()
+    for text in texts:
+        words.update(piece for piece, _ in splitter.pre_tokenize_str(text))
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = (vocab - len(SPECIALS) - len(alphabet)) // 2
+    bpe = Tokenizer(models.BPE())
+    trainer = trainers.BpeTrainer(
+        vocab_size=len(alphabet) + merges, initial_alphabet=alphabet, show_progress=False, special_tokens=[]
+    )
+    bpe.train_from_iterator((word for word in sorted(words) for _ in range(words[word])), trainer)
+    tokenizer = Tokenizer(_with_words(bpe, words, vocab - len(SPECIALS)))
+    tokenizer.pre_tokenizer = splitter
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(s, special=True, normalized=False) for s in SPECIALS])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=END,
+        pad_token=PAD,
+        extra_special_tokens=list(ROLES),
+        clean_up_tokenization_spaces=False,
+        model_max_length=context,
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def _splitter() -> pre_tokenizers.PreTokenizer:
+    from tokenizers import Regex, pre_tokenizers
+
+    return pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(WORD), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+
+
+def _with_words(bpe: Tokenizer, words: Counter[str], size: int) -> models.BPE:
+    """The BPE model with the words that save the most tokens as ids of their own, up to `size` ids."""
+    from tokenizers import models
+
+    learned = json.loads(bpe.to_str())["model"]
+    ids: dict[str, int] = learned["vocab"]
+    saved = {word: count * (len(bpe.encode(word).ids) - 1) for word, count in words.items()}
+    best = sorted((word for word in saved if saved[word] > 0), key=lambda word: (-saved[word], word))
+    for word in best[: size - len(ids)]:
+        ids[word] = len(ids)
+    merges = [tuple(merge) for merge in learned["merges"]]
+    return models.BPE(vocab=ids, merges=merges, ignore_merges=True)

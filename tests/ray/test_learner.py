@@ -1,0 +1,257 @@
+"""The learner on real DeepSpeed workers: exact for any split of the work, resumable, and loud when something is wrong."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import ray
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from dreamgym.config import LearnerConfig, ModelConfig, ScratchModel, SFTConfig
+from dreamgym.errors import DataError, EngineError, ModelError, WeightSyncError
+from dreamgym.learner.batches import RL_SCHEMA, SFT_SCHEMA
+from dreamgym.learner.learner import Learner
+from dreamgym.learner.models import prepare_model
+
+Weights = dict[str, torch.Tensor]
+SHAPE = ScratchModel(layers=2, hidden=64, intermediate=96, heads=2, vocab=320, context=128)
+VOCAB = 256
+SFT = SFTConfig(tokens=1_500, batch_tokens=600, lr=1e-3, warmup=0.0)
+RL = {"lr": 1e-3, "warmup_steps": 0, "minibatches": 2, "kl_coef": 0.1, "entropy_coef": 0.01}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = ModelConfig(scratch=SHAPE, dtype="float32")
+    return prepare_model(config, tmp_path_factory.mktemp("model") / "m", ["state: go north\n"] * 20, 0)
+
+
+@pytest.fixture(scope="module")
+def learner(model: Path) -> Iterator[Learner]:
+    """One float32 worker for the tests that do not care for its weights."""
+    learner = Learner.start(model, LearnerConfig(**RL), dtype="float32", seed=3, threads=1)
+    yield learner
+    learner.close()
+
+
+def examples(rows: int = 24) -> pa.Table:
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(5, 60, rows)
+    ids = [rng.integers(0, VOCAB, n).tolist() for n in lengths]
+    weights = [(rng.integers(0, 3, n) / 2).tolist() for n in lengths]
+    return pa.table({"ids": ids, "weights": weights}, schema=SFT_SCHEMA)
+
+
+def rollouts(model: Path, rows: int = 13) -> pa.RecordBatch:
+    """Sequences of uneven length with the model's own logprobs, a little disturbed."""
+    rng = np.random.default_rng(1)
+    lm = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    batch = []
+    for n in rng.integers(4, 60, rows):
+        ids = rng.integers(0, VOCAB, n)
+        mask = np.concatenate([[0, 1], rng.integers(0, 2, n - 2)])
+        logs = lm(torch.tensor(ids)[None]).logits[0].log_softmax(-1).detach().numpy()
+        logprobs = np.concatenate([[0], logs[np.arange(n - 1), ids[1:]]]) + rng.normal(0, 0.05, n)
+        row = {"ids": ids, "mask": mask, "logprobs": logprobs * mask, "advantages": rng.normal() * mask}
+        batch.append({name: value.tolist() for name, value in row.items()})
+    return pa.RecordBatch.from_pylist(batch, schema=RL_SCHEMA)
+
+
+def saved(learner: Learner, path: Path) -> Weights:
+    learner.save(path)
+    return load_file(path / "model.safetensors")
+
+
+def close_to(got: Weights, expected: Weights, atol: float) -> None:
+    assert got.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(got[name], tensor, atol=atol, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def plain_sft_step(model: Path, table: pa.Table, lr: float) -> Weights:
+    """The oracle: one step of bare PyTorch on sequences one by one, all rows in one batch."""
+    lm = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, attn_implementation="eager")
+    optimizer = torch.optim.AdamW(lm.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
+    rows = table.to_pylist()
+    total = sum(sum(row["weights"][1:]) for row in rows)
+    for row in rows:
+        logs = lm(torch.tensor(row["ids"])[None]).logits[0].log_softmax(-1)
+        picked = logs[:-1].gather(1, torch.tensor(row["ids"][1:])[:, None])[:, 0]
+        (-(picked * torch.tensor(row["weights"][1:])).sum() / total).backward()
+    torch.nn.utils.clip_grad_norm_(lm.parameters(), 1.0)
+    optimizer.step()
+    return {name: weight.detach() for name, weight in lm.named_parameters()}
+
+
+def test_one_step_is_the_step_of_a_plain_loop(model: Path, tmp_path: Path) -> None:
+    table = examples()
+    config = SFTConfig(tokens=1, batch_tokens=10**6, lr=1e-2, warmup=0.0)
+    learner = Learner.start(model, LearnerConfig(), dtype="float32", seed=0, threads=1)
+    steps: list[dict[str, float]] = []
+    summary = learner.sft(table, config, seed=0, on_step=steps.append)
+    got = saved(learner, tmp_path / "m")
+    learner.close()
+    assert summary["steps"] == len(steps) == 1
+    assert steps[0]["tokens"] == sum(len(ids) for ids in table["ids"])
+    close_to(got, plain_sft_step(model, table, steps[0]["lr"]), atol=2e-5)
+
+
+@pytest.fixture(scope="module")
+def reference(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Weights, dict[str, float]]:
+    """SFT, then two RL updates, by one worker with one micro-batch a step."""
+    return train(model, tmp_path_factory.mktemp("reference") / "m")
+
+
+def train(model: Path, out: Path, **changes: int) -> tuple[Weights, dict[str, float]]:
+    config = LearnerConfig(**{**RL, **changes})
+    learner = Learner.start(model, config, dtype="float32", seed=3, threads=1)
+    learner.sft(examples(), SFT, seed=5)
+    batch = rollouts(model)
+    learner.rl_step(batch)
+    metrics = learner.rl_step(batch)
+    weights = saved(learner, out)
+    learner.close()
+    return weights, metrics
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"token_budget": 70},
+        {"workers": 2},
+        {"workers": 2, "token_budget": 128, "zero_stage": 3},
+        pytest.param({"workers": 2, "token_budget": 64, "zero_stage": 2}, marks=pytest.mark.slow),
+        pytest.param({"zero_stage": 0}, marks=pytest.mark.slow),
+        pytest.param({"gradient_checkpointing": True}, marks=pytest.mark.slow),
+        pytest.param({"offload": True}, marks=pytest.mark.slow),
+    ],
+    ids=lambda changes: "-".join(f"{k}={v}" for k, v in changes.items()),
+)
+def test_workers_micro_batches_and_zero_stages_change_nothing(
+    model: Path, tmp_path: Path, changes: dict[str, int], reference: tuple[Weights, dict[str, float]]
+) -> None:
+    weights, metrics = train(model, tmp_path / "m", **changes)
+    close_to(weights, reference[0], atol=2e-5)
+    names = ["loss", "entropy", "kl", "clip_frac", "ratio", "gap_mean", "gap_p999", "trained_tokens"]
+    if changes.get("zero_stage") != 0:
+        names.append("grad_norm")
+    expected = {name: reference[1][name] for name in names}
+    assert {name: metrics[name] for name in names} == pytest.approx(expected, rel=1e-3, abs=1e-5)
+
+
+def test_training_moved_the_weights_and_the_loss_falls(learner: Learner) -> None:
+    losses: list[float] = []
+    config = SFTConfig(tokens=20_000, batch_tokens=800, lr=3e-3)
+    summary = learner.sft(examples(), config, seed=0, on_step=lambda step: losses.append(step["loss"]))
+    assert losses[0] == pytest.approx(np.log(VOCAB), rel=0.1)
+    assert losses[-1] < losses[0] - 0.5
+    assert 20_000 <= summary["tokens"] < 20_000 + 800
+    assert summary["epochs"] == pytest.approx(summary["tokens"] / sum(len(i) for i in examples()["ids"]))
+
+
+def test_a_minute_bound_ends_the_training(learner: Learner) -> None:
+    rates: list[float] = []
+    config = SFTConfig(tokens=10**9, batch_tokens=800, minutes=0.05, warmup=0.0, lr=1e-5)
+    summary = learner.sft(examples(), config, seed=0, on_step=lambda step: rates.append(step["lr"]))
+    assert 2.5 < summary["seconds"] < 20
+    assert rates[0] > 0.9e-5
+    assert rates[-1] < 0.3e-5
+
+
+def test_recomputed_logprobs_are_those_of_the_saved_model(learner: Learner, model: Path, tmp_path: Path) -> None:
+    batch = rollouts(model)
+    learner.save(tmp_path / "m")
+    lm = AutoModelForCausalLM.from_pretrained(tmp_path / "m", dtype=torch.float32)
+    for row, got in zip(batch.to_pylist(), learner.logprobs(batch), strict=True):
+        logs = lm(torch.tensor(row["ids"])[None]).logits[0].log_softmax(-1)
+        expected = [logs[i - 1, row["ids"][i]].item() for i in range(1, len(row["ids"])) if row["mask"][i]]
+        assert got == pytest.approx(expected, abs=1e-4)
+
+
+def test_weights_for_the_engines_are_the_saved_ones(learner: Learner, tmp_path: Path) -> None:
+    def pack(named: object, version: int) -> tuple[int, list[tuple[str, torch.Tensor]]]:
+        return version, [(name, tensor.clone()) for name, tensor in named]  # type: ignore[attr-defined]
+
+    version, tensors = ray.get(learner.weights(7, pack))
+    assert version == 7
+    close_to(dict(tensors), saved(learner, tmp_path / "m"), atol=0.0)
+
+
+def test_other_weights_in_the_engine_stop_the_update_and_change_nothing(
+    learner: Learner, model: Path, tmp_path: Path
+) -> None:
+    before = saved(learner, tmp_path / "a")
+    rows = rollouts(model).to_pylist()
+    for row in rows:
+        row["logprobs"] = [-20.0 * m for m in row["mask"]]
+    with pytest.raises(WeightSyncError, match="engine and learner logprobs differ by"):
+        learner.rl_step(pa.RecordBatch.from_pylist(rows, schema=RL_SCHEMA))
+    close_to(saved(learner, tmp_path / "b"), before, atol=0.0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_resumed_run_takes_the_very_same_step(model: Path, tmp_path: Path, dtype: str) -> None:
+    config = LearnerConfig(**{**RL, "max_logprob_gap": 1.0})
+    batch = rollouts(model)
+    first = Learner.start(model, config, dtype=dtype, seed=3, threads=1)
+    first.rl_step(batch)
+    first.save_checkpoint(tmp_path / "checkpoint")
+    expected = first.rl_step(batch)
+    straight = saved(first, tmp_path / "a")
+    first.close()
+    second = Learner.start(model, config, dtype=dtype, seed=3, threads=1)
+    second.load_checkpoint(tmp_path / "checkpoint")
+    metrics = second.rl_step(batch)
+    resumed = saved(second, tmp_path / "b")
+    second.close()
+    expected.pop("seconds")
+    assert {name: metrics[name] for name in expected} == expected
+    assert resumed.keys() == straight.keys()
+    assert all(torch.equal(resumed[name], straight[name]) for name in straight)
+
+
+def test_bad_batches_are_named(learner: Learner, model: Path, tmp_path: Path) -> None:
+    long = pa.table({"ids": [[1] * 9000], "weights": [[1.0] * 9000]}, schema=SFT_SCHEMA)
+    with pytest.raises(DataError, match="9000 tokens, above learner.token_budget=8192"):
+        learner.sft(long, SFT, seed=0)
+    with pytest.raises(DataError, match="holds no row"):
+        learner.rl_step(rollouts(model).slice(0, 0))
+    with pytest.raises(DataError, match="column 'mask' must be"):
+        learner.rl_step(examples().combine_chunks().to_batches()[0])
+    with pytest.raises(DataError, match="no learner checkpoint"):
+        learner.load_checkpoint(tmp_path / "nothing")
+
+
+def test_a_model_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="cannot be loaded for training"):
+        Learner.start(tmp_path, LearnerConfig(), dtype="float32", seed=0)
+
+
+def test_a_dead_worker_is_an_engine_error(model: Path) -> None:
+    learner = Learner.start(model, LearnerConfig(), dtype="float32", seed=0, threads=1)
+    ray.kill(learner._workers[0])
+    with pytest.raises(EngineError, match="a learner worker died"):
+        learner.sft(examples(), SFT, seed=0)
+
+
+def test_a_missed_deadline_is_an_engine_error(model: Path) -> None:
+    learner = Learner.start(model, LearnerConfig(), dtype="float32", seed=0, threads=1)
+    learner.config = LearnerConfig(timeout_s=0.001)
+    with pytest.raises(EngineError, match="did not answer within learner.timeout_s"):
+        learner.sft(examples(), SFT, seed=0)
+    learner.close()

@@ -1,0 +1,118 @@
+"""Packing loses nothing, and a packed forward pass is the forward pass of each sequence alone."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from dreamgym.errors import DataError
+from dreamgym.learner import network
+from dreamgym.learner.batches import RL_SCHEMA, Columns
+from dreamgym.learner.packing import pack, register_attention
+
+
+@given(st.lists(st.integers(1, 50), max_size=60), st.integers(50, 200), st.integers(1, 4))
+def test_every_sequence_once_within_budget_and_equally_many_bins_a_worker(
+    lengths: list[int], budget: int, workers: int
+) -> None:
+    bins = pack(lengths, budget, workers)
+    assert sorted(index for part in bins for index in part) == list(range(len(lengths)))
+    assert all(sum(lengths[index] for index in part) <= budget for part in bins)
+    assert len(bins) % workers == 0
+    assert bins == pack(lengths, budget, workers)
+
+
+@given(st.lists(st.integers(1, 50), min_size=8, max_size=60), st.integers(1, 4))
+def test_workers_get_nearly_equal_loads(lengths: list[int], workers: int) -> None:
+    loads = [sum(lengths[i] for i in part) for part in pack(lengths, budget=10_000, workers=workers)]
+    assert len(loads) == workers
+    assert max(loads) - min(loads) <= max(lengths)
+
+
+def test_a_sequence_above_the_budget_is_refused() -> None:
+    with pytest.raises(DataError, match="101 tokens, above learner.token_budget=100"):
+        pack([5, 101], 100)
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+def test_packed_logprobs_are_those_of_each_sequence_alone(kv_heads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oracle is transformers' own eager attention, one unpadded sequence at a time."""
+    torch.manual_seed(0)
+    shape = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = LlamaConfig(vocab_size=97, num_key_value_heads=kv_heads, **shape)
+    lm = LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        for weight in lm.parameters():
+            weight.mul_(5)
+    batch = _random_batch([7, 1, 33, 12])
+    expected = [_alone(lm, row, temperature=0.7) for row in batch.to_pylist()]
+    lm.set_attn_implementation(register_attention())
+    columns = Columns(batch, RL_SCHEMA, select="mask")
+    packed = columns.micro_batch([2, 0, 3, 1])
+    model = network.LogprobModel(lm, 0.7, entropy_gradient=False)
+    whole, entropy = model(packed)
+    torch.testing.assert_close(whole, torch.cat([expected[i] for i in (2, 0, 3, 1)]), atol=2e-5, rtol=1e-5)
+    monkeypatch.setattr(network, "CHUNK_LOGITS", 97 * 5)
+    chunked, chunked_entropy = model(packed)
+    torch.testing.assert_close(chunked, whole)
+    torch.testing.assert_close(chunked_entropy, entropy)
+    whole_grad = torch.autograd.grad(whole.sum(), lm.lm_head.weight)
+    chunked_grad = torch.autograd.grad(chunked.sum(), lm.lm_head.weight)
+    torch.testing.assert_close(whole_grad, chunked_grad, atol=1e-4, rtol=1e-4)
+
+
+def test_streams_follow_their_tokens_and_first_tokens_are_no_targets() -> None:
+    rows = {"ids": [[1, 2, 3], [4, 5]], "mask": [[1, 0, 1], [0, 1]]}
+    rows |= {"logprobs": [[0.0, 0.0, -3.0], [0.0, -5.0]], "advantages": [[0.0, 0.0, 30.0], [0.0, 50.0]]}
+    columns = Columns(pa.table(rows, schema=RL_SCHEMA), RL_SCHEMA, select="mask")
+    batch = columns.micro_batch([1, 0])
+    assert batch.ids.tolist() == [[4, 5, 1, 2, 3]]
+    assert batch.positions.tolist() == [[0, 1, 0, 1, 2]]
+    assert batch.index.tolist() == [0, 3]
+    assert batch.targets.tolist() == [5, 3]
+    assert batch.streams["logprobs"].tolist() == [-5.0, -3.0]
+    assert batch.streams["advantages"].tolist() == [50.0, 30.0]
+    assert columns.target_sum([0, 1]) == 2.0
+
+
+def test_a_sliced_batch_reads_its_own_rows() -> None:
+    batch = _random_batch([3, 4, 5, 6])
+    columns = Columns(batch.slice(2, 2), RL_SCHEMA, select="mask")
+    assert columns.micro_batch([0, 1]).ids[0].tolist() == sum(batch.column("ids").to_pylist()[2:], [])
+
+
+def test_a_wrong_column_is_named() -> None:
+    batch = _random_batch([3]).drop_columns(["advantages"])
+    with pytest.raises(DataError, match="'advantages' must be list<item: float>, but is missing"):
+        Columns(batch, RL_SCHEMA, select="mask")
+
+
+def test_columns_of_different_lengths_are_refused() -> None:
+    rows = {"ids": [[1, 2]], "mask": [[0, 1]], "logprobs": [[0.0]], "advantages": [[0.0, 1.0]]}
+    with pytest.raises(DataError, match="'logprobs' and 'ids' differ in length"):
+        Columns(pa.table(rows, schema=RL_SCHEMA), RL_SCHEMA, select="mask")
+
+
+def _random_batch(lengths: list[int]) -> pa.RecordBatch:
+    torch.manual_seed(1)
+    rows = [
+        {
+            "ids": torch.randint(0, 97, (n,)).tolist(),
+            "mask": [0] + [int(x) for x in torch.rand(n - 1) < 0.6],
+            "logprobs": [-1.0] * n,
+            "advantages": [1.0] * n,
+        }
+        for n in lengths
+    ]
+    return pa.RecordBatch.from_pylist(rows, schema=RL_SCHEMA)
+
+
+def _alone(lm: LlamaForCausalLM, row: dict[str, list[int]], temperature: float) -> torch.Tensor:
+    lm.set_attn_implementation("eager")
+    logits = lm(torch.tensor([row["ids"]])).logits[0].double() / temperature
+    values = [logits[i - 1].log_softmax(-1)[row["ids"][i]] for i in range(1, len(row["ids"])) if row["mask"][i]]
+    return torch.stack(values).float() if values else torch.zeros(0)
