@@ -88,7 +88,8 @@ class LearnerWorker:
     def sft_step(self, examples: pa.Table, rows: Sequence[int], lr: float) -> dict[str, float]:
         """One optimiser step of weighted cross-entropy on some rows of `SFT_SCHEMA`; all ranks get the same rows.
 
-        Returns the loss (nats per unit of weight), grad_norm (NaN where ZeRO stage 0 does not tell), tokens (of all ranks) and seconds.
+        Returns the loss (nats per unit of weight), grad_norm (NaN where ZeRO stage 0 does not tell it),
+        tokens (of all ranks) and seconds.
         """
         from dreamgym.learner.batches import SFT_SCHEMA, Columns
         from dreamgym.learner.losses import cross_entropy

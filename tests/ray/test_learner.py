@@ -1,4 +1,4 @@
-"""The learner on real DeepSpeed workers: exact for any split of the work, resumable, and loud when something is wrong."""
+"""The learner on real DeepSpeed workers: exact for any split of the work, resumable, and loud about what is wrong."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ def test_a_resumed_run_takes_the_very_same_step(model: Path, tmp_path: Path, dty
 
 def test_bad_batches_are_named(learner: Learner, model: Path, tmp_path: Path) -> None:
     long = pa.table({"ids": [[1] * 9000], "weights": [[1.0] * 9000]}, schema=SFT_SCHEMA)
-    with pytest.raises(DataError, match="9000 tokens, above learner.token_budget=8192"):
+    with pytest.raises(DataError, match=r"9000 tokens, above learner\.token_budget=8192"):
         learner.sft(long, SFT, seed=0)
     with pytest.raises(DataError, match="holds no row"):
         learner.rl_step(rollouts(model).slice(0, 0))
@@ -252,6 +252,6 @@ def test_a_dead_worker_is_an_engine_error(model: Path) -> None:
 def test_a_missed_deadline_is_an_engine_error(model: Path) -> None:
     learner = Learner.start(model, LearnerConfig(), dtype="float32", seed=0, threads=1)
     learner.config = LearnerConfig(timeout_s=0.001)
-    with pytest.raises(EngineError, match="did not answer within learner.timeout_s"):
+    with pytest.raises(EngineError, match=r"did not answer within learner\.timeout_s"):
         learner.sft(examples(), SFT, seed=0)
     learner.close()
