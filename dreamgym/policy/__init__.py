@@ -1,0 +1,1 @@
+"""The policy: its vLLM engines as Ray actors, and the way new weights reach them."""

@@ -1,0 +1,257 @@
+"""The policy's engines: one Ray actor around each vLLM engine, and the pool that rollouts and the learner talk to."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import tempfile
+from collections.abc import Awaitable, Sequence
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any, TypeVar
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+
+from dreamgym.config import EngineConfig, PolicyConfig, SamplingConfig
+from dreamgym.errors import DreamgymError, EngineError, WeightSyncError
+from dreamgym.policy.weight_transfer import WeightPayload, register
+from dreamgym.serve.engine import Generation, TokenEngine
+
+T = TypeVar("T")
+Request = tuple[list[int], int | None]
+"""Prompt ids and the request's seed."""
+
+
+class PolicyEngine:
+    """One engine whose weights can be swapped; an async Ray actor class: `ray.remote(PolicyEngine)`."""
+
+    def __init__(
+        self, model: str, config: EngineConfig, *, dtype: str = "bfloat16", seed: int = 0, threads: int | None = None
+    ) -> None:
+        self._engine = TokenEngine(model, config, dtype=dtype, seed=seed, threads=threads, weight_transfer=True)
+        self._checksum = 0
+
+    async def ready(self) -> int:
+        """Start the engine; returns the version of its weights, 0.
+
+        Raises:
+            ModelError: the model cannot be loaded, or its memory cannot be had.
+        """
+        register()
+        await self._engine.start()
+        return self._engine.version
+
+    async def generate(
+        self, prompt_ids: list[int], seed: int | None, sampling: SamplingConfig, stop_ids: list[int]
+    ) -> Generation:
+        """One answer; see `TokenEngine.generate`."""
+        return await self._engine.generate(prompt_ids, sampling, stop_ids=stop_ids, seed=seed)
+
+    async def generate_many(
+        self, requests: Sequence[Request], sampling: SamplingConfig, stop_ids: list[int]
+    ) -> list[Generation | EngineError]:
+        """Answers to all requests, concurrently and in their order; a request that failed yields its error."""
+        return list(await asyncio.gather(*(self._answer(*request, sampling, stop_ids) for request in requests)))
+
+    async def _answer(
+        self, prompt_ids: list[int], seed: int | None, sampling: SamplingConfig, stop_ids: list[int]
+    ) -> Generation | EngineError:
+        try:
+            return await self.generate(prompt_ids, seed, sampling, stop_ids)
+        except EngineError as error:
+            return error
+
+    async def update(self, payload: WeightPayload) -> dict[str, float]:
+        """Swap the weights for the payload's, while requests in flight go on.
+
+        Returns:
+            `version` and `checksum` of the weights now held, and `seconds` for which sampling stood still.
+
+        Raises:
+            WeightSyncError: the version does not grow or the checksum differs (the engine stays on its old weights),
+                or the payload does not fit the model.
+        """
+        with _shared_file(payload) as path:
+            info = {
+                "path": path,
+                "manifest": [list(astuple(entry)) for entry in payload.manifest],
+                "checksum": payload.checksum,
+                "version": payload.version,
+            }
+            seconds = await self._engine.update_weights(info, payload.version)
+        self._checksum = payload.checksum
+        return {"seconds": seconds, "version": payload.version, "checksum": payload.checksum}
+
+    async def version(self) -> dict[str, int]:
+        """`version` and `checksum` of the weights now held; the checksum is 0 before the first update."""
+        return {"version": self._engine.version, "checksum": self._checksum}
+
+    async def metrics(self) -> dict[str, float]:
+        """Counts since the start; see `TokenEngine.metrics`."""
+        return self._engine.metrics()
+
+    async def close(self) -> None:
+        """End the engine."""
+        await self._engine.close()
+
+
+@contextlib.contextmanager
+def _shared_file(payload: WeightPayload) -> Any:
+    """The payload's buffer as a file in memory, which every process of an engine can map."""
+    memory = Path("/dev/shm")
+    with tempfile.NamedTemporaryFile(prefix="dreamgym-", dir=memory if os.access(memory, os.W_OK) else None) as file:
+        payload.buffer.tofile(file)
+        file.flush()
+        yield file.name
+
+
+class PolicyPool:
+    """A handle on several engines; picklable, so that every rollout actor can hold one.
+
+    Each holder counts its own outstanding requests and sends the next one where it has the fewest.
+    """
+
+    def __init__(self, engines: Sequence[Any], timeout_s: float) -> None:
+        """`engines` are handles of `PolicyEngine` actors that are ready; `timeout_s` is that of one request."""
+        self._engines = list(engines)
+        self._timeout_s = timeout_s
+        self._outstanding = [0] * len(self._engines)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PolicyPool, (self._engines, self._timeout_s)
+
+    @classmethod
+    def start(
+        cls,
+        model: str | Path,
+        config: PolicyConfig,
+        *,
+        seed: int = 0,
+        threads: int | None = None,
+        start_timeout_s: float = 600.0,
+        **options: Any,
+    ) -> PolicyPool:
+        """Start `config.engines` engines side by side; `options` are those of a Ray actor (num_cpus, num_gpus …).
+
+        Raises:
+            ModelError: the model cannot be loaded.
+            EngineError: an engine died or was not ready within `start_timeout_s`.
+        """
+        actor = ray.remote(PolicyEngine).options(**options)
+        engines = [
+            actor.remote(str(model), config.engine, dtype=config.model.dtype, seed=seed + index, threads=threads)
+            for index in range(config.engines)
+        ]
+        pool = cls(engines, config.engine.timeout_s)
+        try:
+            pool._all("ready", start_timeout_s)
+        except DreamgymError:
+            pool.close()
+            raise
+        return pool
+
+    def __len__(self) -> int:
+        return len(self._engines)
+
+    async def generate(
+        self, prompt_ids: list[int], *, seed: int | None, sampling: SamplingConfig, stop_ids: list[int]
+    ) -> Generation:
+        """One answer from the engine with the fewest outstanding requests; see `TokenEngine.generate`.
+
+        Raises:
+            ContextFull: the prompt fills the context window.
+            EngineError: the engine died, failed, or did not answer in time.
+        """
+        index = self._book(1)
+        try:
+            answer = self._engines[index].generate.remote(prompt_ids, seed, sampling, stop_ids)
+            return await self._within_deadline(answer)
+        finally:
+            self._outstanding[index] -= 1
+
+    async def generate_many(
+        self, requests: Sequence[Request], *, sampling: SamplingConfig, stop_ids: list[int]
+    ) -> list[Generation | EngineError]:
+        """Answers in the order of the requests, by one remote call an engine; a request that failed yields its error.
+
+        Raises:
+            EngineError: an engine died or did not answer in time.
+        """
+        homes = [self._book(1) for _ in requests]
+        shares = {index: [r for r, home in zip(requests, homes, strict=True) if home == index] for index in set(homes)}
+        try:
+            calls = [self._engines[at].generate_many.remote(share, sampling, stop_ids) for at, share in shares.items()]
+            answers = await asyncio.gather(*(self._within_deadline(call) for call in calls))
+        finally:
+            for home in homes:
+                self._outstanding[home] -= 1
+        queues = {index: iter(share) for index, share in zip(shares, answers, strict=True)}
+        return [next(queues[home]) for home in homes]
+
+    def update_weights(self, payload: WeightPayload, timeout_s: float | None = None) -> float:
+        """Bring all engines to the payload's weights; blocks.
+
+        Returns:
+            The longest time, in seconds, for which an engine stood still.
+
+        Raises:
+            WeightSyncError: an engine refused the payload, or they do not all report its version and checksum.
+            EngineError: an engine died or was not done within `timeout_s` (that of a request, where it is None).
+        """
+        reports = self._all("update", timeout_s or self._timeout_s, ray.put(payload))
+        for index, report in enumerate(reports):
+            if (report["version"], report["checksum"]) != (payload.version, payload.checksum):
+                raise WeightSyncError(
+                    f"policy engine {index} reports version {report['version']:.0f}, not {payload.version}; "
+                    "resume the run from its last checkpoint."
+                )
+        return max(report["seconds"] for report in reports)
+
+    def versions(self) -> list[int]:
+        """The version of each engine's weights."""
+        return [report["version"] for report in self._all("version", self._timeout_s)]
+
+    def metrics(self) -> dict[str, float]:
+        """The counts of all engines, added up; see `TokenEngine.metrics`."""
+        counts = self._all("metrics", self._timeout_s)
+        return {name: sum(count[name] for count in counts) for name in counts[0]}
+
+    def close(self) -> None:
+        """End all engines and their actors; an actor that is already dead is no fault."""
+        with contextlib.suppress(EngineError):
+            self._all("close", 30.0)
+        for engine in self._engines:
+            ray.kill(engine)
+
+    def _book(self, requests: int) -> int:
+        index = min(range(len(self._engines)), key=self._outstanding.__getitem__)
+        self._outstanding[index] += requests
+        return index
+
+    async def _within_deadline(self, call: Awaitable[T]) -> T:
+        # The engine has the same deadline; the margin lets its own error arrive.
+        try:
+            return await asyncio.wait_for(call, self._timeout_s + 10.0)
+        except (RayError, TimeoutError) as error:
+            raise _translated(error, f"in {self._timeout_s:g} s") from error
+
+    def _all(self, method: str, timeout_s: float, *arguments: Any) -> list[Any]:
+        """Call one method of every engine side by side, with one deadline for all."""
+        calls = [getattr(engine, method).remote(*arguments) for engine in self._engines]
+        try:
+            return ray.get(calls, timeout=timeout_s)
+        except RayError as error:
+            raise _translated(error, f"to '{method}' in {timeout_s:g} s") from error
+
+
+def _translated(error: Exception, what: str) -> DreamgymError:
+    """Ray's wrapping of an error taken off; the rest said in one sentence."""
+    if isinstance(error, RayTaskError) and isinstance(error.cause, DreamgymError):
+        return error.cause
+    if isinstance(error, GetTimeoutError | TimeoutError):
+        return EngineError(f"a policy engine gave no answer {what}; raise policy.engine.timeout_s.")
+    if isinstance(error, RayActorError):
+        return EngineError("a policy engine died, most often for want of memory; lower policy.engine.kv_cache_gib.")
+    return EngineError(f"a policy engine failed: {error}")

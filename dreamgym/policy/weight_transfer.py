@@ -1,0 +1,92 @@
+"""What travels from learner to engines: all weights in one flat buffer, with manifest, checksum and version."""
+
+from __future__ import annotations
+
+import functools
+import json
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from dreamgym.serve.engine import WEIGHT_TRANSFER_BACKEND
+
+if TYPE_CHECKING:
+    import torch
+
+_ALIGNMENT = 64
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """One tensor of a payload: its Hugging Face name, torch dtype name, shape, and byte offset in the buffer."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class WeightPayload:
+    """All weights of one version.
+
+    manifest  where each tensor lies
+    buffer    uint8, one dimension; Ray hands it to engines of the same machine without a copy
+    checksum  CRC-32 of version, manifest and buffer
+    version   grows with every update
+    """
+
+    manifest: tuple[TensorEntry, ...]
+    buffer: npt.NDArray[np.uint8]
+    checksum: int
+    version: int
+
+
+def checksum_of(manifest: Iterable[TensorEntry], buffer: npt.NDArray[np.uint8], version: int) -> int:
+    """CRC-32 over version, manifest and bytes."""
+    head = json.dumps([version, [[e.name, e.dtype, e.shape, e.offset] for e in manifest]]).encode()
+    return zlib.crc32(buffer.data, zlib.crc32(head))
+
+
+def pack_weights(named_tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> WeightPayload:
+    """Copy tensors, in their own precision, into one payload; names are those of the Hugging Face checkpoint."""
+    import torch
+
+    tensors = [(name, tensor.detach()) for name, tensor in named_tensors]
+    manifest, end = [], 0
+    for name, tensor in tensors:
+        manifest.append(TensorEntry(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), end))
+        end += -(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT
+    buffer = np.zeros(end, dtype=np.uint8)
+    flat = torch.from_numpy(buffer)
+    for entry, (_, tensor) in zip(manifest, tensors, strict=True):
+        view = flat[entry.offset : entry.offset + tensor.nbytes].view(tensor.dtype)
+        view.copy_(tensor.reshape(-1))
+    return WeightPayload(tuple(manifest), buffer, checksum_of(manifest, buffer, version), version)
+
+
+def unpack_weights(manifest: Iterable[TensorEntry], buffer: npt.NDArray[np.uint8]) -> list[tuple[str, torch.Tensor]]:
+    """Views into `buffer` (uint8, writable) as named tensors; nothing is copied."""
+    import torch
+
+    flat = torch.from_numpy(buffer)
+    named = []
+    for entry in manifest:
+        dtype = getattr(torch, entry.dtype)
+        size = int(np.prod(entry.shape, dtype=np.int64)) * dtype.itemsize
+        named.append((entry.name, flat[entry.offset : entry.offset + size].view(dtype).reshape(entry.shape)))
+    return named
+
+
+@functools.cache
+def register() -> None:
+    """Make the backend known to vLLM: the entry point `dreamgym` of the group `vllm.general_plugins`."""
+    from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+
+    WeightTransferEngineFactory.register_engine(
+        WEIGHT_TRANSFER_BACKEND, "dreamgym.policy.transfer_backend", "SharedMemoryTransfer"
+    )

@@ -1,0 +1,326 @@
+"""Token-in, token-out inference over vLLM's `AsyncLLM`: ids go in, ids with logprobs and weight versions come out."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import logging
+import os
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from dreamgym.config import EngineConfig, SamplingConfig
+from dreamgym.errors import EngineError, ModelError, WeightSyncError
+
+if TYPE_CHECKING:
+    from vllm import SamplingParams
+    from vllm.config import VllmConfig
+    from vllm.outputs import RequestOutput
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    from dreamgym.serve.core_thread import CoreThread
+
+WEIGHT_TRANSFER_BACKEND = "dreamgym"
+"""The name under which `dreamgym.policy.weight_transfer` registers itself with vLLM."""
+
+_QUIET = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
+
+
+_CPU_BLOCK = 32
+"""Tokens a KV block: prefixes are shared in whole blocks, and 32 is the smallest that the CPU kernels run well with."""
+
+
+class ContextFull(EngineError):
+    """A prompt leaves no room for a single token in the engine's context window."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One answer; `ids`, `logprobs` and `versions` have equal lengths.
+
+    ids            sampled token ids, the stop token included where one ended the answer
+    logprobs       nats, of each sampled token under the distribution it was drawn from (see `TokenEngine.generate`)
+    versions       version of the weights that sampled each token
+    finish_reason  stop: a stop id was sampled; length: max_tokens or the context window was reached
+    prompt_tokens  length of the prompt
+    cached_tokens  how many of those came from the prefix cache
+    """
+
+    ids: list[int]
+    logprobs: list[float]
+    versions: list[int]
+    finish_reason: Literal["stop", "length"]
+    prompt_tokens: int
+    cached_tokens: int
+
+
+def quiet_environment() -> None:
+    """Make vLLM and Hugging Face silent, untracked and free of core pinning; a variable that is set stays as it is.
+
+    To be called before torch is imported: OpenMP reads its wait policy (sleep, not spin) once.
+    """
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
+    warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
+
+
+class TokenEngine:
+    """One model behind vLLM's `AsyncLLM`; nothing of vLLM is patched.
+
+    On a CPU the engine core runs on a thread of this process (see `core_thread`), on a GPU in vLLM's own processes.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        config: EngineConfig,
+        *,
+        dtype: str = "bfloat16",
+        seed: int = 0,
+        threads: int | None = None,
+        weight_transfer: bool = False,
+    ) -> None:
+        """Only notes its arguments; `start` does the work.
+
+        Args:
+            model: a Hugging Face name or folder; it needs no tokenizer.
+            dtype: precision of weights and activations.
+            seed: of requests that bring none.
+            threads: OpenMP threads of a CPU engine; None leaves the process as it is.
+            weight_transfer: whether `update_weights` will be used and the tokens trained on; logits are then computed
+                in float32, hidden states times output embedding, as a learner has to do it too.
+        """
+        quiet_environment()
+        self._model = str(model)
+        self._config = config
+        self._dtype = dtype
+        self._seed = seed
+        self._threads = threads
+        self._weight_transfer = weight_transfer
+        self._llm: AsyncLLM | None = None
+        self._core: CoreThread | None = None
+        self._names = itertools.count()
+        self._updating = asyncio.Lock()
+        self._counts = {"requests": 0.0, "prompt_tokens": 0.0, "cached_prompt_tokens": 0.0, "generated_tokens": 0.0}
+        self.version = 0
+
+    async def start(self) -> TokenEngine:
+        """Import vLLM and load the model, off the event loop; returns itself.
+
+        Raises:
+            ModelError: the model cannot be loaded, or its memory cannot be had.
+        """
+        try:
+            await asyncio.to_thread(self._build)
+            await self._running().update_weight_version(str(self.version))
+        except Exception as error:
+            await self.close()
+            reason = " ".join(str(error).split())[:500]
+            raise ModelError(f"model {self._model}: no engine can be started for it: {reason}") from error
+        if self._core is not None:
+            self._core.forget_sockets()
+        return self
+
+    def _build(self) -> None:
+        from vllm.platforms import current_platform
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        on_cpu = current_platform.is_cpu()
+        if on_cpu:
+            os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+            if self._threads is not None:
+                os.environ["OMP_NUM_THREADS"] = str(self._threads)
+        config = self._vllm_config(on_cpu)
+        addresses = None
+        if on_cpu:
+            from dreamgym.serve.core_thread import CoreThread
+
+            self._core = CoreThread(config, self._threads)
+            addresses = self._core.client_addresses
+        self._llm = AsyncLLM.from_vllm_config(config, disable_log_stats=True, client_addresses=addresses)
+
+    def _vllm_config(self, on_cpu: bool) -> VllmConfig:
+        from vllm.config import WeightTransferConfig
+        from vllm.engine.arg_utils import AsyncEngineArgs
+
+        window = self._config.max_model_len
+        device: dict[str, Any] = {
+            "gpu_memory_utilization": self._config.gpu_memory_utilization,
+            "tensor_parallel_size": self._config.tensor_parallel,
+        }
+        if on_cpu:
+            # A prompt cut in two breaks seeded requests on a CPU: vLLM then rewinds a kind of generator that cannot be.
+            device = {
+                "block_size": _CPU_BLOCK,
+                "kv_cache_memory_bytes": int(self._config.kv_cache_gib * 2**30),
+                "enable_chunked_prefill": False,
+                "max_num_batched_tokens": max(window, 4096),
+            }
+        return AsyncEngineArgs(
+            model=self._model,
+            skip_tokenizer_init=True,
+            generation_config="vllm",
+            dtype=self._dtype,
+            seed=self._seed,
+            max_model_len=window,
+            max_num_seqs=self._config.max_num_seqs,
+            enforce_eager=self._config.enforce_eager,
+            enable_prefix_caching=True,
+            logprobs_mode="processed_logprobs",
+            # Tokens that are trained on need logits of full precision: the last bit in bf16 is up to 0.1 nats.
+            hf_overrides={"head_dtype": "float32"} if self._weight_transfer else {},
+            use_tqdm_on_load=False,
+            disable_log_stats=True,
+            weight_transfer_config=WeightTransferConfig(WEIGHT_TRANSFER_BACKEND) if self._weight_transfer else None,
+            **device,
+        ).create_engine_config()
+
+    async def generate(
+        self, prompt_ids: list[int], sampling: SamplingConfig, *, stop_ids: list[int], seed: int | None = None
+    ) -> Generation:
+        """Sample one answer to `prompt_ids`.
+
+        The logprob of a token is that of the distribution it was drawn from: log_softmax(logits / temperature), which
+        a learner recomputes from the ids; a greedy answer (temperature 0) carries those of temperature 1. With
+        `top_p` below 1 the distribution is cut to the nucleus and renormalised, so the logprobs exceed a learner's
+        by at most -log(top_p).
+
+        With the same seed, weights and company in the batch the answer is the same; other company can change the
+        last bits of the logits and so, rarely, a token.
+
+        Raises:
+            ContextFull: the prompt fills the context window.
+            EngineError: no answer within `timeout_s`, an id outside the vocabulary, or the engine died.
+        """
+        llm = self._running()
+        params = self._sampling_params(llm, prompt_ids, sampling, stop_ids, seed)
+        from vllm.exceptions import VLLMClientError
+        from vllm.inputs.engine import tokens_input
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+        output: RequestOutput | None = None
+        try:
+            async with asyncio.timeout(self._config.timeout_s):
+                async for partial in llm.generate(tokens_input(prompt_ids), params, str(next(self._names))):
+                    output = partial
+        except TimeoutError as error:
+            raise EngineError(
+                f"the engine of {self._model} gave no answer in {self._config.timeout_s:g} s; "
+                "raise engine.timeout_s or lower engine.max_num_seqs."
+            ) from error
+        except (EngineDeadError, EngineGenerateError, VLLMClientError) as error:
+            raise EngineError(f"the engine of {self._model} failed: {error}") from error
+        if output is None or output.outputs[0].finish_reason not in ("stop", "length"):
+            raise EngineError(f"the engine of {self._model} was closed in the middle of an answer.")
+        return self._generation(output)
+
+    def _running(self) -> AsyncLLM:
+        if self._llm is None:
+            raise EngineError(f"the engine of {self._model} is not running; call start() first.")
+        return self._llm
+
+    def _sampling_params(
+        self, llm: AsyncLLM, prompt_ids: list[int], sampling: SamplingConfig, stop_ids: list[int], seed: int | None
+    ) -> SamplingParams:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        room = self._config.max_model_len - len(prompt_ids)
+        if room < 1:
+            raise ContextFull(
+                f"a prompt of {len(prompt_ids)} tokens fills the context window of {self._config.max_model_len}; "
+                "raise engine.max_model_len or shorten the episode."
+            )
+        vocabulary = llm.model_config.get_vocab_size()
+        if not prompt_ids or min(prompt_ids) < 0 or max(prompt_ids) >= vocabulary:
+            raise EngineError(
+                f"a prompt is empty or has an id outside the {vocabulary} tokens of {self._model}; "
+                "use the tokenizer that belongs to it."
+            )
+        return SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=min(sampling.max_tokens, room),
+            seed=seed,
+            stop_token_ids=stop_ids,
+            ignore_eos=True,
+            detokenize=False,
+            logprobs=0,
+            flat_logprobs=True,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+
+    def _generation(self, output: RequestOutput) -> Generation:
+        answer = output.outputs[0]
+        ids = list(answer.token_ids)
+        logprobs: list[float] = answer.logprobs.logprobs
+        versions = [int(span.version) for span in answer.weight_versions or [] for _ in range(span.start, span.end)]
+        prompt = len(output.prompt_token_ids or ())
+        cached = output.num_cached_tokens or 0
+        self._counts["requests"] += 1
+        self._counts["prompt_tokens"] += prompt
+        self._counts["cached_prompt_tokens"] += cached
+        self._counts["generated_tokens"] += len(ids)
+        return Generation(ids, list(logprobs), versions, answer.finish_reason, prompt, cached)
+
+    async def update_weights(self, update_info: dict[str, Any], version: int) -> float:
+        """Swap the weights by vLLM's native weight transfer: pause, start, update, finish, resume.
+
+        Requests in flight are kept: their next tokens come from the new weights over a recomputed KV cache. No
+        cached KV of the old weights is reused. `update_info` is what the registered backend receives.
+
+        Returns:
+            Seconds for which sampling stood still.
+
+        Raises:
+            WeightSyncError: the backend refused the update, or it took longer than `timeout_s`.
+        """
+        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
+        llm = self._running()
+        async with self._updating:
+            began = time.perf_counter()
+            try:
+                async with asyncio.timeout(self._config.timeout_s):
+                    await llm.pause_generation(mode="keep")
+                    await llm.start_weight_update()
+                    await llm.update_weights(WeightTransferUpdateRequest(update_info))
+                    await llm.finish_weight_update(str(version))
+            except Exception as error:
+                reason = str(error) or f"no answer in {self._config.timeout_s:g} s"
+                raise WeightSyncError(f"the engine of {self._model} refused weights {version}: {reason}") from error
+            finally:
+                async with asyncio.timeout(self._config.timeout_s):
+                    await llm.resume_generation()
+            self.version = version
+            return time.perf_counter() - began
+
+    def metrics(self) -> dict[str, float]:
+        """Counts since the start: requests, prompt_tokens, cached_prompt_tokens, generated_tokens."""
+        return dict(self._counts)
+
+    async def close(self) -> None:
+        """End the engine and its requests; may be called twice."""
+        llm, self._llm = self._llm, None
+        core, self._core = self._core, None
+        if core is not None:
+            await asyncio.to_thread(core.stop)
+        if llm is not None:
+            llm.shutdown()
+            # vLLM's objects hold each other in cycles: without this their memory stays until some later collection.
+            del llm, core
+            gc.collect()

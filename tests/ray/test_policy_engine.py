@@ -1,0 +1,271 @@
+"""Policy engines on real vLLM and Ray: logprobs against a plain forward pass, weight transfers, refusals, deadlines."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+import ray
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from dreamgym.config import EngineConfig, ModelConfig, PolicyConfig, SamplingConfig
+from dreamgym.errors import EngineError, ModelError, WeightSyncError
+from dreamgym.policy.engine import PolicyPool, Request
+from dreamgym.policy.weight_transfer import pack_weights
+from dreamgym.serve.engine import ContextFull, Generation
+
+VOCABULARY = 512
+ENGINE = EngineConfig(max_model_len=512, kv_cache_gib=0.2, timeout_s=60)
+T = TypeVar("T")
+
+
+def llama(seed: int, *, tied: bool, dtype: torch.dtype = torch.bfloat16) -> LlamaForCausalLM:
+    """A small random Llama; any two seeds differ by some 0.5 nats a token, so that a stale weight shows."""
+    torch.manual_seed(seed)
+    shape = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        tie_word_embeddings=tied,
+        initializer_range=0.05,
+    )
+    return LlamaForCausalLM(shape).to(dtype).eval()
+
+
+def requests(count: int, length: int = 40, seed: int = 0) -> list[Request]:
+    rng = np.random.default_rng(seed)
+    return [(rng.integers(0, VOCABULARY, length).tolist(), index) for index in range(count)]
+
+
+def run(coroutine: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(coroutine)
+
+
+def answers(pool: PolicyPool, batch: list[Request], sampling: SamplingConfig, stop: list[int]) -> list[Generation]:
+    found = run(pool.generate_many(batch, sampling=sampling, stop_ids=stop))
+    assert all(isinstance(answer, Generation) for answer in found)
+    return [answer for answer in found if isinstance(answer, Generation)]
+
+
+def gaps(
+    model: LlamaForCausalLM, batch: list[Request], found: list[Generation], temperature: float = 1.0
+) -> np.ndarray:
+    """|engine - model| in nats for every sampled token, the model's recomputed from the recorded ids."""
+    differences = []
+    for (prompt, _), answer in zip(batch, found, strict=True):
+        ids = torch.tensor([prompt + answer.ids])
+        with torch.no_grad():
+            logits = model(ids).logits[0, len(prompt) - 1 : -1].float() / temperature
+        mine = logits.log_softmax(-1).gather(1, torch.tensor(answer.ids)[:, None])[:, 0]
+        differences.append((mine - torch.tensor(answer.logprobs)).abs().numpy())
+    return np.concatenate(differences)
+
+
+def agree(differences: np.ndarray) -> bool:
+    return bool((differences <= 0.05).mean() >= 0.999 and differences.mean() <= 0.01)
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
+def setting(request: pytest.FixtureRequest, local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A pool of one engine, and the model it was started from."""
+    model = llama(0, tied=request.param)
+    folder = tmp_path_factory.mktemp("model")
+    model.save_pretrained(folder)
+    pool = PolicyPool.start(folder, PolicyConfig(engine=ENGINE), num_cpus=1)
+    yield pool, model, request.param
+    pool.close()
+
+
+def next_version(pool: PolicyPool) -> int:
+    return pool.versions()[0] + 1
+
+
+def test_logprobs_after_load_and_after_every_transfer(setting: Any) -> None:
+    pool, model, tied = setting
+    sampling, batch = SamplingConfig(max_tokens=48), requests(48)
+    found = answers(pool, batch, sampling, [])
+    assert agree(gaps(model, batch, found))
+    assert {version for answer in found for version in answer.versions} == {pool.versions()[0]}
+    for step in range(2):
+        newer, version = llama(100 + step, tied=tied), next_version(pool)
+        pool.update_weights(pack_weights(newer.named_parameters(), version))
+        found = answers(pool, batch, sampling, [])
+        assert agree(gaps(newer, batch, found))
+        assert not agree(gaps(model, batch, found))
+        assert {v for answer in found for v in answer.versions} == {version}
+
+
+def test_logprobs_are_those_of_the_tempered_distribution(setting: Any) -> None:
+    pool, _, tied = setting
+    model = llama(7, tied=tied)
+    pool.update_weights(pack_weights(model.named_parameters(), next_version(pool)))
+    batch = requests(24, seed=1)
+    found = answers(pool, batch, SamplingConfig(max_tokens=48, temperature=0.6), [])
+    assert agree(gaps(model, batch, found, temperature=0.6))
+    assert not agree(gaps(model, batch, found, temperature=1.0))
+
+
+def test_greedy_answers_are_the_argmax(setting: Any) -> None:
+    pool, _, tied = setting
+    model = llama(8, tied=tied)
+    pool.update_weights(pack_weights(model.named_parameters(), next_version(pool)))
+    batch = requests(4, seed=2)
+    found = answers(pool, batch, SamplingConfig(max_tokens=16, temperature=0.0), [])
+    assert agree(gaps(model, batch, found))
+    for (prompt, _), answer in zip(batch, found, strict=True):
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + answer.ids])).logits[0, len(prompt) - 1 : -1].float()
+        chosen = logits.gather(1, torch.tensor(answer.ids)[:, None])[:, 0]
+        assert bool((logits.max(-1).values - chosen <= 0.1).all())
+
+
+@pytest.mark.parametrize("fault", ["checksum", "version"])
+def test_a_wrong_payload_is_refused_and_the_old_weights_stay(setting: Any, fault: str) -> None:
+    pool, _, tied = setting
+    model, version = llama(20, tied=tied), next_version(pool)
+    pool.update_weights(pack_weights(model.named_parameters(), version))
+    bad = pack_weights(llama(21, tied=tied).named_parameters(), version + (fault == "checksum"))
+    if fault == "checksum":
+        bad = dataclasses.replace(bad, checksum=bad.checksum ^ 1)
+    with pytest.raises(WeightSyncError, match=fault):
+        pool.update_weights(bad)
+    assert pool.versions() == [version]
+    batch = requests(16)
+    found = answers(pool, batch, SamplingConfig(max_tokens=32), [])
+    assert agree(gaps(model, batch, found))
+    assert {v for answer in found for v in answer.versions} == {version}
+
+
+def test_requests_in_flight_survive_an_update_and_carry_both_versions(setting: Any) -> None:
+    pool, _, tied = setting
+    old, new, version = llama(30, tied=tied), llama(31, tied=tied), next_version(pool)
+    pool.update_weights(pack_weights(old.named_parameters(), version))
+    payload, batch = pack_weights(new.named_parameters(), version + 1), requests(16, seed=3)
+
+    async def overlap() -> list[Any]:
+        pending = asyncio.ensure_future(pool.generate_many(batch, sampling=SamplingConfig(max_tokens=300), stop_ids=[]))
+        await asyncio.sleep(0.3)
+        await asyncio.to_thread(pool.update_weights, payload)
+        return await pending
+
+    found = run(overlap())
+    switched, under_its_own = 0, []
+    for request, answer in zip(batch, found, strict=True):
+        assert answer.versions == sorted(answer.versions)
+        assert len(answer.ids) == 300
+        assert set(answer.versions) <= {version, version + 1}
+        before = answer.versions.count(version)
+        switched += 0 < before < 300
+        under_its_own += [gaps(old, [request], [answer])[:before], gaps(new, [request], [answer])[before:]]
+    assert switched
+    assert agree(np.concatenate(under_its_own))
+
+
+def test_old_prefixes_are_not_reused_and_new_ones_are(setting: Any) -> None:
+    pool, _, tied = setting
+    model = llama(40, tied=tied)
+    batch, sampling = requests(1, length=200, seed=4), SamplingConfig(max_tokens=4)
+    answers(pool, batch, sampling, [])
+    assert answers(pool, batch, sampling, [])[0].cached_tokens >= 128
+    pool.update_weights(pack_weights(model.named_parameters(), next_version(pool)))
+    assert answers(pool, batch, sampling, [])[0].cached_tokens == 0
+
+
+def test_the_stop_token_ends_the_answer_and_is_part_of_it(setting: Any) -> None:
+    pool, _, _ = setting
+    stop = list(range(0, VOCABULARY, 8))
+    found = answers(pool, requests(32, seed=5), SamplingConfig(max_tokens=64), stop)
+    assert any(answer.finish_reason == "stop" for answer in found)
+    for answer in found:
+        assert len(answer.ids) == len(answer.logprobs) == len(answer.versions) <= 64
+        assert (answer.ids[-1] in stop) == (answer.finish_reason == "stop")
+        assert not set(answer.ids[:-1]) & set(stop)
+
+
+def test_the_same_seed_gives_the_same_answer(setting: Any) -> None:
+    pool, _, _ = setting
+    prompt, sampling = requests(1, seed=6)[0][0], SamplingConfig(max_tokens=24)
+    first, second, third = (answers(pool, [(prompt, seed)], sampling, [])[0].ids for seed in (1, 1, 2))
+    assert first == second != third
+
+
+def test_the_context_window_bounds_prompt_and_answer(setting: Any) -> None:
+    pool, _, _ = setting
+    (long, seed), (full, _) = requests(1, length=500)[0], requests(1, length=512)[0]
+    assert len(answers(pool, [(long, seed)], SamplingConfig(max_tokens=96), [])[0].ids) == 12
+    with pytest.raises(ContextFull, match="512 tokens"):
+        run(pool.generate(full, seed=0, sampling=SamplingConfig(), stop_ids=[]))
+    mixed = run(pool.generate_many([(full, 0), (long, 0)], sampling=SamplingConfig(), stop_ids=[]))
+    assert [type(answer) for answer in mixed] == [ContextFull, Generation]
+
+
+def test_an_id_outside_the_vocabulary_is_refused_before_it_reaches_the_model(setting: Any) -> None:
+    pool, _, _ = setting
+    with pytest.raises(EngineError, match="tokenizer that belongs"):
+        run(pool.generate([1, VOCABULARY], seed=0, sampling=SamplingConfig(), stop_ids=[]))
+    assert answers(pool, requests(1), SamplingConfig(max_tokens=2), [])
+
+
+def test_metrics_count_what_was_asked_and_answered(setting: Any) -> None:
+    pool, _, _ = setting
+    before = pool.metrics()
+    found = answers(pool, requests(5, length=33, seed=9), SamplingConfig(max_tokens=7), [])
+    after = pool.metrics()
+    grown = {name: after[name] - before[name] for name in after}
+    assert sum(len(answer.ids) for answer in found) == 35
+    assert (grown["requests"], grown["prompt_tokens"], grown["generated_tokens"]) == (5, 165, 35)
+
+
+def test_two_engines_start_from_a_folder_share_the_work_and_miss_a_deadline(local_ray: None, tmp_path: Path) -> None:
+    llama(0, tied=True).save_pretrained(tmp_path)
+    config = PolicyConfig(engines=2, engine=ENGINE.model_copy(update={"timeout_s": 3.0}))
+    pool = PolicyPool.start(tmp_path, config, num_cpus=1)
+    try:
+        answers(pool, requests(8), SamplingConfig(max_tokens=4), [])
+        assert pool.metrics()["requests"] == 8
+        payload = pack_weights(llama(1, tied=True).named_parameters(), 1)
+        pool.update_weights(payload, timeout_s=30)
+        assert pool.versions() == [1, 1]
+        late = run(pool.generate_many(requests(256), sampling=SamplingConfig(max_tokens=470), stop_ids=[]))
+        assert any(isinstance(answer, EngineError) and "3 s" in str(answer) for answer in late)
+        assert len(answers(pool, requests(1), SamplingConfig(max_tokens=2), [])) == 1
+    finally:
+        pool.close()
+
+
+def test_a_tied_head_is_fresh_in_float32_too(local_ray: None, tmp_path: Path) -> None:
+    """In float32 the head runs on vLLM's packed copy of the embedding, which a transfer has to make anew."""
+    model, newer = (llama(seed, tied=True, dtype=torch.float32) for seed in (0, 1))
+    model.save_pretrained(tmp_path)
+    config = PolicyConfig(engine=ENGINE, model=ModelConfig(dtype="float32"))
+    pool = PolicyPool.start(tmp_path, config, num_cpus=1)
+    try:
+        pool.update_weights(pack_weights(newer.named_parameters(), 1))
+        batch = requests(16)
+        assert agree(gaps(newer, batch, answers(pool, batch, SamplingConfig(max_tokens=32), [])))
+    finally:
+        pool.close()
+
+
+def test_a_model_that_is_not_there_is_one_sentence(local_ray: None, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="nowhere"):
+        PolicyPool.start(tmp_path / "nowhere", PolicyConfig(engine=ENGINE), num_cpus=1)
