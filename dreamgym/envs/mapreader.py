@@ -11,26 +11,20 @@ from dreamgym.envs.textworld import TextWorldGame
 from dreamgym.types import Task, Transition
 
 DIRECTIONS = ("north", "east", "south", "west")
-COMMANDS = (
-    *(f"move {d}" for d in DIRECTIONS),
-    "take coin",
-    "put coin in box",
-    "read map",
-    "look around",
-    "take map",
-    "put map in box",
-    "open box",
-)
+_MOVES = tuple(f"move {d}" for d in DIRECTIONS)
+_DEEDS = ("take coin", "put coin in box")
+_NEEDLESS = ("read map", "look around", "take map", "put map in box", "open box", "take box")
+_NONSENSE = ("move", "move coin", "move in box", "take north", "take", "put coin", "put north in box", "coin", "wall")
+COMMANDS = (*_MOVES, *_MOVES, *_MOVES, *_DEEDS, *_DEEDS, *_DEEDS, *_NEEDLESS, *_NONSENSE)
 
 _GOAL = re.compile(r"located in the (.+?), and put it into the box found in the (.+?)\.")
 _ROOM = re.compile(r"You are in the (.+?)\.")
 _EXIT = re.compile(r"To the (North|East|South|West) you see the (.+?)\.")
 _MAP_LINE = re.compile(r"The (.+?) connects to the (.+?)\.")
 _STATE = re.compile(
-    r"(?:refused )?at (?P<room>\S+) has (?P<has>\S+) north (?P<north>\S+) east (?P<east>\S+) "
-    r"south (?P<south>\S+) west (?P<west>\S+) holds (?P<holds>\S+)$"
+    r"at (?P<room>\S+) has (?P<has>\S+) north (?P<north>\S+) east (?P<east>\S+) south (?P<south>\S+) west (?P<west>\S+)$"
 )
-_INSTRUCTION = re.compile(r"(\S+) has coin (\S+) has box")
+_INSTRUCTION = re.compile(r"(\S+)'s coin to (\S+)'s box")
 
 
 def _name(room: str) -> str:
@@ -39,10 +33,11 @@ def _name(room: str) -> str:
 
 
 class MapReader(TextWorldGame):
-    """The abstract state is one line: the room, what it has, the four directions, what is held.
+    """The abstract state says what an action changed, in one short line.
 
-    `at kitchen has coin north wall east hall south wall west wall holds nothing`; an action that the game
-    refuses leads to the same line with `refused` before it. The first state has the map before that line.
+    Arriving somewhere: `at kitchen has coin north wall east hall south wall west wall`. Taking the coin:
+    `holds coin`. An action that the game refuses: `refused`; one that changes nothing: `same`. The first state
+    has the map before its line. The goal reads `kitchen's coin to hall's box`.
     """
 
     game: ClassVar[str] = "mapreader"
@@ -55,45 +50,50 @@ class MapReader(TextWorldGame):
     }
 
     def describe(self, info: dict[str, Any], *, changed: bool, first: bool) -> str:
-        look, inventory = info["look"], info["inventory"]
-        room = _name(_ROOM.search(look).group(1))  # type: ignore[union-attr]
+        """The line; `expert_action` is left the whole situation in `_here` and `_holds`."""
+        look = info["look"]
         exits = {d.lower(): _name(r) for d, r in _EXIT.findall(look)}
-        has = "box" if "a box" in look else "coin" if "a coin" in look else "nothing"
-        holds = "coin" if "a coin" in inventory else "nothing"
-        ways = " ".join(f"{d} {exits.get(d, 'wall')}" for d in DIRECTIONS)
-        line = f"at {room} has {has} {ways} holds {holds}"
-        return f"{self._map()}\n{line}" if first else line if changed else f"refused {line}"
+        here = {
+            "room": _name(_ROOM.search(look).group(1)),  # type: ignore[union-attr]
+            "has": "box" if "a box" in look else "coin" if "a coin" in look else "nothing",
+            **{d: exits.get(d, "wall") for d in DIRECTIONS},
+        }
+        holds = "a coin" in info["inventory"]
+        moved = first or here["room"] != self._here["room"]
+        took = not first and holds and not self._holds
+        solved = bool(info["tasksuccess"])
+        self._here, self._holds = here, holds
+        line = f"at {here['room']} has {here['has']} " + " ".join(f"{d} {here[d]}" for d in DIRECTIONS)
+        if first:
+            return f"{self._map()}\n{line}"
+        return line if moved else "holds coin" if took else "solved" if solved else "same" if changed else "refused"
 
     def instruct(self, info: dict[str, Any]) -> str:
         coin, box = _GOAL.search(info["taskDescription"]).groups()  # type: ignore[union-attr]
-        return f"{_name(coin)} has coin {_name(box)} has box"
+        return f"{_name(coin)}'s coin to {_name(box)}'s box"
 
     def _map(self) -> str:
         _, _, _, info = self._running().step("read map")
         rooms = _MAP_LINE.findall(info["observation"])
         joined = [(_name(a), [_name(r) for r in re.split(r", and |, | and ", b.replace("the ", ""))]) for a, b in rooms]
-        return "map " + " ; ".join(f"{a} : {' '.join(b)}" for a, b in joined)
+        return "map " + " ; ".join(f"{a}: {' '.join(b)}" for a, b in joined)
 
     def commands(self) -> list[str]:
+        """Moves and deeds most often; most of the rest is refused."""
         return list(COMMANDS)
 
     def valid_actions(self) -> list[str]:
-        return [a for a in super().valid_actions() if a.startswith("move ") or "coin" in a]
+        """What changes something here."""
+        return [a for a in super().valid_actions() if a in _MOVES or a in _DEEDS]
 
     def expert_action(self) -> str:
         """The next step of a shortest way, from any room, by the map and the exits in sight."""
-        return best_action(self._goal, self._graph, parse_state(self._line))
+        return best_action(self._goal, self._graph, self._here, self._holds)
 
     def reset(self, task: Task) -> tuple[str, dict[str, Any]]:
         state, info = super().reset(task)
         self._goal, self._graph = parse_goal(info["instruction"]), parse_map(state)
-        self._line = state
         return state, info
-
-    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        result = super().step(action)
-        self._line = result[0]
-        return result
 
     @staticmethod
     def reason(task: Task, history: Sequence[Transition], transition: Transition) -> str:
@@ -112,26 +112,24 @@ def parse_goal(instruction: str) -> tuple[str, str]:
 def parse_map(first_state: str) -> dict[str, list[str]]:
     """Room -> rooms next to it, from the first state."""
     text = first_state.split("\n")[0].removeprefix("map ")
-    return {room.strip(): rooms.split() for room, _, rooms in (part.partition(" : ") for part in text.split(" ; "))}
+    return {room.strip(): rooms.split() for room, _, rooms in (part.partition(": ") for part in text.split(" ; "))}
 
 
 def parse_state(state: str) -> dict[str, str]:
-    """The fields of a state's last line: room, has, north, east, south, west, holds."""
+    """The fields of a line that describes a room: room, has, north, east, south, west."""
     found = _STATE.match(state.split("\n")[-1])
     if found is None:
-        raise ValueError(f"'{state}' is no mapreader state")
+        raise ValueError(f"'{state}' describes no mapreader room")
     return found.groupdict()
 
 
-def best_action(goal: tuple[str, str], graph: dict[str, list[str]], here: dict[str, str]) -> str:
+def best_action(goal: tuple[str, str], graph: dict[str, list[str]], here: dict[str, str], holds: bool) -> str:
     """The first action of a shortest way to the coin, or with the coin to the box."""
-    coin, box = goal
-    carrying = here["holds"] == "coin"
-    if here["has"] == "coin" and not carrying:
+    if here["has"] == "coin" and not holds:
         return "take coin"
-    target = box if carrying else coin
+    target = goal[1] if holds else goal[0]
     if here["room"] == target:
-        return "put coin in box" if carrying else "look around"
+        return "put coin in box" if holds else "look around"
     distance = {target: 0}
     queue = deque([target])
     while queue:
@@ -147,29 +145,31 @@ def best_action(goal: tuple[str, str], graph: dict[str, list[str]], here: dict[s
 def explain(task: Task, history: Sequence[Transition], transition: Transition) -> str:
     """R* of a mapreader step: what the state, the goal and the map say, in the words in which they say it.
 
-    A look-up that repeats the words before the looked-up one is the easiest for a transformer to learn.
+    A look-up that repeats the word before the looked-up one is the easiest for a transformer to learn.
     """
-    here = parse_state(transition.state)
+    lines = [*(t.state for t in history), transition.state]
+    visited = [parse_state(line) for line in lines if line.split("\n")[-1].startswith("at ")]
+    here, holds = visited[-1], "holds coin" in lines
     action = transition.action
-    direction = action.removeprefix("move ")
-    if action.startswith("move ") and direction in DIRECTIONS:
-        return _explain_move(task, history, transition, direction)
+    has = "nothing" if holds and here["has"] == "coin" else here["has"]
+    if action in _MOVES:
+        return _explain_move(task, lines[0], visited, holds, action.removeprefix("move "))
     if action == "take coin":
-        return f"has {here['has']} " + ("holds coin" if here["has"] == "coin" else "refused")
+        return f"has {has} " + ("taken" if has == "coin" else "refused")
     if action == "put coin in box":
-        solved = here["holds"] == "coin" and here["has"] == "box"
-        return f"holds {here['holds']} has {here['has']} " + ("solved" if solved else "refused")
-    return "refused" if transition.next_state.startswith("refused") else "same"
+        held = "coin" if holds else "nothing"
+        return f"holds {held} has {has} " + ("solved" if holds and has == "box" else "refused")
+    return transition.next_state
 
 
-def _explain_move(task: Task, history: Sequence[Transition], transition: Transition, direction: str) -> str:
-    room = parse_state(transition.state)[direction]
+def _explain_move(task: Task, first: str, visited: Sequence[dict[str, str]], holds: bool, direction: str) -> str:
+    room = visited[-1][direction]
     if room == "wall":
         return f"{direction} wall refused"
-    if any(parse_state(t.state)["room"] == room for t in history):
-        return f"{direction} {room} seen"
-    first = history[0].state if history else transition.state
+    coin, box = parse_goal(task.instruction)
+    has = "box" if room == box else "coin" if room == coin and not holds else "nothing"
+    if any(line["room"] == room for line in visited):
+        return f"{direction} {room} seen {room}'s {has}"
     joined = " ".join(parse_map(first).get(room, []))
-    has = dict(zip(parse_goal(task.instruction), ("coin", "box"), strict=True)).get(room, "nothing")
     back = DIRECTIONS[(DIRECTIONS.index(direction) + 2) % 4]
-    return f"{direction} {room} new {room} has {has} {room} : {joined} {back} {parse_state(transition.state)['room']}"
+    return f"{direction} {room} new {room}'s {has} {room}: {joined} {back} {visited[-1]['room']}"

@@ -23,7 +23,9 @@ class CommonSense(TextWorldGame):
         look = _ARTICLE.sub("", _FILLER.sub("", " ".join(info["look"].split())))
         look = look.removeprefix("You are in the ").replace(", that has nothing on it", " empty")
         look = re.sub(r",? that (is|has|contains)", r" \1", look)
-        held = [line.strip() for line in info["inventory"].splitlines() if line.startswith("  ") and "empty" not in line]
+        held = [
+            line.strip() for line in info["inventory"].splitlines() if line.startswith("  ") and "empty" not in line
+        ]
         line = f"{look} You hold {', '.join(held) or 'nothing'}."
         return line if changed else f"Refused. {line}"
 
