@@ -54,7 +54,7 @@ class Coalescer(Generic[Request, Reply]):
             replies = await self._send([request for request, _ in batch])
             if len(replies) != len(batch):
                 raise RuntimeError(f"{len(batch)} requests were sent and {len(replies)} replies came back")
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it was, every caller of the batch gets it
             for _, future in batch:
                 if not future.done():
                     future.set_exception(error)

@@ -1,9 +1,9 @@
 """The training loop: reads like the algorithm of the paper, top to bottom.
 
-    tasks ──► rollouts in the dream ──► Arrow ──► GRPO on the learner ──► new weights to the engines
-      ▲             │         ▲                          (beside it)
-      │             ▼         │ demos            new tasks are invented, dreamed
-      └── V_tau, lambda    replay buffer ◄────── transitions pass the write gate
+tasks ──► rollouts in the dream ──► Arrow ──► GRPO on the learner ──► new weights to the engines
+  ▲             │         ▲                          (beside it)
+  │             ▼         │ demos            new tasks are invented, dreamed
+  └── V_tau, lambda    replay buffer ◄────── transitions pass the write gate
 """
 
 from __future__ import annotations

@@ -82,7 +82,9 @@ def _start_policy(config: RunConfig, model: Path, machine: Machine, services: Se
     )
 
 
-def _start_dream(config: RunConfig, model: Path, seed_data: list[Trajectory], machine: Machine, services: Services) -> None:
+def _start_dream(
+    config: RunConfig, model: Path, seed_data: list[Trajectory], machine: Machine, services: Services
+) -> None:
     if config.replay.top_k > 0:
         handle = start_replay(config.replay, config.seed, f"{config.name}-seed{config.seed}")
         services.replay = ReplayClient(handle, config.replay.timeout_s)

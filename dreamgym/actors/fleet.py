@@ -70,7 +70,9 @@ class RolloutFleet:
                 done[trajectory.id] = trajectory
         missing = [e.id for e in episodes if e.id not in done]
         if missing:
-            raise EngineError(f"{len(missing)} episodes found no living rollout actor in {ROUNDS} rounds; see the actors' logs.")
+            raise EngineError(
+                f"{len(missing)} episodes found no living rollout actor in {ROUNDS} rounds; see the actors' logs."
+            )
         played = [done[e.id] for e in episodes]
         self._watch(played)
         return played

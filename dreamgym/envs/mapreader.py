@@ -22,7 +22,8 @@ _ROOM = re.compile(r"You are in the (.+?)\.")
 _EXIT = re.compile(r"To the (North|East|South|West) you see the (.+?)\.")
 _MAP_LINE = re.compile(r"The (.+?) connects to the (.+?)\.")
 _STATE = re.compile(
-    r"at (?P<room>\S+) has (?P<has>\S+) north (?P<north>\S+) east (?P<east>\S+) south (?P<south>\S+) west (?P<west>\S+)$"
+    r"at (?P<room>\S+) has (?P<has>\S+) "
+    r"north (?P<north>\S+) east (?P<east>\S+) south (?P<south>\S+) west (?P<west>\S+)$"
 )
 _INSTRUCTION = re.compile(r"(\S+)'s coin to (\S+)'s box")
 
@@ -48,6 +49,11 @@ class MapReader(TextWorldGame):
         "maxDistractorItemsPerLocation": 0,
         "limitInventorySize": 0,
     }
+
+    def __init__(self, **options: int) -> None:
+        super().__init__(**options)
+        self._here: dict[str, str] = {}
+        self._holds = False
 
     def describe(self, info: dict[str, Any], *, changed: bool, first: bool) -> str:
         """The line; `expert_action` is left the whole situation in `_here` and `_holds`."""

@@ -63,7 +63,9 @@ def start_dream(
         handle = serve.run(tasks, name=name, route_prefix=None)
     except RuntimeError as error:
         raise EngineError(f"the experience model at {model} did not start: {_cause(error)}") from error
-    return DreamApp(name, WorldClient(serve.get_deployment_handle(WORLD, app_name=name), config.world.engine.timeout_s), handle)
+    return DreamApp(
+        name, WorldClient(serve.get_deployment_handle(WORLD, app_name=name), config.world.engine.timeout_s), handle
+    )
 
 
 def _cause(error: Exception) -> str:

@@ -52,10 +52,13 @@ class WorldClient:
             return await asyncio.wait_for(call, self._timeout_s)
         except TimeoutError as error:
             raise EngineError(
-                f"the experience model gave no answer to {what} in {self._timeout_s:g} s; raise world.engine.timeout_s or replicas."
+                f"the experience model gave no answer to {what} in {self._timeout_s:g} s; "
+                "raise world.engine.timeout_s or world.replicas."
             ) from error
         except RayError as error:
-            raise EngineError(f"the experience model failed at {what}: {str(error).strip().splitlines()[-1]}") from error
+            raise EngineError(
+                f"the experience model failed at {what}: {str(error).strip().splitlines()[-1]}"
+            ) from error
 
 
 class DreamEnvironment:

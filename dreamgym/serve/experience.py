@@ -67,7 +67,9 @@ class ExperienceModel:
     Every method takes a batch and answers each request on its own: a failure is that request's `error`.
     """
 
-    async def __init__(self, model: str, config: RunConfig, replay: ReplayClient | None, threads: int | None) -> None:
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, model: str, config: RunConfig, replay: ReplayClient | None, threads: int | None
+    ) -> None:
         from transformers import AutoTokenizer
 
         self._config = config.world

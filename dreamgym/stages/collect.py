@@ -295,9 +295,7 @@ class Episode:
         t = self.trajectory
         valid = bool(result.info.get("valid", True))
         t.steps.append(
-            Transition(
-                self._state, action, result.observation, result.reward, done, expert_action=expert, valid=valid
-            )
+            Transition(self._state, action, result.observation, result.reward, done, expert_action=expert, valid=valid)
         )
         if "valid" in result.info:
             t.info["invalid"] = t.info.get("invalid", 0.0) + float(not result.info["valid"])

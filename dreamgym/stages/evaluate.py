@@ -34,7 +34,9 @@ def evaluate(config: RunConfig, who: Who = "policy") -> None:
         tasks = fold_tasks(config.env, config.eval.fold, config.eval.games, config.seed)
         began = time.monotonic()
         with waiting(f"{who} plays {len(tasks)} games of the {config.eval.fold} fold"):
-            measured = _model(config, who, tasks) if upstream else Measured(play_tasks(config, tasks, who, config.eval.fold))
+            measured = (
+                _model(config, who, tasks) if upstream else Measured(play_tasks(config, tasks, who, config.eval.fold))
+            )
         record = measured.record(who, config.eval.fold, time.monotonic() - began)
         write_json(current.run_dir / "eval" / f"{who}-{config.eval.fold}.json", record)
         if record["games"] == 0:
@@ -50,4 +52,3 @@ def evaluate(config: RunConfig, who: Who = "policy") -> None:
 def _model(config: RunConfig, who: Who, tasks: Sequence[Task]) -> Measured:
     with start_services(config, config.run_dir / who) as services:
         return evaluate_policy(config, services.fleet, tasks, config.eval.fold, "real", -1)
-

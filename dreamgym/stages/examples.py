@@ -13,7 +13,7 @@ from dreamgym.config import RunConfig, SFTConfig
 from dreamgym.replay.bulk import exact_top_k, leave_one_out
 from dreamgym.replay.embed import make_embedder
 from dreamgym.replay.records import Demo
-from dreamgym.serve.prompts import answer_parts, first_message, query, reset_message, vary_message
+from dreamgym.serve.prompts import answer_parts, first_message, opening, query, reset_message, vary_message
 from dreamgym.types import Task, Trajectory, stable_id
 
 EXAMPLE_SCHEMA = pa.schema([("ids", pa.list_(pa.int32())), ("weights", pa.list_(pa.float32()))])
@@ -25,7 +25,7 @@ Example = tuple[list[int], list[float]]
 def tokenizer_texts(trajectories: Sequence[Trajectory]) -> Iterator[str]:
     """All that a model made from scratch will ever read or write, for its tokenizer."""
     for t in trajectories:
-        yield f"{t.task.instruction}\n{t.task.first_state}"
+        yield from (opening(t.task, t.task.first_state), reset_message(t.task.instruction), vary_message(t.task))
         for step in t.steps:
             yield query(step.action, [step])
             yield "".join(answer_parts(step))

@@ -1,4 +1,4 @@
-"""The whole way on real parts, tiny: game server, DeepSpeed, vLLM, Serve, Qdrant, the report; then again, and killed."""
+"""The whole way on real parts, tiny: game server, DeepSpeed, vLLM, Serve, Qdrant, report; then again, and killed."""
 
 from __future__ import annotations
 

@@ -74,11 +74,11 @@ def test_the_rule_never_contradicts_the_game(env: MapReader, tasks: list[Task]) 
     rng = random.Random(1)
     seen_words = {"new", "seen", "refused", "same", "taken", "solved", "holds", "has", "coin", "box", "nothing", "wall"}
     for task in tasks[:25]:
-        state, info = env.reset(task)
+        state, _ = env.reset(task)
         history: list[Transition] = []
         for _ in range(12):
             action = rng.choice([*COMMANDS, env.expert_action(), env.expert_action()])
-            after, reward, done, _, info = env.step(action)
+            after, reward, done, _, _ = env.step(action)
             step = Transition(state, action, after, reward, done)
             told = explain(task, history, step)
             known = " ".join([task.instruction, action, state, *(t.state for t in history)])

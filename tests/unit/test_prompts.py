@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dreamgym.serve.prompts import MAX_ANSWER_CHARS, ParseError, answer_parts, first_message, one_line, parse_answer, query
+from dreamgym.serve.prompts import (
+    MAX_ANSWER_CHARS,
+    ParseError,
+    answer_parts,
+    first_message,
+    one_line,
+    parse_answer,
+    query,
+)
 from dreamgym.types import Task, Transition
 
 LINE = st.text(st.characters(blacklist_categories=("Cs", "Cc", "Zl", "Zp")), min_size=1, max_size=80).filter(
@@ -70,4 +78,11 @@ def test_an_action_cannot_pose_as_another_field() -> None:
 def test_the_best_demonstration_stands_next_to_the_action_and_without_its_map() -> None:
     best, second = replace(STEP, state="map m\nat best"), replace(STEP, state="at second")
     message = first_message(Task("t", "e", "goal"), "map m\nat a", "go", [best, second])
-    assert message.split("\n") == ["dream goal", "map m", "at a", "like at second > go = at b", "like at best > go = at b", "> go"]
+    assert message.split("\n") == [
+        "dream goal",
+        "map m",
+        "at a",
+        "like at second > go = at b",
+        "like at best > go = at b",
+        "> go",
+    ]
