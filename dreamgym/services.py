@@ -62,7 +62,7 @@ def start_services(
     if world is not None:
         jobs.append(lambda: _start_dream(config, world, seed_data or [], machine, services))
     if learner:
-        jobs.append(lambda: _start_learner(config, policy, machine, services))
+        jobs.append(lambda: _start_learner(config, policy, services))
     try:
         with ThreadPoolExecutor(len(jobs)) as starters:
             for job in [starters.submit(job) for job in jobs]:
@@ -94,12 +94,11 @@ def _start_dream(
         asyncio.run(services.replay.add(items[: config.replay.capacity]))
 
 
-def _start_learner(config: RunConfig, model: Path, machine: Machine, services: Services) -> None:
+def _start_learner(config: RunConfig, model: Path, services: Services) -> None:
     options: dict[str, Any] = {
         "dtype": config.policy.model.dtype,
         "seed": config.seed,
         "reference": model if config.learner.kl_coef > 0 else None,
         "temperature": config.policy.sampling.temperature,
-        "threads": machine.threads,
     }
     services.learner = Learner.start(model, config.learner, **options)

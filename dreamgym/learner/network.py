@@ -18,7 +18,7 @@ CHUNK_LOGITS = 2**26
 class LogprobModel(nn.Module):
     """A Hugging Face causal LM whose head runs on the predicting positions only.
 
-    Logprobs are log_softmax(logits / temperature) in float32, the distribution engines sample from.
+    Logprobs are log_softmax(logits / temperature), head included in float32: so do the engines sample.
     Where targets times vocabulary exceeds `CHUNK_LOGITS`, the head runs in chunks that are
     recomputed in the backward pass, so that the logits never fill the memory.
     """
@@ -46,7 +46,8 @@ class LogprobModel(nn.Module):
         return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
 
     def _head(self, states: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        logits = self.lm.get_output_embeddings()(states).float() / self._temperature
+        head = self.lm.get_output_embeddings()
+        logits = nn.functional.linear(states.float(), head.weight.float()) / self._temperature
         logs = logits.log_softmax(-1)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._entropy_gradient):
             entropy = -(logs.exp() * logs).sum(-1)

@@ -85,7 +85,7 @@ def _tune(
     name: str,
 ) -> None:
     """Tune `base` on examples and save it as the run's `name`."""
-    machine = ensure_ray()
+    ensure_ray()
     settings = LearnerConfig(
         **{
             **config.learner.model_dump(),
@@ -96,7 +96,7 @@ def _tune(
             "muon_lr": tuning.muon_lr,
         }
     )
-    learner = Learner.start(base, settings, dtype=model.dtype, seed=config.seed, threads=machine.threads)
+    learner = Learner.start(base, settings, dtype=model.dtype, seed=config.seed)
     try:
         result: dict[str, Any] = {"tokens": 0.0}
         if tuning.tokens > 0:
