@@ -230,6 +230,8 @@ class ReplayConfig(Section):
     """Vector size of the hashing embedder."""
     top_k: int = Field(1, ge=0)
     """Demonstrations retrieved for a dream step; 0 dreams without."""
+    min_similarity: float = Field(0.0, ge=-1, le=1)
+    """A retrieved demonstration below this cosine is not shown: it would cost tokens and tell little."""
     capacity: int = Field(50_000, ge=1)
     """Transitions kept; the least useful dreamed ones go first."""
     novelty: float = Field(0.98, ge=0, le=1)

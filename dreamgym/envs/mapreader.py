@@ -22,8 +22,8 @@ _ROOM = re.compile(r"You are in the (.+?)\.")
 _EXIT = re.compile(r"To the (North|East|South|West) you see the (.+?)\.")
 _MAP_LINE = re.compile(r"The (.+?) connects to the (.+?)\.")
 _STATE = re.compile(
-    r"at (?P<room>\S+) has (?P<has>\S+) "
-    r"north (?P<north>\S+) east (?P<east>\S+) south (?P<south>\S+) west (?P<west>\S+)$"
+    r"(?P<what>\S+) at (?P<room>\S+) has (?P<has>\S+) "
+    r"north (?P<north>\S+) east (?P<east>\S+) south (?P<south>\S+) west (?P<west>\S+) holds (?P<holds>\S+)$"
 )
 _INSTRUCTION = re.compile(r"(\S+)'s coin to (\S+)'s box")
 
@@ -34,11 +34,12 @@ def _name(room: str) -> str:
 
 
 class MapReader(TextWorldGame):
-    """The abstract state says what an action changed, in one short line.
+    """The abstract state is one line of always the same shape, after the map in the first state.
 
-    Arriving somewhere: `at kitchen has coin north wall east hall south wall west wall`. Taking the coin:
-    `holds coin`. An action that the game refuses: `refused`; one that changes nothing: `same`. The first state
-    has the map before its line. The goal reads `kitchen's coin to hall's box`.
+    `moved at kitchen has coin north wall east hall south wall west wall holds nothing`: first what the last
+    action did (moved, taken, solved, same where it changed nothing, refused where the game does not know it
+    there), then the room, what it has, the four directions, and what is held. The goal reads
+    `kitchen's coin to hall's box`.
     """
 
     game: ClassVar[str] = "mapreader"
@@ -53,10 +54,9 @@ class MapReader(TextWorldGame):
     def __init__(self, **options: int) -> None:
         super().__init__(**options)
         self._here: dict[str, str] = {}
-        self._holds = False
 
     def describe(self, info: dict[str, Any], *, changed: bool, first: bool) -> str:
-        """The line; `expert_action` is left the whole situation in `_here` and `_holds`."""
+        """The line; `expert_action` finds its fields in `_here`."""
         look = info["look"]
         exits = {d.lower(): _name(r) for d, r in _EXIT.findall(look)}
         here = {
@@ -64,15 +64,21 @@ class MapReader(TextWorldGame):
             "has": "box" if "a box" in look else "coin" if "a coin" in look else "nothing",
             **{d: exits.get(d, "wall") for d in DIRECTIONS},
         }
-        holds = "a coin" in info["inventory"]
-        moved = first or here["room"] != self._here["room"]
-        took = not first and holds and not self._holds
-        solved = bool(info["tasksuccess"])
-        self._here, self._holds = here, holds
-        line = f"at {here['room']} has {here['has']} " + " ".join(f"{d} {here[d]}" for d in DIRECTIONS)
+        here["holds"] = "coin" if "a coin" in info["inventory"] else "nothing"
         if first:
-            return f"{self._map()}\n{line}"
-        return line if moved else "holds coin" if took else "solved" if solved else "same" if changed else "refused"
+            what = "moved"
+        elif info["tasksuccess"]:
+            what = "solved"
+        elif here["room"] != self._here["room"]:
+            what = "moved"
+        elif here["holds"] != self._here["holds"]:
+            what = "taken"
+        else:
+            what = "same" if changed else "refused"
+        self._here = here
+        ways = " ".join(f"{d} {here[d]}" for d in DIRECTIONS)
+        line = f"{what} at {here['room']} has {here['has']} {ways} holds {here['holds']}"
+        return f"{self._map()}\n{line}" if first else line
 
     def instruct(self, info: dict[str, Any]) -> str:
         coin, box = _GOAL.search(info["taskDescription"]).groups()  # type: ignore[union-attr]
@@ -94,7 +100,7 @@ class MapReader(TextWorldGame):
 
     def expert_action(self) -> str:
         """The next step of a shortest way, from any room, by the map and the exits in sight."""
-        return best_action(self._goal, self._graph, self._here, self._holds)
+        return best_action(self._goal, self._graph, self._here)
 
     def reset(self, task: Task) -> tuple[str, dict[str, Any]]:
         state, info = super().reset(task)
@@ -122,15 +128,16 @@ def parse_map(first_state: str) -> dict[str, list[str]]:
 
 
 def parse_state(state: str) -> dict[str, str]:
-    """The fields of a line that describes a room: room, has, north, east, south, west."""
+    """The fields of a state's line: what, room, has, north, east, south, west, holds."""
     found = _STATE.match(state.split("\n")[-1])
     if found is None:
-        raise ValueError(f"'{state}' describes no mapreader room")
+        raise ValueError(f"'{state}' is no mapreader state")
     return found.groupdict()
 
 
-def best_action(goal: tuple[str, str], graph: dict[str, list[str]], here: dict[str, str], holds: bool) -> str:
+def best_action(goal: tuple[str, str], graph: dict[str, list[str]], here: dict[str, str]) -> str:
     """The first action of a shortest way to the coin, or with the coin to the box."""
+    holds = here["holds"] == "coin"
     if here["has"] == "coin" and not holds:
         return "take coin"
     target = goal[1] if holds else goal[0]
@@ -153,29 +160,26 @@ def explain(task: Task, history: Sequence[Transition], transition: Transition) -
 
     A look-up that repeats the word before the looked-up one is the easiest for a transformer to learn.
     """
-    lines = [*(t.state for t in history), transition.state]
-    visited = [parse_state(line) for line in lines if line.split("\n")[-1].startswith("at ")]
-    here, holds = visited[-1], "holds coin" in lines
-    action = transition.action
-    has = "nothing" if holds and here["has"] == "coin" else here["has"]
+    here, action = parse_state(transition.state), transition.action
     if action in _MOVES:
-        return _explain_move(task, lines[0], visited, holds, action.removeprefix("move "))
+        return _explain_move(task, history, transition.state, action.removeprefix("move "))
     if action == "take coin":
-        return f"has {has} " + ("taken" if has == "coin" else "refused")
+        return f"has {here['has']} " + ("taken" if here["has"] == "coin" else "refused")
     if action == "put coin in box":
-        held = "coin" if holds else "nothing"
-        return f"holds {held} has {has} " + ("solved" if holds and has == "box" else "refused")
-    return transition.next_state
+        solved = here["holds"] == "coin" and here["has"] == "box"
+        return f"holds {here['holds']} has {here['has']} " + ("solved" if solved else "refused")
+    return transition.next_state.split()[0]
 
 
-def _explain_move(task: Task, first: str, visited: Sequence[dict[str, str]], holds: bool, direction: str) -> str:
-    room = visited[-1][direction]
+def _explain_move(task: Task, history: Sequence[Transition], state: str, direction: str) -> str:
+    here = parse_state(state)
+    room = here[direction]
     if room == "wall":
         return f"{direction} wall refused"
     coin, box = parse_goal(task.instruction)
-    has = "box" if room == box else "coin" if room == coin and not holds else "nothing"
-    if any(line["room"] == room for line in visited):
+    has = "box" if room == box else "coin" if room == coin and here["holds"] == "nothing" else "nothing"
+    if any(parse_state(t.state)["room"] == room for t in history):
         return f"{direction} {room} seen {room}'s {has}"
-    joined = " ".join(parse_map(first).get(room, []))
+    joined = " ".join(parse_map(history[0].state if history else state).get(room, []))
     back = DIRECTIONS[(DIRECTIONS.index(direction) + 2) % 4]
-    return f"{direction} {room} new {room}'s {has} {room}: {joined} {back} {visited[-1]['room']}"
+    return f"{direction} {room} new {room}'s {has} {room}: {joined} {back} {here['room']}"

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 
+PREVIOUS_TOKENS = ((1, 2, 3), (1,))
+"""How far back the heads of the first layers of a scratch model look at first."""
+SHARP, STRENGTH = 4, 7.0
+
+
 def prepare_model(
     config: ModelConfig, out: Path, texts: Iterable[str], seed: int, tokenizer_from: Path | None = None
 ) -> Path:
@@ -61,7 +66,11 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
 
 
 def scratch_model(shape: ScratchModel, tokenizer: PreTrainedTokenizerBase, seed: int) -> LlamaForCausalLM:
-    """An untrained Llama: normal(0, 0.02), residual projections scaled by 1/sqrt(2 layers) as in GPT-2."""
+    """An untrained Llama: normal(0, 0.02), residual projections scaled by 1/sqrt(2 layers) as in GPT-2.
+
+    Some heads of its first two layers begin as previous-token heads, the first half of an induction head (Olsson
+    et al. 2022, arXiv 2209.11895). A small model then learns to look things up in a fraction of the tokens.
+    """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -76,6 +85,7 @@ def scratch_model(shape: ScratchModel, tokenizer: PreTrainedTokenizerBase, seed:
         num_key_value_heads=shape.heads,
         max_position_embeddings=shape.context,
         tie_word_embeddings=shape.tied,
+        attention_bias=True,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -87,7 +97,30 @@ def scratch_model(shape: ScratchModel, tokenizer: PreTrainedTokenizerBase, seed:
         for name, weight in model.named_parameters():
             if name.endswith(("o_proj.weight", "down_proj.weight")):
                 weight.mul_(1 / math.sqrt(2 * shape.layers))
+        for layer, offsets in zip(model.model.layers, PREVIOUS_TOKENS, strict=False):
+            for head, offset in enumerate(offsets[: shape.heads - 1]):
+                _attend_back(layer.self_attn, head, offset, config.head_dim, config.rope_parameters["rope_theta"])
     return model
+
+
+def _attend_back(attention: Any, head: int, offset: int, size: int, theta: float) -> None:
+    """Let a head begin by attending to the token `offset` places back, whatever the tokens are.
+
+    Constant queries and keys, turned against each other by RoPE, score highest at that distance; the fastest
+    `SHARP` frequencies are enough to set it apart from its neighbours.
+    """
+    import torch
+
+    rows = slice(head * size, (head + 1) * size)
+    angle = offset * theta ** (-torch.arange(SHARP) * 2 / size)
+    for projection, cosine, sine in (
+        (attention.q_proj, torch.ones(SHARP), torch.zeros(SHARP)),
+        (attention.k_proj, angle.cos(), angle.sin()),
+    ):
+        projection.weight[rows] = 0.0
+        projection.bias[rows] = 0.0
+        projection.bias[rows][:SHARP] = STRENGTH * cosine
+        projection.bias[rows][size // 2 : size // 2 + SHARP] = STRENGTH * sine
 
 
 def _scratch_tokenizer(

@@ -74,6 +74,7 @@ class ExperienceModel:
 
         self._config = config.world
         self._top_k = config.replay.top_k if replay is not None else 0
+        self._min_similarity = config.replay.min_similarity
         self._replay = replay
         self._chat = ChatFormat(AutoTokenizer.from_pretrained(model))
         self._engine = TokenEngine(
@@ -100,7 +101,8 @@ class ExperienceModel:
             return [[] for _ in queries]
         skip = max(q.skip_demos for q in queries)
         found = await self._replay.search([(q.state, q.action) for q in queries], self._top_k + skip)
-        return [demos[q.skip_demos :][: self._top_k] for q, demos in zip(queries, found, strict=True)]
+        near = [[d for d in demos if d.score >= self._min_similarity] for demos in found]
+        return [demos[q.skip_demos :][: self._top_k] for q, demos in zip(queries, near, strict=True)]
 
     async def _step(self, q: DreamQuery, demos: Sequence[Demo]) -> DreamAnswer:
         self._counts["steps"] += 1

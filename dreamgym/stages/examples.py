@@ -40,7 +40,9 @@ def world_examples(config: RunConfig, trajectories: Sequence[Trajectory], chat: 
     Returns:
         ids, and weights (loss weight of each token; 0 for what the model only reads).
     """
-    demos = leave_one_out(trajectories, make_embedder(config.replay), config.replay.top_k)
+    found = leave_one_out(trajectories, make_embedder(config.replay), config.replay.top_k)
+    least = config.replay.min_similarity
+    demos = [[[d for d in near if d.score >= least] for near in steps] for steps in found]
     examples = [_dream(config, t, d, chat) for t, d in zip(trajectories, demos, strict=True) if t.steps]
     tasks = {t.task.id: t.task for t in trajectories if t.task.first_state}
     examples += list(_writings(config, list(tasks.values()), chat))

@@ -19,7 +19,7 @@ from dreamgym.schema import read_parquet
 from dreamgym.stages.examples import policy_examples, tokenizer_texts, world_examples
 from dreamgym.types import Trajectory
 
-DATA_FIELDS = ["replay.embedder", "replay.dim", "replay.top_k"]
+DATA_FIELDS = ["replay.embedder", "replay.dim", "replay.top_k", "replay.min_similarity"]
 
 
 def sft(config: RunConfig) -> None:

@@ -65,7 +65,7 @@ def test_an_impossible_action_is_refused_in_the_state_and_changes_nothing(env: M
     wall = next(d for d in DIRECTIONS if parse_state(first)[d] == "wall")
     for action in (f"move {wall}", "put coin in box", "fly away", ""):
         state, reward, done, _, info = env.step(action)
-        assert state == "refused"
+        assert state == first.splitlines()[-1].replace("moved", "refused")
         assert (reward, done, info["valid"]) == (0.0, False, False)
 
 
@@ -86,8 +86,8 @@ def test_the_rule_never_contradicts_the_game(env: MapReader, tasks: list[Task]) 
             assert words <= {w.removesuffix("'s").removesuffix(":") for w in known.split()} | seen_words | set(
                 DIRECTIONS
             )
-            assert ("refused" in told) == (after == "refused")
-            assert ("taken" in told) == (after == "holds coin")
+            assert ("refused" in told) == after.startswith("refused")
+            assert ("taken" in told) == after.startswith("taken")
             assert ("solved" in told) == done
             if "new" in told.split() or "seen" in told.split():
                 there = parse_state(after)
