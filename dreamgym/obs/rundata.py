@@ -147,7 +147,8 @@ def busy_seconds(stages: Iterable[Record]) -> float:
 def headline(data: RunData) -> dict[str, Any]:
     """The figures of a run by the names under which results are kept; None where a figure is not known.
 
-    `gain_points` and its lower end are percentage points; gaps are in nats, over all iterations.
+    `gain_points` and its lower end are percentage points; gaps between engine and learner
+    logprobs are in nats: of the worst token of the run, and of the worst iteration's 99.9% of tokens and mean.
     """
     before, after = (data.finals.get((who, data.fold)) for who in ("warm_start", "policy"))
     difference = gain(before, after)[0] if before and after else None
@@ -162,4 +163,6 @@ def headline(data: RunData) -> dict[str, Any]:
         "gain_ci95_low": round(100 * difference.low, 2) if difference else None,
         "real_transitions_during_rl": None if learned is None else int(learned),
         "max_logprob_gap_nats": max(gaps, default=None),
+        "logprob_gap_p999_nats": max(data.series("learner/gap_p999")[1], default=None),
+        "logprob_gap_mean_nats": max(data.series("learner/gap_mean")[1], default=None),
     }

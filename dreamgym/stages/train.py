@@ -53,7 +53,7 @@ def train(config: RunConfig) -> None:
             "dream_transitions": trainer.learned["dream"],
             "real_transitions_learned": trainer.learned["real"],
             "real_transitions_measured": trainer.real_measured,
-            "max_logprob_gap_nats": round(trainer.max_gap, 5),
+            "worst_mean_logprob_gap_nats": round(trainer.max_gap, 5),
         }
 
 

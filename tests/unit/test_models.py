@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from dreamgym.config import ModelConfig, ScratchModel
 from dreamgym.errors import ModelError
-from dreamgym.learner.models import load_tokenizer, prepare_model
+from dreamgym.learner.models import load_tokenizer, prepare_model, scratch_model
 from dreamgym.learner.tokenizer import train_tokenizer
 
 TEXTS = ["state: you are in the kitchen | exits: north, south\ntask: bring the coin to the box\n"] * 20
@@ -97,3 +99,20 @@ def test_heads_that_do_not_divide_the_width_are_refused(tmp_path: Path) -> None:
     shape = SHAPE.model_copy(update={"heads": 3})
     with pytest.raises(ModelError, match=r"hidden \(64\) must be a multiple of heads \(3\)"):
         prepare_model(ModelConfig(scratch=shape), tmp_path / "m", TEXTS, 0)
+
+
+def test_a_scratch_model_begins_with_heads_that_look_one_two_and_three_tokens_back() -> None:
+    """Attention of the first layer, recomputed by hand from its queries, keys and RoPE."""
+    tokenizer = train_tokenizer(["north east south west"] * 4, 320, 128)
+    shape = ScratchModel(layers=2, hidden=128, intermediate=96, heads=4, vocab=320, context=128)
+    model = scratch_model(shape, tokenizer, seed=3).model
+    length, size = 24, 32
+    hidden = model.layers[0].input_layernorm(model.embed_tokens(torch.randint(0, 300, (1, length))))
+    attention = model.layers[0].self_attn
+    q, k = (p(hidden).view(1, length, 4, size).transpose(1, 2) for p in (attention.q_proj, attention.k_proj))
+    q, k = apply_rotary_pos_emb(q, k, *model.rotary_emb(hidden, torch.arange(length)[None]))
+    scores = (q @ k.transpose(-1, -2) / math.sqrt(size)).masked_fill(torch.ones(length, length).triu(1).bool(), -1e9)
+    weights = scores.softmax(-1)[0]
+    for head, back in enumerate((1, 2, 3)):
+        assert all(weights[head, t, t - back] > 0.95 for t in range(4, length))
+    assert weights[3].max() < 0.95 or weights[3, 12, 11] < 0.95

@@ -1,0 +1,44 @@
+"""The figures of fidelity against counts made by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from dreamgym.fidelity import Prediction, scores, token_f1
+from dreamgym.serve.experience import DreamAnswer
+from dreamgym.types import Transition
+
+
+def said(state: str, reward: float, done: bool, real_state: str, real_reward: float, real_done: bool) -> Prediction:
+    return Prediction(Transition("s", "a", real_state, real_reward, real_done), DreamAnswer("", state, reward, done))
+
+
+def test_scores_of_a_handful_of_predictions() -> None:
+    unreadable = Prediction(Transition("s", "a", "x y", 0.0, False), DreamAnswer(error="not readable"))
+    told = [
+        said("at a", 0, False, "at a", 0, False),
+        said("at b", 0, False, "at a", 0, False),
+        said("won", 1, True, "won", 1, True),
+        said("won", 1, True, "at a", 0, False),
+        said("at a", 0, False, "won", 1, True),
+        unreadable,
+    ]
+    result = scores(told)
+    assert result["n"] == 6
+    assert result["unreadable"] == pytest.approx(1 / 6)
+    assert result["state_exact"] == pytest.approx(2 / 6)
+    assert result["state_f1"] == pytest.approx((1 + 0.5 + 1 + 0 + 0 + 0) / 6)
+    assert result["outcome_accuracy"] == pytest.approx(3 / 6)
+    assert (result["done_precision"], result["done_recall"]) == (0.5, 0.5)
+    assert (result["reward_precision"], result["reward_recall"]) == (0.5, 0.5)
+
+
+def test_what_does_not_occur_has_no_precision_or_recall() -> None:
+    result = scores([said("at a", 0, False, "at a", 0, False)])
+    assert not {"done_precision", "done_recall", "reward_precision", "reward_recall"} & set(result)
+    assert scores([]) == {"n": 0.0}
+
+
+def test_words_count_as_often_as_they_occur() -> None:
+    assert token_f1("a a b", "a b b") == pytest.approx(2 / 3)
+    assert token_f1("", "a") == 0.0
