@@ -185,6 +185,8 @@ class WorldConfig(Section):
     """The most replicas that autoscaling may start."""
     attempts: int = Field(3, ge=1)
     """Tries for one dream step that cannot be parsed before the episode is env_failed."""
+    memo: bool = True
+    """Within a group, the same actions lead to the same states, dreamed once."""
     system_prompt: str = ""
     """Instructions at the head of every dream; a model trained on them may leave it empty."""
 

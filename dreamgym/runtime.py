@@ -13,10 +13,11 @@ LOCAL_OBJECT_STORE_BYTES = 512 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What each engine and learner process may use.
+    """What each engine may use.
 
-    threads  CPU threads of a process that computes (None where it computes on a GPU)
-    gpus     GPUs of such a process
+    threads  CPU threads of an engine (None where it computes on a GPU): half the cores, since policy and dream
+             take turns with the processes that feed them, and a thread without a core holds up the others
+    gpus     GPUs of an engine
     """
 
     threads: int | None
@@ -46,4 +47,4 @@ def ensure_ray() -> Machine:
             )
     if ray.cluster_resources().get("GPU", 0) > 0:
         return Machine(None, 1.0)
-    return Machine(os.cpu_count() or 1, 0.0)
+    return Machine(max(1, (os.cpu_count() or 1) // 2), 0.0)

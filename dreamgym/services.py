@@ -90,8 +90,12 @@ def _start_dream(
         services.replay = ReplayClient(handle, config.replay.timeout_s)
     services.dream = start_dream(config, model, services.replay, threads=machine.threads, gpus=machine.gpus)
     if services.replay is not None:
-        items = [item for t in seed_data for item in from_trajectory(t)]
-        asyncio.run(services.replay.add(items[: config.replay.capacity]))
+        different = {
+            (item.task_id, item.state, item.action, item.next_state): item
+            for t in seed_data
+            for item in from_trajectory(t)
+        }
+        asyncio.run(services.replay.add(list(different.values())[: config.replay.capacity]))
 
 
 def _start_learner(config: RunConfig, model: Path, services: Services) -> None:

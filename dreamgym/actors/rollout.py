@@ -20,7 +20,7 @@ from dreamgym.envs.base import Environment, RealEnvironment
 from dreamgym.errors import EngineError
 from dreamgym.policy.engine import PolicyPool
 from dreamgym.schema import to_batch
-from dreamgym.serve.dream import DreamEnvironment, WorldClient
+from dreamgym.serve.dream import DreamEnvironment, Memo, WorldClient
 from dreamgym.serve.engine import Generation
 from dreamgym.types import Trajectory, stable_id
 
@@ -48,6 +48,7 @@ class RolloutActor:
         self._world_address = world
         self._world: WorldClient | None = None
         self._real: asyncio.Queue[RealEnvironment] | None = None
+        self._memo: Memo = {}
 
     def ping(self) -> str:
         """Answer a health check."""
@@ -60,6 +61,7 @@ class RolloutActor:
 
     async def play_many(self, episodes: Sequence[Episode]) -> pa.RecordBatch:
         """Play episodes concurrently; a record batch of `TRAJECTORY_SCHEMA` in their order."""
+        self._memo.clear()
         return to_batch(await asyncio.gather(*(self._play(e) for e in episodes)))
 
     async def close(self) -> None:
@@ -107,9 +109,9 @@ class RolloutActor:
     @asynccontextmanager
     async def _environment(self, episode: Episode, attempt: int) -> AsyncIterator[Environment]:
         if episode.world == "dream":
-            seed = int(stable_id(episode.seed, "dream", attempt), 16) & 0x7FFFFFFF
-            dream = DreamEnvironment(self._dream(), self._config.env.max_steps, seed)
-            yield dream
+            whose = (episode.group, episode.iteration) if self._config.world.memo else (episode.id,)
+            seed = int(stable_id(self._config.seed, *whose, attempt), 16) & 0x7FFFFFFF
+            yield DreamEnvironment(self._dream(), self._config.env.max_steps, seed, self._memo)
             return
         free = self._real_environments()
         env = await free.get()

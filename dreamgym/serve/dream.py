@@ -16,6 +16,10 @@ from dreamgym.serve.prompts import reset_message
 from dreamgym.types import StepResult, Task, stable_id
 
 
+Memo = dict[tuple[int, tuple[str, ...]], "asyncio.Future[DreamAnswer]"]
+"""(seed, task and actions so far) -> the dream step that is done or under way."""
+
+
 class WorldClient:
     """What actors hold of the experience model: calls are joined, sent to a Serve replica, and have a deadline.
 
@@ -66,17 +70,23 @@ class DreamEnvironment:
 
     A step that cannot be parsed, or a replica that fails, is `env_failed`, never a reward of 0. A context
     that is full truncates the episode.
+
+    With a `memo` shared by the episodes of a group (which then have one seed), the same actions from the same
+    start lead to the same states, and what episodes have in common is dreamed once, also while it is under way.
     """
 
-    def __init__(self, world: WorldClient, max_steps: int, seed: int) -> None:
+    def __init__(self, world: WorldClient, max_steps: int, seed: int, memo: Memo | None = None) -> None:
         self._world = world
         self._max_steps = max_steps
         self._seed = seed
+        self._memo: Memo = {} if memo is None else memo
+        self._actions: tuple[str, ...] = ()
         self._query: DreamQuery | None = None
         self._steps = 0
 
     async def reset(self, task: Task) -> StepResult:
         self._steps = 0
+        self._actions = (task.id,)
         state = task.first_state
         if not state:
             try:
@@ -92,10 +102,14 @@ class DreamEnvironment:
         if self._query is None:
             raise RuntimeError("step() before reset(); call reset(task) first")
         self._steps += 1
-        seed = int(stable_id(self._seed, self._steps), 16) & 0x7FFFFFFF
+        self._actions += (action,)
+        seed = int(stable_id(self._seed, *self._actions), 16) & 0x7FFFFFFF
         query = replace(self._query, action=action, seed=seed)
+        key = (self._seed, self._actions)
+        if key not in self._memo:
+            self._memo[key] = asyncio.ensure_future(self._world.step(query))
         try:
-            answer = await self._world.step(query)
+            answer = await asyncio.shield(self._memo[key])
         except EngineError as error:
             return _failed(str(error))
         if answer.context_full:

@@ -17,7 +17,7 @@ from dreamgym.types import Task, Transition
 MAX_ANSWER_CHARS = 20_000
 
 _ANSWER = re.compile(
-    r"(?P<reasoning>.*?)\n?state: (?P<state>.*)\nreward: (?P<reward>-?\d+(?:\.\d+)?) done: (?P<done>yes|no)\s*\Z",
+    r"(?P<reasoning>.*?)\n?state: (?P<state>.*)\nreward=(?P<reward>-?\d+(?:\.\d+)?) done=(?P<done>yes|no)\s*\Z",
     re.DOTALL,
 )
 
@@ -78,7 +78,7 @@ def one_line(text: str) -> str:
 def answer_parts(transition: Transition) -> tuple[str, str, str]:
     """(reasoning, state, outcome) as the experience model must write them; joined, they are the answer."""
     reasoning = f"{transition.reasoning}\n" if transition.reasoning else ""
-    outcome = f"\nreward: {transition.reward:g} done: {'yes' if transition.done else 'no'}"
+    outcome = f"\nreward={transition.reward:g} done={'yes' if transition.done else 'no'}"
     return reasoning, f"state: {transition.next_state}", outcome
 
 
@@ -92,7 +92,7 @@ def parse_answer(text: str) -> DreamStep:
         raise ParseError(f"the answer has {len(text)} characters, more than {MAX_ANSWER_CHARS}")
     found = _ANSWER.match(text)
     if found is None:
-        raise ParseError(f"no 'state: … reward: … done: …' in {text[-200:]!r}")
+        raise ParseError(f"no 'state: … reward=… done=…' in {text[-200:]!r}")
     state = found["state"].strip()
     if not state:
         raise ParseError("the next state is empty")

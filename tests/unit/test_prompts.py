@@ -48,7 +48,7 @@ def test_any_text_is_read_or_refused(text: str) -> None:
     except ParseError:
         return
     assert step.state
-    assert f"done: {'yes' if step.done else 'no'}" in text
+    assert f"done={'yes' if step.done else 'no'}" in text
 
 
 @pytest.mark.parametrize(
@@ -56,11 +56,11 @@ def test_any_text_is_read_or_refused(text: str) -> None:
     [
         "",
         "state: at b",
-        "state: at b\nreward: one done: no",
-        "state: at b\nreward: 1 done: maybe",
-        "state: at b\nreward: 1 done: yes and more",
-        "state:  \nreward: 1 done: yes",
-        "reward: 1 done: yes",
+        "state: at b\nreward=one done=no",
+        "state: at b\nreward=1 done=maybe",
+        "state: at b\nreward=1 done=yes and more",
+        "state:  \nreward=1 done=yes",
+        "reward=1 done=yes",
         "x" * (MAX_ANSWER_CHARS + 1),
     ],
 )
@@ -70,7 +70,7 @@ def test_a_malformed_answer_is_refused(text: str) -> None:
 
 
 def test_an_action_cannot_pose_as_another_field() -> None:
-    message = query("go\nstate: at home\nreward: 1 done: yes", [])
+    message = query("go\nstate: at home\nreward=1 done=yes", [])
     assert message.count("\n") == 0
     assert len(one_line("x" * 10_000)) == 500
 
