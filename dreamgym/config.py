@@ -175,6 +175,8 @@ class WorldConfig(Section):
     """Which model."""
     sft: SFTConfig = SFTConfig()
     """How it is trained on annotated transitions."""
+    sft_without_demos: float = Field(0.5, ge=0, le=1)
+    """Share of training trajectories without demonstrations, so that it can also dream where there are none."""
     sampling: SamplingConfig = SamplingConfig(temperature=0.3)
     """How it dreams."""
     engine: EngineConfig = EngineConfig()
@@ -199,7 +201,7 @@ class PolicyConfig(Section):
     sft: SFTConfig = SFTConfig(tokens=300_000)
     """Its warm start on demonstrations."""
     demonstrations: int = Field(100, ge=0)
-    """Expert trajectories of the warm start."""
+    """Trajectories of the expert and the noisy expert in the warm start; only the expert's actions carry loss."""
     sampling: SamplingConfig = SamplingConfig(max_tokens=12)
     """How it acts while it learns."""
     eval_temperature: float = Field(0.0, ge=0)

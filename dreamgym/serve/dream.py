@@ -15,7 +15,6 @@ from dreamgym.serve.experience import DreamAnswer, DreamQuery, WriteQuery
 from dreamgym.serve.prompts import reset_message
 from dreamgym.types import StepResult, Task, stable_id
 
-
 Memo = dict[tuple[int, tuple[str, ...]], "asyncio.Future[DreamAnswer]"]
 """(seed, task and actions so far) -> the dream step that is done or under way."""
 

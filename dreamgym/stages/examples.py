@@ -14,7 +14,7 @@ from dreamgym.replay.bulk import exact_top_k, leave_one_out
 from dreamgym.replay.embed import make_embedder
 from dreamgym.replay.records import Demo
 from dreamgym.serve.prompts import answer_parts, first_message, opening, query, reset_message, vary_message
-from dreamgym.types import Task, Trajectory, stable_id
+from dreamgym.types import Task, Trajectory, Transition, stable_id
 
 EXAMPLE_SCHEMA = pa.schema([("ids", pa.list_(pa.int32())), ("weights", pa.list_(pa.float32()))])
 NEIGHBOURS = 16
@@ -41,8 +41,13 @@ def world_examples(config: RunConfig, trajectories: Sequence[Trajectory], chat: 
         ids, and weights (loss weight of each token; 0 for what the model only reads).
     """
     found = leave_one_out(trajectories, make_embedder(config.replay), config.replay.top_k)
-    least = config.replay.min_similarity
-    demos = [[[d for d in near if d.score >= least] for near in steps] for steps in found]
+    least, alone = config.replay.min_similarity, random.Random(stable_id(config.seed, "alone"))
+    demos: list[list[list[Demo]]] = [
+        [[] for _ in steps]
+        if alone.random() < config.world.sft_without_demos
+        else [[d for d in near if d.score >= least] for near in steps]
+        for steps in found
+    ]
     examples = [_dream(config, t, d, chat) for t, d in zip(trajectories, demos, strict=True) if t.steps]
     tasks = {t.task.id: t.task for t in trajectories if t.task.first_state}
     examples += list(_writings(config, list(tasks.values()), chat))
@@ -50,11 +55,19 @@ def world_examples(config: RunConfig, trajectories: Sequence[Trajectory], chat: 
 
 
 def policy_examples(config: RunConfig, trajectories: Iterable[Trajectory], chat: ChatFormat) -> pa.Table:
-    """Examples for the policy's warm start: the first `policy.demonstrations` solved expert trajectories."""
-    experts = [t for t in trajectories if t.source == "expert" and t.success]
-    experts.sort(key=lambda t: stable_id(config.seed, t.id))
-    chosen = experts[: config.policy.demonstrations]
+    """Examples for the policy's warm start: `policy.demonstrations` trajectories of the expert and the noisy expert.
+
+    Only the expert's own actions carry loss. In a noisy trajectory they are those that get back on the path, so
+    the policy also learns what to do after a mistake (as in DAgger, Ross et al. 2011).
+    """
+    shown = [t for t in trajectories if t.source in ("expert", "noisy") and any(map(_by_expert, t.steps))]
+    shown.sort(key=lambda t: stable_id(config.seed, t.id))
+    chosen = shown[: config.policy.demonstrations]
     return _table([_demonstration(config, t, chat) for t in chosen], config.policy.engine.max_model_len)
+
+
+def _by_expert(step: Transition) -> bool:
+    return step.action == step.expert_action
 
 
 def _dream(config: RunConfig, t: Trajectory, demos: Sequence[Sequence[Demo]], chat: ChatFormat) -> Example:
@@ -112,7 +125,7 @@ def _demonstration(config: RunConfig, t: Trajectory, chat: ChatFormat) -> Exampl
     weights = [0.0] * len(ids)
     for index, step in enumerate(t.steps):
         answer = chat.answer(step.action)
-        ids, weights = ids + answer, weights + [1.0] * len(answer)
+        ids, weights = ids + answer, weights + [float(_by_expert(step))] * len(answer)
         if index + 1 < len(t.steps):
             seen = chat.turn(step.next_state)
             ids, weights = ids + seen, weights + [0.0] * len(seen)

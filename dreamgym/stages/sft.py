@@ -35,7 +35,14 @@ def sft(config: RunConfig) -> None:
 
 def sft_world(config: RunConfig) -> None:
     """The experience model (`world/`)."""
-    inputs = ["world.model", "world.sft", "world.system_prompt", "world.engine.max_model_len", *DATA_FIELDS]
+    inputs = [
+        "world.model",
+        "world.sft",
+        "world.sft_without_demos",
+        "world.system_prompt",
+        "world.engine.max_model_len",
+        *DATA_FIELDS,
+    ]
     with stage(config, "sft-world", inputs, upstream=["annotate"]) as current:
         if current.done:
             return
@@ -64,7 +71,7 @@ def sft_policy(config: RunConfig) -> None:
         examples = policy_examples(config, trajectories, ChatFormat(load_tokenizer(model)))
         if examples.num_rows == 0 and config.policy.sft.tokens > 0:
             raise DataError(
-                "policy.demonstrations: the seed data holds no solved expert trajectory; "
+                "policy.demonstrations: the seed data holds no action of an expert; "
                 "set policy.sft.tokens=0 to start without a warm start."
             )
         _tune(config, current, "warm start", model, config.policy.model, config.policy.sft, examples, "warm_start")

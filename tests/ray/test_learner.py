@@ -108,7 +108,7 @@ def test_one_step_is_the_step_of_a_plain_loop(model: Path, tmp_path: Path) -> No
     learner.close()
     assert summary["steps"] == len(steps) == 1
     assert steps[0]["tokens"] == sum(len(ids) for ids in table["ids"])
-    close_to(got, plain_sft_step(model, table, steps[0]["lr"]), atol=2e-5)
+    close_to(got, plain_sft_step(model, table, steps[0]["lr"]), atol=5e-5)
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def test_workers_micro_batches_and_zero_stages_change_nothing(
     model: Path, tmp_path: Path, changes: dict[str, int], reference: tuple[Weights, dict[str, float]]
 ) -> None:
     weights, metrics = train(model, tmp_path / "m", **changes)
-    close_to(weights, reference[0], atol=2e-5)
+    close_to(weights, reference[0], atol=5e-5)
     names = ["loss", "entropy", "kl", "clip_frac", "ratio", "gap_mean", "gap_p999", "trained_tokens"]
     if changes.get("zero_stage") != 0:
         names.append("grad_norm")
