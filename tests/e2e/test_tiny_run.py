@@ -17,6 +17,7 @@ import pytest
 from dreamgym.obs.runlog import read_log
 from dreamgym.schema import read_parquet
 
+pytestmark = pytest.mark.timeout(1500)
 TINY = [
     "name=tiny",
     "collect.tasks=60",
