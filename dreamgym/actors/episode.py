@@ -28,6 +28,18 @@ class Episode:
     fold: Fold = "train"
     world: World = "dream"
 
+    def trajectory(self) -> Trajectory:
+        """Its record, still without a step."""
+        return Trajectory(
+            self.id,
+            self.task,
+            "policy",
+            self.world,
+            fold=self.fold,
+            group=self.group,
+            iteration=self.iteration,
+        )
+
     def turn_seed(self, turn: int) -> int:
         return int(stable_id(self.seed, "policy", turn), 16) & 0x7FFFFFFF
 
@@ -44,15 +56,7 @@ async def play(episode: Episode, env: Environment, act: Act, chat: ChatFormat, s
     The conversation only ever grows: each turn appends the sampled ids and the ids of the next observation, so
     the sample's ids are exactly what the engine read and wrote. A full context truncates the episode.
     """
-    trajectory = Trajectory(
-        episode.id,
-        episode.task,
-        "policy",
-        episode.world,
-        fold=episode.fold,
-        group=episode.group,
-        iteration=episode.iteration,
-    )
+    trajectory = episode.trajectory()
     result = await env.reset(episode.task)
     if result.status != "ok":
         return _failed(trajectory, result)

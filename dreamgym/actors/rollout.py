@@ -139,15 +139,7 @@ class RolloutActor:
 
 
 def _lost(episode: Episode, why: str) -> Trajectory:
-    lost = Trajectory(
-        episode.id,
-        episode.task,
-        "policy",
-        episode.world,
-        fold=episode.fold,
-        status="env_failed",
-        group=episode.group,
-        iteration=episode.iteration,
-    )
+    lost = episode.trajectory()
+    lost.status = "env_failed"
     lost.error = why
     return lost

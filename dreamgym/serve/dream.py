@@ -81,10 +81,8 @@ class DreamEnvironment:
         self._memo: Memo = {} if memo is None else memo
         self._actions: tuple[str, ...] = ()
         self._query: DreamQuery | None = None
-        self._steps = 0
 
     async def reset(self, task: Task) -> StepResult:
-        self._steps = 0
         self._actions = (task.id,)
         state = task.first_state
         if not state:
@@ -100,7 +98,6 @@ class DreamEnvironment:
     async def step(self, action: str) -> StepResult:
         if self._query is None:
             raise RuntimeError("step() before reset(); call reset(task) first")
-        self._steps += 1
         self._actions += (action,)
         seed = int(stable_id(self._seed, *self._actions), 16) & 0x7FFFFFFF
         query = replace(self._query, action=action, seed=seed)
@@ -116,7 +113,7 @@ class DreamEnvironment:
         if answer.error:
             return _failed(answer.error)
         self._query = replace(query, transcript=answer.transcript, state=answer.state)
-        truncated = not answer.done and self._steps >= self._max_steps
+        truncated = not answer.done and len(self._actions) > self._max_steps
         info = {"reasoning": answer.reasoning, "demos": answer.demos, "success": answer.done and answer.reward > 0}
         return StepResult(answer.state, answer.reward, answer.done, truncated, info=info)
 

@@ -21,8 +21,6 @@ _ANSWER = re.compile(
     re.DOTALL,
 )
 
-Message = dict[str, str]
-
 
 class Demonstration(Protocol):
     """What a retrieved transition must offer to be shown (equation 4 of the paper: d_1 .. d_k)."""

@@ -10,13 +10,13 @@ import pyarrow as pa
 from dreamgym.actors.episode import opening as policy_opening
 from dreamgym.chat import ChatFormat
 from dreamgym.config import RunConfig, SFTConfig
+from dreamgym.learner.batches import SFT_SCHEMA
 from dreamgym.replay.bulk import exact_top_k, leave_one_out
-from dreamgym.replay.embed import make_embedder
+from dreamgym.replay.embed import Embedder, make_embedder
 from dreamgym.replay.records import Demo
 from dreamgym.serve.prompts import answer_parts, first_message, opening, query, reset_message, vary_message
 from dreamgym.types import Task, Trajectory, Transition, stable_id
 
-EXAMPLE_SCHEMA = pa.schema([("ids", pa.list_(pa.int32())), ("weights", pa.list_(pa.float32()))])
 NEIGHBOURS = 16
 
 Example = tuple[list[int], list[float]]
@@ -40,7 +40,8 @@ def world_examples(config: RunConfig, trajectories: Sequence[Trajectory], chat: 
     Returns:
         ids, and weights (loss weight of each token; 0 for what the model only reads).
     """
-    found = leave_one_out(trajectories, make_embedder(config.replay), config.replay.top_k)
+    embedder = make_embedder(config.replay)
+    found = leave_one_out(trajectories, embedder, config.replay.top_k)
     least, alone = config.replay.min_similarity, random.Random(stable_id(config.seed, "alone"))
     demos: list[list[list[Demo]]] = [
         [[] for _ in steps]
@@ -50,7 +51,7 @@ def world_examples(config: RunConfig, trajectories: Sequence[Trajectory], chat: 
     ]
     examples = [_dream(config, t, d, chat) for t, d in zip(trajectories, demos, strict=True) if t.steps]
     tasks = {t.task.id: t.task for t in trajectories if t.task.first_state}
-    examples += list(_writings(config, list(tasks.values()), chat))
+    examples += list(_writings(config, list(tasks.values()), embedder, chat))
     return _table(examples, config.world.engine.max_model_len)
 
 
@@ -99,11 +100,11 @@ def _weighted(parts: tuple[str, str, str], sft: SFTConfig, chat: ChatFormat) -> 
     return [*encoded["input_ids"], chat.end_id], [*weights, sft.outcome_weight]
 
 
-def _writings(config: RunConfig, tasks: Sequence[Task], chat: ChatFormat) -> Iterator[Example]:
+def _writings(config: RunConfig, tasks: Sequence[Task], embedder: Embedder, chat: ChatFormat) -> Iterator[Example]:
     """`reset` and `vary`: a task's first state, and a similar task as the variation of a task."""
     if not tasks:
         return
-    vectors = make_embedder(config.replay).embed([t.instruction for t in tasks])
+    vectors = embedder.embed([t.instruction for t in tasks])
     near, _ = exact_top_k(vectors, vectors, min(NEIGHBOURS + 1, len(tasks)))
     rng = random.Random(stable_id(config.seed, "variations"))
     weight = config.world.sft.state_weight
@@ -135,4 +136,4 @@ def _demonstration(config: RunConfig, t: Trajectory, chat: ChatFormat) -> Exampl
 def _table(examples: Sequence[Example], limit: int) -> pa.Table:
     """Examples as Arrow; one that is longer than the model's context is cut at its end."""
     rows = {"ids": [ids[:limit] for ids, _ in examples], "weights": [w[:limit] for _, w in examples]}
-    return pa.Table.from_pydict(rows, schema=EXAMPLE_SCHEMA)
+    return pa.Table.from_pydict(rows, schema=SFT_SCHEMA)
