@@ -107,7 +107,7 @@ def test_a_scratch_model_begins_with_heads_that_look_one_two_and_three_tokens_ba
     shape = ScratchModel(layers=2, hidden=128, intermediate=96, heads=4, vocab=320, context=128)
     model = scratch_model(shape, tokenizer, seed=3).model
     length, size = 24, 32
-    hidden = model.layers[0].input_layernorm(model.embed_tokens(torch.randint(0, 300, (1, length))))
+    hidden = model.layers[0].input_layernorm(model.embed_tokens(torch.randint(0, len(tokenizer), (1, length))))
     attention = model.layers[0].self_attn
     q, k = (p(hidden).view(1, length, 4, size).transpose(1, 2) for p in (attention.q_proj, attention.k_proj))
     q, k = apply_rotary_pos_emb(q, k, *model.rotary_emb(hidden, torch.arange(length)[None]))
