@@ -104,7 +104,7 @@ class ModelConfig(Section):
     """A causal language model."""
 
     source: str = "scratch"
-    """`scratch`, a Hugging Face name or folder, or a GGUF file."""
+    """`scratch`, a Hugging Face name or folder, a GGUF file, or (policy) `world`: the experience model."""
     scratch: ScratchModel = ScratchModel()
     """The shape, where `source` is scratch."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"

@@ -16,7 +16,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 
 from dreamgym.config import EngineConfig, PolicyConfig, SamplingConfig
 from dreamgym.errors import DreamgymError, EngineError, WeightSyncError
-from dreamgym.policy.weight_transfer import WeightPayload, register
+from dreamgym.policy.weight_transfer import WeightPayload, pack_weights, read_checkpoint, register
 from dreamgym.serve.engine import Generation, TokenEngine
 
 T = TypeVar("T")
@@ -208,6 +208,10 @@ class PolicyPool:
                     "resume the run from its last checkpoint."
                 )
         return max(report["seconds"] for report in reports)
+
+    def load(self, checkpoint: Path) -> float:
+        """Bring all engines to the weights of a checkpoint of their own shape; see `update_weights`."""
+        return self.update_weights(pack_weights(read_checkpoint(checkpoint), max(self.versions()) + 1))
 
     def versions(self) -> list[int]:
         """The version of each engine's weights."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 import functools
 import json
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from dreamgym.errors import ModelError
 from dreamgym.serve.engine import WEIGHT_TRANSFER_BACKEND
 
 if TYPE_CHECKING:
@@ -67,6 +69,22 @@ def pack_weights(named_tensors: Iterable[tuple[str, torch.Tensor]], version: int
         view = flat[entry.offset : entry.offset + tensor.nbytes].view(tensor.dtype)
         view.copy_(tensor.reshape(-1))
     return WeightPayload(tuple(manifest), buffer, checksum_of(manifest, buffer, version), version)
+
+
+def read_checkpoint(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """The named tensors of a Hugging Face checkpoint.
+
+    Raises:
+        ModelError: the folder holds no safetensors file.
+    """
+    from safetensors import safe_open
+
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ModelError(f"{folder}: no *.safetensors file; give the folder of a Hugging Face checkpoint.")
+    for path in files:
+        with safe_open(path, framework="pt") as tensors:
+            yield from ((name, tensors.get_tensor(name)) for name in tensors.keys())  # noqa: SIM118 - no mapping
 
 
 def unpack_weights(manifest: Iterable[TensorEntry], buffer: npt.NDArray[np.uint8]) -> list[tuple[str, torch.Tensor]]:

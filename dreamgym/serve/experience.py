@@ -116,7 +116,7 @@ class ExperienceModel:
         for attempt in range(self._config.attempts):
             try:
                 answer = await self._generate(prompt, q.seed + attempt)
-                step = parse_answer(self._chat.decode(answer.ids))
+                step = parse_answer(self._chat.decode(answer.ids), q.state)
                 grown = prompt + answer.ids
                 return DreamAnswer(
                     step.reasoning, step.state, step.reward, step.done, grown, asked=len(prompt), demos=len(demos)

@@ -15,6 +15,8 @@ from typing import Protocol
 from dreamgym.types import Task, Transition
 
 MAX_ANSWER_CHARS = 20_000
+REST = "..."
+"""In a written state: the rest is as before."""
 
 _ANSWER = re.compile(
     r"(?P<reasoning>.*?)\n?state: (?P<state>.*)\nreward=(?P<reward>-?\d+(?:\.\d+)?) done=(?P<done>yes|no)\s*\Z",
@@ -52,6 +54,30 @@ def last_line(state: str) -> str:
     return state.rsplit("\n", 1)[-1]
 
 
+def abridge(before: str, after: str) -> str:
+    """A state as a dream writes it: where only its first word is new, that word and `...` for the rest.
+
+    States open with what the last action did, so an action that changed nothing costs a few tokens, not a whole state.
+    """
+    first, _, rest = after.partition(" ")
+    return f"{first} {REST}" if rest and rest == last_line(before).partition(" ")[2] else after
+
+
+def unabridge(before: str, written: str) -> str:
+    """The whole state of one that `abridge` shortened.
+
+    Raises:
+        ParseError: the state before has no rest to go on with.
+    """
+    first, _, rest = written.partition(" ")
+    if rest != REST:
+        return written
+    kept = last_line(before).partition(" ")[2]
+    if not kept:
+        raise ParseError(f"'{written}' shortens a state, but the one before is one word")
+    return f"{first} {kept}"
+
+
 def opening(task: Task, first_state: str) -> str:
     """The head of a dream's first message."""
     return f"dream {task.instruction}\n{first_state}"
@@ -59,7 +85,10 @@ def opening(task: Task, first_state: str) -> str:
 
 def query(action: str, demos: Sequence[Demonstration]) -> str:
     """The part of a message that asks for one step."""
-    shown = "".join(f"like {last_line(d.state)} > {d.action} = {last_line(d.next_state)}\n" for d in reversed(demos))
+    shown = "".join(
+        f"like {last_line(d.state)} > {d.action} = {last_line(abridge(d.state, d.next_state))}\n"
+        for d in reversed(demos)
+    )
     return f"{shown}> {one_line(action)}"
 
 
@@ -77,11 +106,11 @@ def answer_parts(transition: Transition) -> tuple[str, str, str]:
     """(reasoning, state, outcome) as the experience model must write them; joined, they are the answer."""
     reasoning = f"{transition.reasoning}\n" if transition.reasoning else ""
     outcome = f"\nreward={transition.reward:g} done={'yes' if transition.done else 'no'}"
-    return reasoning, f"state: {transition.next_state}", outcome
+    return reasoning, f"state: {abridge(transition.state, transition.next_state)}", outcome
 
 
-def parse_answer(text: str) -> DreamStep:
-    """Read a dream step.
+def parse_answer(text: str, before: str) -> DreamStep:
+    """Read a dream step that was taken in the state `before`.
 
     Raises:
         ParseError: no state, reward or done where they belong, an empty state, or an endless answer.
@@ -94,7 +123,9 @@ def parse_answer(text: str) -> DreamStep:
     state = found["state"].strip()
     if not state:
         raise ParseError("the next state is empty")
-    return DreamStep(found["reasoning"].strip(), state, float(found["reward"]), found["done"] == "yes")
+    return DreamStep(
+        found["reasoning"].strip(), unabridge(before, state), float(found["reward"]), found["done"] == "yes"
+    )
 
 
 def reset_message(instruction: str) -> str:

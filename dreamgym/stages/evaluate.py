@@ -12,7 +12,7 @@ from dreamgym.errors import DataError
 from dreamgym.evaluation import Measured, evaluate_policy
 from dreamgym.obs.console import console, waiting
 from dreamgym.obs.stages import stage, write_json
-from dreamgym.services import start_services
+from dreamgym.services import Services, start_services
 from dreamgym.stages.collect import play_tasks
 from dreamgym.types import Task
 
@@ -20,8 +20,10 @@ Who = Literal["policy", "warm_start", "random", "expert"]
 INPUTS = ["env", "eval", "policy.eval_temperature", "policy.sampling.max_tokens"]
 
 
-def evaluate(config: RunConfig, who: Who = "policy") -> None:
+def evaluate(config: RunConfig, who: Who = "policy", services: Services | None = None) -> None:
     """Play `eval.games` games of `eval.fold`; the result goes to `eval/<who>-<fold>.json`.
+
+    `services` that still run are used, with the player's weights in their policy engines.
 
     Raises:
         DataError: the player has no checkpoint yet.
@@ -35,7 +37,9 @@ def evaluate(config: RunConfig, who: Who = "policy") -> None:
         began = time.monotonic()
         with waiting(f"{who} plays {len(tasks)} games of the {config.eval.fold} fold"):
             measured = (
-                _model(config, who, tasks) if upstream else Measured(play_tasks(config, tasks, who, config.eval.fold))
+                _model(config, who, tasks, services)
+                if upstream
+                else Measured(play_tasks(config, tasks, who, config.eval.fold))
             )
         record = measured.record(who, config.eval.fold, time.monotonic() - began)
         write_json(current.run_dir / "eval" / f"{who}-{config.eval.fold}.json", record)
@@ -49,6 +53,10 @@ def evaluate(config: RunConfig, who: Who = "policy") -> None:
         current.summary |= {key: record[key] for key in ("success", "low", "high", "games", "env_failed", "steps")}
 
 
-def _model(config: RunConfig, who: Who, tasks: Sequence[Task]) -> Measured:
-    with start_services(config, config.run_dir / who) as services:
+def _model(config: RunConfig, who: Who, tasks: Sequence[Task], running: Services | None) -> Measured:
+    checkpoint = config.run_dir / who
+    if running is not None and running.policy is not None:
+        running.policy.load(checkpoint)
+        return evaluate_policy(config, running.fleet, tasks, config.eval.fold, "real", -1)
+    with start_services(config, checkpoint) as services:
         return evaluate_policy(config, services.fleet, tasks, config.eval.fold, "real", -1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 
 from rich.panel import Panel
 
@@ -21,9 +22,10 @@ def quickstart(config: RunConfig) -> None:
     collect(config)
     annotate(config)
     sft(config)
-    train(config)
-    evaluate(config, "warm_start")
-    evaluate(config, "policy")
+    with ExitStack() as alive:
+        services = train(config, alive)
+        evaluate(config, "warm_start", services)
+        evaluate(config, "policy", services)
     report(config)
     console.print(_result(config))
 

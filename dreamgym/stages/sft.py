@@ -61,8 +61,11 @@ def sft_policy(config: RunConfig) -> None:
         if current.done:
             return
         trajectories = _read(current.run_dir)
+        base = config.policy.model
+        if base.source == "world":
+            base = base.model_copy(update={"source": str(current.run_dir / "world")})
         model = prepare_model(
-            config.policy.model,
+            base,
             current.run_dir / "warm_start.base",
             tokenizer_texts(trajectories),
             config.seed + 1,

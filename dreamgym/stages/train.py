@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack, nullcontext
+
 from dreamgym.config import RunConfig
 from dreamgym.controller import Trainer
 from dreamgym.envs.tasks import fold_tasks
@@ -9,22 +11,28 @@ from dreamgym.obs.console import console, progress
 from dreamgym.obs.runlog import time_table
 from dreamgym.obs.stages import stage, write_json
 from dreamgym.schema import read_parquet
-from dreamgym.services import start_services
+from dreamgym.services import Services, start_services
 from dreamgym.types import Task, Trajectory
 
 INPUTS = ["env.max_steps", "world.sampling", "world.attempts", "policy.sampling", "policy.eval_temperature"]
 SECTIONS = ["replay", "curriculum", "learner", "train"]
 
 
-def train(config: RunConfig) -> None:
+def train(config: RunConfig, alive: ExitStack | None = None) -> Services | None:
     """Train by GRPO in the dream (or, with `train.world=real`, in the real environment, for comparison).
+
+    Args:
+        alive: keeps what was started running until it is closed, for whoever measures the policy next.
+
+    Returns:
+        The services that `alive` keeps; None where nothing was started or nobody keeps them.
 
     Raises:
         DreamgymError: whatever part failed says so in its own sentence; the last checkpoint is kept.
     """
     with stage(config, "train", [*INPUTS, *SECTIONS], upstream=["sft-policy"]) as current:
         if current.done:
-            return
+            return None
         run_dir = current.run_dir
         seed_data = read_parquet(run_dir / "data" / "annotated.parquet")
         dev = fold_tasks(config.env, "dev", config.train.eval_games, config.seed) if config.train.eval_every else []
@@ -37,7 +45,9 @@ def train(config: RunConfig) -> None:
             learner=True,
             actors=config.train.rollout_actors,
         )
-        with services:
+        with nullcontext() if alive else services:
+            if alive:
+                alive.enter_context(services)
             heldout = read_parquet(run_dir / "data" / "heldout.parquet")
             trainer = Trainer(config, run_dir / "train", services, _tasks(seed_data), dev, heldout)
             with progress("train", config.train.iterations) as bar:
@@ -55,6 +65,7 @@ def train(config: RunConfig) -> None:
             "real_transitions_measured": trainer.real_measured,
             "worst_mean_logprob_gap_nats": round(trainer.max_gap, 5),
         }
+        return services if alive else None
 
 
 def _tasks(trajectories: list[Trajectory]) -> list[Task]:

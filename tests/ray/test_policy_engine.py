@@ -114,6 +114,22 @@ def test_logprobs_after_load_and_after_every_transfer(setting: Any) -> None:
         assert {v for answer in found for v in answer.versions} == {version}
 
 
+def test_a_checkpoint_on_disk_becomes_the_weights_of_a_running_engine(setting: Any, tmp_path: Path) -> None:
+    pool, _, tied = setting
+    other, version = llama(55, tied=tied), next_version(pool)
+    other.save_pretrained(tmp_path, max_shard_size="100KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    pool.load(tmp_path)
+    batch = requests(48)
+    assert pool.versions() == [version]
+    assert agree(gaps(other, batch, answers(pool, batch, SamplingConfig(max_tokens=48), [])))
+
+
+def test_a_folder_without_weights_is_refused(setting: Any, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no \\*.safetensors file"):
+        setting[0].load(tmp_path)
+
+
 def test_logprobs_are_those_of_the_tempered_distribution(setting: Any) -> None:
     pool, _, tied = setting
     model = llama(7, tied=tied)

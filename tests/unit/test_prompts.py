@@ -20,7 +20,7 @@ from dreamgym.serve.prompts import (
 from dreamgym.types import Task, Transition
 
 LINE = st.text(st.characters(blacklist_categories=("Cs", "Cc", "Zl", "Zp")), min_size=1, max_size=80).filter(
-    lambda s: s.strip() == s and s != "" and "state: " not in s
+    lambda s: s.strip() == s and s != "" and "state: " not in s and not s.endswith(" ...")
 )
 STEP = Transition("at a", "go", "at b", 0.0, False, "a leads to b")
 
@@ -28,23 +28,43 @@ STEP = Transition("at a", "go", "at b", 0.0, False, "a leads to b")
 @given(LINE, LINE, st.sampled_from([0.0, 1.0, 0.5, -1.0]), st.booleans())
 def test_an_answer_is_read_back_as_it_was_written(reasoning: str, state: str, reward: float, done: bool) -> None:
     step = replace(STEP, reasoning=reasoning, next_state=state, reward=reward, done=done)
-    read = parse_answer("".join(answer_parts(step)))
+    read = parse_answer("".join(answer_parts(step)), step.state)
     assert (read.reasoning, read.state, read.reward, read.done) == (reasoning, state, reward, done)
 
 
 def test_without_reasoning_the_answer_begins_with_the_state() -> None:
-    assert parse_answer("".join(answer_parts(replace(STEP, reasoning="")))).reasoning == ""
+    assert parse_answer("".join(answer_parts(replace(STEP, reasoning=""))), STEP.state).reasoning == ""
 
 
 def test_a_state_of_several_lines_survives() -> None:
     state = "map a : b\nat b"
-    assert parse_answer("".join(answer_parts(replace(STEP, next_state=state)))).state == state
+    assert parse_answer("".join(answer_parts(replace(STEP, next_state=state))), STEP.state).state == state
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "written"),
+    [
+        ("moved at a north b", "refused at a north b", "refused ..."),
+        ("map a: b\nmoved at a north b", "same at a north b", "same ..."),
+        ("moved at a north b", "moved at b north c", "moved at b north c"),
+        ("kitchen", "kitchen", "kitchen"),
+    ],
+)
+def test_a_state_of_which_only_the_first_word_is_new_is_written_short(before: str, after: str, written: str) -> None:
+    step = replace(STEP, state=before, next_state=after)
+    assert answer_parts(step)[1] == f"state: {written}"
+    assert parse_answer("".join(answer_parts(step)), before).state == after
+
+
+def test_a_short_state_with_nothing_to_go_on_with_is_refused() -> None:
+    with pytest.raises(ParseError, match=r"'refused \.\.\.' shortens a state"):
+        parse_answer("state: refused ...\nreward=0 done=no", "kitchen")
 
 
 @given(st.text(max_size=300))
 def test_any_text_is_read_or_refused(text: str) -> None:
     try:
-        step = parse_answer(text)
+        step = parse_answer(text, STEP.state)
     except ParseError:
         return
     assert step.state
@@ -66,7 +86,7 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 )
 def test_a_malformed_answer_is_refused(text: str) -> None:
     with pytest.raises(ParseError):
-        parse_answer(text)
+        parse_answer(text, STEP.state)
 
 
 def test_an_action_cannot_pose_as_another_field() -> None:
