@@ -126,7 +126,7 @@ def test_a_checkpoint_on_disk_becomes_the_weights_of_a_running_engine(setting: A
 
 
 def test_a_folder_without_weights_is_refused(setting: Any, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no \\*.safetensors file"):
+    with pytest.raises(ModelError, match=r"no \*\.safetensors file"):
         setting[0].load(tmp_path)
 
 
