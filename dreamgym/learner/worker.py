@@ -54,6 +54,7 @@ class LearnerWorker:
         self.rank = rank
         self._store: Any = None
         self._rl_steps = 0
+        _import_deepspeed()  # takes seconds, in which the caller goes on
 
     def listen(self) -> tuple[str, int]:
         """Open the rendezvous on a free port of this node; returns (host, port)."""

@@ -49,19 +49,30 @@ def exact_top_k(
     return rows, scores
 
 
-def leave_one_out(trajectories: Sequence[Trajectory], embedder: Embedder, k: int) -> list[list[list[Demo]]]:
-    """The k demonstrations of every step of every trajectory, none of them from the trajectory itself.
+def leave_one_out(
+    trajectories: Sequence[Trajectory], embedder: Embedder, k: int, asking: Sequence[bool]
+) -> list[list[list[Demo]]]:
+    """The k demonstrations of every step of the trajectories that ask, none of them from the trajectory itself.
+
+    Args:
+        asking: which trajectories get demonstrations; the others are still there to be found.
 
     Returns:
-        `result[trajectory][step]` is a list of at most k demos, best first.
+        `result[trajectory][step]` is a list of at most k demos, best first; empty where none were asked for.
     """
+    if k == 0 or not any(asking):
+        return [[[] for _ in trajectory.steps] for trajectory in trajectories]
     items = [item for trajectory in trajectories for item in from_trajectory(trajectory)]
     number = {trajectory.id: index for index, trajectory in enumerate(trajectories)}
     groups = np.asarray([number[item.trajectory_id] for item in items], np.int64)
     vectors = embedder.embed([query_text(item.state, item.action) for item in items])
-    rows, scores = exact_top_k(vectors, vectors, k, groups, groups)
+    asks = np.asarray(asking, bool)[groups]
+    rows, scores = exact_top_k(vectors[asks], vectors, k, groups[asks], groups)
     demos = iter(
         [Demo.of(items[row], float(score)) for row, score in zip(near, cosines, strict=True) if row >= 0]
         for near, cosines in zip(rows, scores, strict=True)
     )
-    return [[next(demos) for _ in trajectory.steps] for trajectory in trajectories]
+    return [
+        [next(demos) if asked else [] for _ in trajectory.steps]
+        for trajectory, asked in zip(trajectories, asking, strict=True)
+    ]

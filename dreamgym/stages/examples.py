@@ -41,13 +41,11 @@ def world_examples(config: RunConfig, trajectories: Sequence[Trajectory], chat: 
         ids, and weights (loss weight of each token; 0 for what the model only reads).
     """
     embedder = make_embedder(config.replay)
-    found = leave_one_out(trajectories, embedder, config.replay.top_k)
-    least, alone = config.replay.min_similarity, random.Random(stable_id(config.seed, "alone"))
-    demos: list[list[list[Demo]]] = [
-        [[] for _ in steps]
-        if alone.random() < config.world.sft_without_demos
-        else [[d for d in near if d.score >= least] for near in steps]
-        for steps in found
+    draw = random.Random(stable_id(config.seed, "alone"))
+    asking = [draw.random() >= config.world.sft_without_demos for _ in trajectories]
+    demos = [
+        [[d for d in near if d.score >= config.replay.min_similarity] for near in steps]
+        for steps in leave_one_out(trajectories, embedder, config.replay.top_k, asking)
     ]
     examples = [_dream(config, t, d, chat) for t, d in zip(trajectories, demos, strict=True) if t.steps]
     tasks = {t.task.id: t.task for t in trajectories if t.task.first_state}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from dreamgym.chat import ChatFormat
-from dreamgym.config import LearnerConfig, ModelConfig, RunConfig, SFTConfig
+from dreamgym.config import LearnerConfig, PolicyConfig, RunConfig, SFTConfig, WorldConfig
 from dreamgym.errors import DataError
 from dreamgym.learner.learner import Learner
 from dreamgym.learner.models import load_tokenizer, prepare_model
@@ -50,8 +52,10 @@ def sft_world(config: RunConfig) -> None:
         model = prepare_model(
             config.world.model, current.run_dir / "world.base", tokenizer_texts(trajectories), config.seed
         )
-        examples = world_examples(config, trajectories, ChatFormat(load_tokenizer(model)))
-        _tune(config, current, "experience model", model, config.world.model, config.world.sft, examples, "world")
+        chat = ChatFormat(load_tokenizer(model))
+        with _tuner(config, model, config.world) as learner:
+            examples = world_examples(config, trajectories, chat)
+            _tune(config, current, "experience model", learner, config.world.sft, examples, "world")
 
 
 def sft_policy(config: RunConfig) -> None:
@@ -77,25 +81,19 @@ def sft_policy(config: RunConfig) -> None:
                 "policy.demonstrations: the seed data holds no action of an expert; "
                 "set policy.sft.tokens=0 to start without a warm start."
             )
-        _tune(config, current, "warm start", model, config.policy.model, config.policy.sft, examples, "warm_start")
+        with _tuner(config, model, config.policy) as learner:
+            _tune(config, current, "warm start", learner, config.policy.sft, examples, "warm_start")
 
 
 def _read(run_dir: Path) -> list[Trajectory]:
     return read_parquet(run_dir / "data" / "annotated.parquet")
 
 
-def _tune(
-    config: RunConfig,
-    current: Stage,
-    label: str,
-    base: Path,
-    model: ModelConfig,
-    tuning: SFTConfig,
-    examples: pa.Table,
-    name: str,
-) -> None:
-    """Tune `base` on examples and save it as the run's `name`."""
+@contextmanager
+def _tuner(config: RunConfig, model: Path, section: WorldConfig | PolicyConfig) -> Iterator[Learner]:
+    """A learner of `model` as its `sft` section says; its workers start while the caller makes the examples."""
     ensure_ray()
+    tuning = section.sft
     settings = LearnerConfig(
         **{
             **config.learner.model_dump(),
@@ -106,15 +104,23 @@ def _tune(
             "muon_lr": tuning.muon_lr,
         }
     )
-    learner = Learner.start(base, settings, dtype=model.dtype, seed=config.seed)
+    learner = Learner(model, settings, dtype=section.model.dtype, seed=config.seed)
     try:
-        result: dict[str, Any] = {"tokens": 0.0}
-        if tuning.tokens > 0:
-            with progress(f"sft {label}", tuning.tokens) as bar:
-                result = learner.sft(examples, tuning, config.seed, lambda step: _show(bar, step))
-        learner.save(current.run_dir / name)
+        yield learner
     finally:
         learner.close()
+
+
+def _tune(
+    config: RunConfig, current: Stage, label: str, learner: Learner, tuning: SFTConfig, examples: pa.Table, name: str
+) -> None:
+    """Tune on examples, and save the result as the run's `name`."""
+    learner.ready()
+    result: dict[str, Any] = {"tokens": 0.0}
+    if tuning.tokens > 0:
+        with progress(f"sft {label}", tuning.tokens) as bar:
+            result = learner.sft(examples, tuning, config.seed, lambda step: _show(bar, step))
+    learner.save(current.run_dir / name)
     current.tokens = int(result["tokens"])
     current.summary |= {"examples": examples.num_rows} | {
         key: round(result[key], 4) for key in ("loss", "epochs", "steps", "tokens_per_s") if key in result

@@ -151,11 +151,13 @@ def test_demos_of_a_data_set_leave_out_the_trajectory_itself() -> None:
         Trajectory(f"e{t}", task, "expert", "real", [Transition(f"room {s}", "go", f"room {s + 1}", 0.0, False)] * 3)
         for t, s in enumerate([1, 1, 2, 3])
     ]
-    demos = leave_one_out(trajectories, HashingEmbedder(64), k=2)
+    demos = leave_one_out(trajectories, HashingEmbedder(64), k=2, asking=[True] * 4)
     assert [len(steps) for steps in demos] == [3, 3, 3, 3]
     for trajectory, steps in zip(trajectories, demos, strict=True):
         assert all(d.trajectory_id != trajectory.id for step in steps for d in step)
     assert {d.trajectory_id for d in demos[0][0]} == {"e1"}
+    some = leave_one_out(trajectories, HashingEmbedder(64), k=2, asking=[True, False, False, True])
+    assert some == [demos[0], [[], [], []], [[], [], []], demos[3]]
 
 
 def test_provenance_is_stored_and_never_optional() -> None:
