@@ -8,6 +8,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+AlgorithmName = Literal[  # the registry: each is the file of this name in dreamgym/learner/algorithms
+    "grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "reinforce_pp", "reinforce_pp_baseline", "gigpo"
+]
+Aggregation = Literal["token_mean", "sequence_mean", "constant"]
+KLEstimator = Literal["k1", "k2", "k3"]
+
 
 class Section(BaseModel):
     """A group of settings: unknown fields are refused, and docstrings become the help."""
@@ -270,8 +276,14 @@ class LearnerConfig(Section):
 
     workers: int = Field(1, ge=1)
     """Data-parallel learner processes."""
-    algorithm: Literal["grpo"] = "grpo"
-    """The loss, by its registered name."""
+    algorithm: AlgorithmName = "grpo"
+    """How advantages are made, the loss and what it is averaged over; `null` below is the algorithm's own form."""
+    advantage: AlgorithmName | None = None
+    """Take the advantages of this other algorithm."""
+    aggregation: Aggregation | None = None
+    """Average the loss over tokens, over sequences (token samples), or divide by sequences times a constant."""
+    constant_length: int = Field(256, ge=1)
+    """Tokens of that constant: about the most that the policy samples in an episode."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """AdamW, or Muon for the matrices inside the model with AdamW for the rest."""
     muon_lr: float = Field(0.002, gt=0)
@@ -288,12 +300,16 @@ class LearnerConfig(Section):
     """Tokens in one packed micro-batch; memory is bounded by it."""
     minibatches: int = Field(2, ge=1)
     """Optimiser steps an iteration."""
-    clip_low: float = Field(0.2, gt=0)
+    clip_low: float | None = Field(None, gt=0)
     """The ratio is clipped at 1 - clip_low."""
-    clip_high: float = Field(0.28, gt=0)
+    clip_high: float | None = Field(None, gt=0)
     """The ratio is clipped at 1 + clip_high."""
     kl_coef: float = Field(0.0, ge=0)
-    """Weight of the k3 KL to the warm start; 0 keeps no reference model."""
+    """Weight of the KL to the warm start; 0 keeps no reference model."""
+    kl_estimator: KLEstimator | None = None
+    """The KL from sampled tokens: k1 (log ratio; it has no effect in the loss), k2 (half its square) or k3."""
+    kl_in_reward: bool | None = None
+    """The KL lowers the reward of every token, and is no term of the loss."""
     entropy_coef: float = Field(0.0, ge=0)
     """Weight of the entropy bonus."""
     tis_cap: float = Field(2.0, gt=0)

@@ -24,6 +24,7 @@ from dreamgym.curriculum.curriculum import Curriculum
 from dreamgym.errors import DataError
 from dreamgym.evaluation import evaluate_policy
 from dreamgym.fidelity import Prediction, named, predict
+from dreamgym.learner.algorithms import resolve
 from dreamgym.learner.batches import rl_batch
 from dreamgym.learner.models import load_tokenizer
 from dreamgym.obs.console import Bar
@@ -139,10 +140,11 @@ class Trainer:
 
     def _learn(self, trajectories: Sequence[Trajectory], iteration: int) -> dict[str, Any]:
         """Advantages, an update, and the new weights in every engine."""
-        batch = rl_batch(trajectories, self.config.learner.algorithm)
+        batch, left_out = rl_batch(trajectories, resolve(self.config.learner))
         transitions = sum(len(t.steps) for t in trajectories if t.status == "ok")
         self.learned[self._world] += transitions
         learned = {f"learner/{w}_transitions": transitions * (w == self._world) for w in ("dream", "real")}
+        learned["learner/groups_left_out"] = left_out
         if batch.num_rows == 0:
             return {**learned, "learner/skipped": 1}
         learner, policy = self.services.learner, self.services.policy

@@ -1,43 +1,46 @@
-"""Advantage estimators: from the rewards of episodes to one number an episode, by registered name."""
+"""From episodes to what an advantage estimator sees, and from its advantages to a stream of tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
+from itertools import groupby, pairwise
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
-Estimator = Callable[[Array, npt.NDArray[np.int64]], Array]
-
-EPSILON = 1e-6
+from dreamgym.learner.algorithms.base import Episodes, Estimator, Floats
+from dreamgym.types import Trajectory
 
 
-def grpo(rewards: Array, groups: npt.NDArray[np.int64]) -> Array:
-    """A = (R - mean of the group) / (std of the group + eps), with the population's std (arXiv 2402.03300)."""
-    counts = np.bincount(groups)
-    mean = np.bincount(groups, rewards) / counts
-    centred = rewards - mean[groups]
-    std = np.sqrt(np.bincount(groups, centred**2) / counts)
-    result: Array = centred / (std[groups] + EPSILON)
-    return result
-
-
-ESTIMATORS: dict[str, Estimator] = {"grpo": grpo}
-
-
-def advantages(name: str, rewards: Sequence[float], groups: Sequence[Hashable]) -> Array:
-    """Advantages of episodes, shape (N,), by the estimator `name`.
-
-    Args:
-        rewards: the total reward of each episode. Episodes that are `env_failed` are removed before.
-        groups: what each episode is compared within; any label.
-    """
+def advantages(estimator: Estimator, trajectories: Sequence[Trajectory]) -> list[Floats]:
+    """Advantages of the sampled turns of each episode, in order; episodes that failed are removed before."""
+    turns = [[n for sample in t.samples for n in turn_lengths(sample.mask)] for t in trajectories]
+    counts = np.array([len(lengths) for lengths in turns], dtype=np.int64)
     labels: dict[Hashable, int] = {}
-    numbers = np.array([labels.setdefault(group, len(labels)) for group in groups], dtype=np.int64)
-    return ESTIMATORS[name](np.asarray(rewards, dtype=np.float64), numbers)
+    values = estimator(
+        Episodes(
+            rewards=np.array([t.total_reward for t in trajectories], dtype=np.float64),
+            groups=np.array([labels.setdefault(t.group, len(labels)) for t in trajectories], dtype=np.int64),
+            episode=np.repeat(np.arange(len(trajectories)), counts),
+            tokens=np.array([n for lengths in turns for n in lengths], dtype=np.int64),
+            steps=[t.steps for t in trajectories],
+            ids=[t.id for t in trajectories],
+        )
+    )
+    return [values[begin:end] for begin, end in pairwise(np.cumsum([0, *counts]))]
 
 
-def token_stream(advantage: float, mask: Sequence[int]) -> list[float]:
-    """An episode's advantage on each of its sampled tokens (mask 1), and 0.0 elsewhere."""
-    return [advantage if sampled else 0.0 for sampled in mask]
+def turn_lengths(mask: Iterable[int]) -> list[int]:
+    """Lengths of the runs of sampled tokens (mask 1): one a turn, for between two turns something is read."""
+    return [len(list(run)) for sampled, run in groupby(mask) if sampled]
+
+
+def token_streams(values: Sequence[float] | Floats, masks: Sequence[Sequence[int]]) -> list[list[float]]:
+    """Each turn's advantage on its tokens and 0.0 elsewhere, for the masks of an episode's samples."""
+    turns = iter(values)
+    streams: list[list[float]] = []
+    for mask in masks:
+        streams.append([])
+        for sampled, run in groupby(mask):
+            value = float(next(turns)) if sampled else 0.0
+            streams[-1] += [value for _ in run]
+    return streams

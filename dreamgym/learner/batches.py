@@ -11,7 +11,8 @@ import pyarrow as pa
 import torch
 
 from dreamgym.errors import DataError
-from dreamgym.learner.advantages import advantages, token_stream
+from dreamgym.learner.advantages import advantages, token_streams
+from dreamgym.learner.algorithms.base import Algorithm
 from dreamgym.learner.packing import positions
 from dreamgym.types import Trajectory
 
@@ -35,6 +36,7 @@ class MicroBatch:
     ids, positions  (1, T), and `lengths` of the sequences in the row
     index           (N,) where in the row each target is predicted (one before its own place)
     targets         (N,) the target ids
+    sequence        (N,) which of the row's sequences each target is in, ascending; none is split over rows
     streams         name -> (N,) float32, at the targets
     """
 
@@ -43,6 +45,7 @@ class MicroBatch:
     lengths: tuple[int, ...]
     index: torch.Tensor
     targets: torch.Tensor
+    sequence: torch.Tensor
     streams: dict[str, torch.Tensor]
 
     def to(self, device: torch.device) -> MicroBatch:
@@ -53,6 +56,7 @@ class MicroBatch:
             self.lengths,
             self.index.to(device),
             self.targets.to(device),
+            self.sequence.to(device),
             {name: stream.to(device) for name, stream in self.streams.items()},
         )
 
@@ -82,6 +86,10 @@ class Columns:
         """The sum of the selecting column over some rows, first tokens aside (nothing predicts them)."""
         return float(sum(self.row(self._select, r)[1:].sum(dtype=np.float64) for r in rows))
 
+    def sequence_count(self, rows: Sequence[int]) -> int:
+        """How many of some rows hold a target."""
+        return sum(bool((self.row(self._select, r)[1:] > 0).any()) for r in rows)
+
     def micro_batch(self, rows: Sequence[int]) -> MicroBatch:
         """Pack rows; no row at all gives a row of one token without a target."""
         if not len(rows):
@@ -102,6 +110,7 @@ class Columns:
             lengths,
             torch.from_numpy(places - 1),
             torch.from_numpy(ids[places]),
+            torch.from_numpy(np.repeat(np.arange(len(rows)), lengths)[places]),
             streams,
         )
 
@@ -115,28 +124,29 @@ def check_columns(batch: pa.RecordBatch | pa.Table, schema: pa.Schema) -> None:
             raise DataError(f"learner batch: column '{field.name}' must be {field.type}, but is {found}.")
 
 
-def rl_batch(trajectories: Sequence[Trajectory], estimator: str) -> pa.RecordBatch:
-    """Policy-sampled trajectories as a batch of `RL_SCHEMA`, one row a token sample.
+def rl_batch(trajectories: Sequence[Trajectory], algorithm: Algorithm) -> tuple[pa.RecordBatch, int]:
+    """Policy-sampled trajectories as a batch of `RL_SCHEMA`, one row a token sample, and the groups left out.
 
-    Episodes that are `env_failed` are left out before the groups are formed. Groups in which all
-    episodes have the same advantage teach nothing and are left out too (dynamic sampling, DAPO,
+    Episodes that are `env_failed` are left out before the groups are formed. Where the algorithm drops flat
+    groups, those without an advantage in any turn are left out too and counted (dynamic sampling, DAPO,
     arXiv 2503.14476); the batch is empty where no group is left.
+
+    Raises:
+        DataError: the algorithm needs one step for each sampled turn, and an episode has not.
     """
     kept = [t for t in trajectories if t.status == "ok" and t.samples]
-    values = advantages(estimator, [t.total_reward for t in kept], [t.group for t in kept])
-    taught = {t.group for t, value in zip(kept, values, strict=True) if abs(value) > NO_SIGNAL}
+    values = advantages(algorithm.advantage, kept)
+    taught = {t.group for t, turns in zip(kept, values, strict=True) if (np.abs(turns) > NO_SIGNAL).any()}
+    dropped = {t.group for t in kept} - taught if algorithm.drop_flat else set()
     rows = [
-        {
-            "ids": sample.ids,
-            "mask": sample.mask,
-            "logprobs": sample.logprobs,
-            "advantages": token_stream(float(value), sample.mask),
-        }
-        for trajectory, value in zip(kept, values, strict=True)
-        if trajectory.group in taught
-        for sample in trajectory.samples
+        {"ids": sample.ids, "mask": sample.mask, "logprobs": sample.logprobs, "advantages": stream}
+        for trajectory, turns in zip(kept, values, strict=True)
+        if trajectory.group not in dropped
+        for sample, stream in zip(
+            trajectory.samples, token_streams(turns, [s.mask for s in trajectory.samples]), strict=True
+        )
     ]
-    return pa.RecordBatch.from_pylist(rows, schema=RL_SCHEMA)
+    return pa.RecordBatch.from_pylist(rows, schema=RL_SCHEMA), len(dropped)
 
 
 def _one_array(column: pa.Array | pa.ChunkedArray) -> pa.ListArray:
@@ -148,4 +158,4 @@ def _one_array(column: pa.Array | pa.ChunkedArray) -> pa.ListArray:
 def _empty(names: Sequence[str]) -> MicroBatch:
     none = torch.zeros(0, dtype=torch.int64)
     one = torch.zeros(1, 1, dtype=torch.int64)
-    return MicroBatch(one, one, (1,), none, none, {name: torch.zeros(0) for name in names if name != "ids"})
+    return MicroBatch(one, one, (1,), none, none, none, {name: torch.zeros(0) for name in names if name != "ids"})

@@ -1,94 +1,63 @@
-"""Policy losses as pure functions of per-token streams, by registered name."""
+"""Losses as pure functions of per-token streams; parts of a batch add up to the loss of the whole."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from dreamgym.config import LearnerConfig
+from dreamgym.learner.algorithms.base import Algorithm, TokenStreams, sequence_sum
+from dreamgym.learner.algorithms.importance import truncated_weight
+from dreamgym.learner.algorithms.kl import KL
 
 
 @dataclass(frozen=True, slots=True)
-class TokenStreams:
-    """What a loss sees: 1-D float32 tensors of equal length (N,), one entry a token.
+class Totals:
+    """Trained tokens, and sequences with any, of a whole minibatch: over all workers and micro-batches."""
 
-    new        logprob under the weights that are trained (carries the gradient), nats
-    old        logprob under the learner's weights when the batch arrived
-    engine     logprob under the distribution the engine sampled from
-    advantage  of the token
-    entropy    of the policy's distribution there (carries the gradient where it is in the loss)
-    mask       1.0 where the token counts
-    reference  logprob under the frozen reference, or None
-    """
-
-    new: Tensor
-    old: Tensor
-    engine: Tensor
-    advantage: Tensor
-    entropy: Tensor
-    mask: Tensor
-    reference: Tensor | None = None
+    tokens: float
+    sequences: float
 
 
-Loss = Callable[[TokenStreams, LearnerConfig, float], tuple[Tensor, dict[str, Tensor]]]
+def policy_loss(
+    tokens: TokenStreams, algorithm: Algorithm, config: LearnerConfig, totals: Totals
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """What is lowered: minus (weight * surrogate + entropy bonus - KL), averaged as the algorithm says.
 
-
-def grpo(tokens: TokenStreams, config: LearnerConfig, total: float) -> tuple[Tensor, dict[str, Tensor]]:
-    """Clipped surrogate (arXiv 2402.03300, eq. 3) with clip-higher (2503.14476) and truncated importance sampling.
-
-    Each token weighs min(exp(old - engine), tis_cap), which corrects for the engine sampling from
-    slightly other probabilities than the learner's (https://fengyao.notion.site/off-policy-rl).
-
-    Args:
-        total: trainable tokens of the whole minibatch, over all workers and micro-batches, so that
-            losses of its parts add up to the loss of the whole.
+    The weight is min(exp(old - engine), tis_cap), see `algorithms/importance.py`.
 
     Returns:
         The loss, a scalar, and sums over tokens of what is reported (divide by the token count).
     """
-    log_ratio = _where(tokens.mask, tokens.new - tokens.old)
-    ratio = log_ratio.exp()
-    clipped = ratio.clamp(1 - config.clip_low, 1 + config.clip_high)
-    surrogate = torch.minimum(ratio * tokens.advantage, clipped * tokens.advantage)
-    weight = _where(tokens.mask, tokens.old - tokens.engine).exp().clamp(max=config.tis_cap).detach()
-    objective = weight * surrogate
-    sums = {
-        "clip_frac": _sum(tokens.mask, (clipped * tokens.advantage < ratio * tokens.advantage).float()),
-        "ratio": _sum(tokens.mask, ratio),
-        "entropy": _sum(tokens.mask, tokens.entropy),
-        "tis_weight": _sum(tokens.mask, weight),
-    }
+    objective, ratio, clipped = algorithm.loss(tokens, algorithm.clip_low, algorithm.clip_high)
+    objective = truncated_weight(tokens.old, tokens.engine, config.tis_cap) * objective
+    sums = {"clip_frac": clipped.float().sum(), "ratio": ratio.sum(), "entropy": tokens.entropy.sum()}
     if config.entropy_coef:
         objective = objective + config.entropy_coef * tokens.entropy
     if tokens.reference is not None:
-        divergence = k3(_where(tokens.mask, tokens.reference - tokens.new))
+        divergence = KL[algorithm.kl_estimator](tokens.reference - tokens.new)
         objective = objective - config.kl_coef * divergence
-        sums["kl"] = _sum(tokens.mask, divergence)
-    loss = -_where(tokens.mask, objective).sum() / total
-    sums["loss"] = loss.detach()
-    return loss, sums
+        sums["kl"] = divergence.sum()
+    loss = aggregate(-objective, tokens.sequence, algorithm, config, totals)
+    return loss, {name: value.detach() for name, value in {**sums, "loss": loss}.items()}
 
 
-LOSSES: dict[str, Loss] = {"grpo": grpo}
+def aggregate(values: Tensor, sequence: Tensor, algorithm: Algorithm, config: LearnerConfig, totals: Totals) -> Tensor:
+    """Values of tokens as one number, a share of the whole minibatch's.
 
-
-def k3(log_ratio: Tensor) -> Tensor:
-    """Schulman's k3 estimate of KL(new || reference), >= 0, from reference - new at tokens sampled from new."""
-    return log_ratio.exp() - log_ratio - 1
+    token_mean      every token weighs 1 / tokens (arXiv 2503.14476)
+    sequence_mean   every sequence weighs 1 / sequences, and its tokens share that (arXiv 2402.03300)
+    constant        every token weighs 1 / (sequences * constant_length) (arXiv 2503.20783)
+    """
+    if algorithm.aggregation == "token_mean":
+        return values.sum() / max(totals.tokens, 1.0)
+    if algorithm.aggregation == "sequence_mean":
+        return (values / sequence_sum(torch.ones_like(values), sequence)).sum() / max(totals.sequences, 1.0)
+    return values.sum() / (max(totals.sequences, 1.0) * config.constant_length)
 
 
 def cross_entropy(logprobs: Tensor, weights: Tensor, total: float) -> Tensor:
     """Weighted token cross-entropy: -sum(w * logprob) / total, with `total` the weight of the whole batch."""
-    return -_where(weights, weights * logprobs).sum() / total
-
-
-def _where(mask: Tensor, values: Tensor) -> Tensor:
-    """Zero outside the mask, also where the value there is infinite or NaN."""
-    return torch.where(mask > 0, values, torch.zeros_like(values))
-
-
-def _sum(mask: Tensor, values: Tensor) -> Tensor:
-    return _where(mask, values).sum().detach()
+    return -(weights * logprobs).sum() / total

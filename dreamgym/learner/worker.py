@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     import torch
 
     from dreamgym.learner.batches import Columns, MicroBatch
+    from dreamgym.learner.losses import Totals
 
 Pack = Callable[[Iterable[tuple[str, "torch.Tensor"]], int], Any]
 ADAM_BETAS = (0.9, 0.95)
 MUON_MOMENTUM = 0.95
-GAP_THRESHOLD = 0.05
 CHECKPOINT_TAG = "learner"
 
 
@@ -118,34 +118,34 @@ class LearnerWorker:
         Before any update the logprobs of the batch are recomputed once with the current weights: they
         are `old` in the loss, and their distance from the engine's is checked and reported.
 
-        Returns means per trainable token (loss, entropy, clip_frac, ratio, …), gap_* in nats,
-        grad_norm, tokens, trained_tokens and seconds.
+        Returns means per trainable token (entropy, clip_frac, ratio, kl), the loss a step, what
+        `importance.mismatch` tells, grad_norm, tokens, trained_tokens and seconds.
 
         Raises:
             WeightSyncError: the mean gap exceeds `learner.max_logprob_gap`; no weight was changed.
         """
-        import torch
 
         from dreamgym.learner.batches import RL_SCHEMA, Columns
+        from dreamgym.learner.losses import Totals
 
         began = time.perf_counter()
         columns = Columns(batch, RL_SCHEMA, select="mask")
         order = np.random.default_rng([self.spec.seed, self._rl_steps]).permutation(len(columns.lengths))
         minibatches = [m.tolist() for m in np.array_split(order, self.spec.config.minibatches) if len(m)]
-        plan = [(list(self._my_share(columns, m)), columns.target_sum(m)) for m in minibatches]
-        with torch.no_grad():
-            old = [[self._engine(b)[0] for b in share] for share, _ in plan]
-            reference = [[self._reference_logprobs(b) for b in share] for share, _ in plan]
-        metrics = self._check_gap([b for share, _ in plan for b in share], [o for part in old for o in part])
+        plan = [
+            (list(self._my_share(columns, m)), Totals(columns.target_sum(m), columns.sequence_count(m)))
+            for m in minibatches
+        ]
+        metrics = self._prepare([micro for share, _ in plan for micro in share])
         sums: dict[str, float] = {}
         norms = []
-        for (share, total), olds, references in zip(plan, old, reference, strict=True):
-            for micro, o, r in zip(share, olds, references, strict=True):
-                for name, value in self._accumulate(micro, o, r, max(total, 1.0)).items():
+        for share, totals in plan:
+            for micro in share:
+                for name, value in self._accumulate(micro, totals).items():
                     sums[name] = sums.get(name, 0.0) + value
             norms.append(self._step(self._rl_lr()))
         self._rl_steps += 1
-        trained = sum(total for _, total in plan)
+        trained = sum(totals.tokens for _, totals in plan)
         steps = len(minibatches)
         means = {k: v / (steps if k == "loss" else max(trained, 1.0)) for k, v in self._reduce(sums).items()}
         tokens = float(columns.lengths.sum())
@@ -200,9 +200,11 @@ class LearnerWorker:
     def _build_engine(self, deepspeed: Any) -> None:
         import torch
 
+        from dreamgym.learner.algorithms import resolve
         from dreamgym.learner.network import load_network
 
         spec, config = self.spec, self.spec.config
+        self._algorithm = resolve(config)
         dtype = getattr(torch, spec.dtype)
         self._network = load_network(spec.model_path, dtype, spec.temperature, config.entropy_coef > 0)
         if config.gradient_checkpointing:
@@ -229,20 +231,52 @@ class LearnerWorker:
         for part in bins[self.rank :: self.spec.world]:
             yield columns.micro_batch([rows[index] for index in part]).to(self._device)
 
-    def _accumulate(
-        self, micro: MicroBatch, old: torch.Tensor, reference: torch.Tensor | None, total: float
-    ) -> dict[str, float]:
-        """Backward of one micro-batch; returns the sums that its loss reports."""
+    def _prepare(self, batches: Sequence[MicroBatch]) -> dict[str, float]:
+        """Add what the loss needs of the weights before any update: the stream `old`, and `reference` or its price."""
         import torch
 
-        from dreamgym.learner.losses import LOSSES, TokenStreams
+        with torch.no_grad():
+            for batch in batches:
+                batch.streams["old"] = self._engine(batch)[0]
+                if self._reference is not None:
+                    batch.streams["reference"] = self._reference(batch)[0]
+        metrics = self._check_gap(batches)
+        if self._reference is not None and self._algorithm.kl_in_reward:
+            metrics["kl"] = self._charge_kl(batches)
+        return metrics
+
+    def _charge_kl(self, batches: Sequence[MicroBatch]) -> float:
+        """Move the KL to the reference into the advantages; returns its mean over all tokens, in nats."""
+        from dreamgym.learner.algorithms.kl import KL, charge
+
+        estimate = KL[self._algorithm.kl_estimator]
+        charged, mean = charge(
+            [b.streams["advantages"] for b in batches],
+            [estimate(b.streams.pop("reference") - b.streams["old"]) for b in batches],
+            [b.sequence for b in batches],
+            self.spec.config.kl_coef,
+            self._reduce,
+        )
+        for batch, advantages in zip(batches, charged, strict=True):
+            batch.streams["advantages"] = advantages
+        return mean
+
+    def _accumulate(self, micro: MicroBatch, totals: Totals) -> dict[str, float]:
+        """Backward of one micro-batch; returns the sums that its loss reports."""
+        from dreamgym.learner.algorithms.base import TokenStreams
+        from dreamgym.learner.losses import policy_loss
 
         new, entropy = self._engine(micro)
-        streams = micro.streams
         tokens = TokenStreams(
-            new, old, streams["logprobs"], streams["advantages"], entropy, torch.ones_like(new), reference
+            new=new,
+            old=micro.streams["old"],
+            engine=micro.streams["logprobs"],
+            advantage=micro.streams["advantages"],
+            entropy=entropy,
+            sequence=micro.sequence,
+            reference=micro.streams.get("reference"),
         )
-        loss, sums = LOSSES[self.spec.config.algorithm](tokens, self.spec.config, total)
+        loss, sums = policy_loss(tokens, self._algorithm, self.spec.config, totals)
         self._backward(loss)
         return {name: value.item() for name, value in sums.items()}
 
@@ -262,34 +296,23 @@ class LearnerWorker:
         done = self._engine.global_steps + 1
         return self.spec.config.lr * min(1.0, done / (self.spec.config.warmup_steps + 1))
 
-    def _reference_logprobs(self, batch: MicroBatch) -> torch.Tensor | None:
-        if self._reference is None:
-            return None
-        logprobs: torch.Tensor = self._reference(batch)[0]
-        return logprobs
-
-    def _check_gap(self, batches: Sequence[MicroBatch], old: Sequence[torch.Tensor]) -> dict[str, float]:
-        """How far the engine's logprobs are from the learner's, over all ranks, in nats."""
+    def _check_gap(self, batches: Sequence[MicroBatch]) -> dict[str, float]:
+        """How far the engine's logprobs are from the learner's, over all ranks."""
         import torch
 
-        mine = torch.cat([(o - b.streams["logprobs"]).abs() for b, o in zip(batches, old, strict=True)]).cpu()
+        from dreamgym.learner.algorithms.importance import mismatch
+
+        mine = torch.cat([b.streams["old"] - b.streams["logprobs"] for b in batches]).cpu()
         gathered: list[Any] = [None] * self.spec.world
         torch.distributed.all_gather_object(gathered, mine.numpy())
-        gaps = np.concatenate(gathered)
-        if not gaps.size:
-            gaps = np.zeros(1)
-        mean, limit = float(gaps.mean()), self.spec.config.max_logprob_gap
-        if not mean <= limit:
+        metrics = mismatch(np.concatenate(gathered), self.spec.config.tis_cap)
+        limit = self.spec.config.max_logprob_gap
+        if not metrics["gap_mean"] <= limit:
             raise WeightSyncError(
-                f"engine and learner logprobs differ by {mean:.3f} nats on average, above "
+                f"engine and learner logprobs differ by {metrics['gap_mean']:.3f} nats on average, above "
                 f"learner.max_logprob_gap={limit}; the engine holds other weights or samples in another way."
             )
-        return {
-            "gap_mean": mean,
-            "gap_p999": float(np.quantile(gaps, 0.999)),
-            "gap_max": float(gaps.max()),
-            "gap_over": float((gaps > GAP_THRESHOLD).mean()),
-        }
+        return metrics
 
     def _reduce(self, sums: dict[str, float]) -> dict[str, float]:
         """Sums over all ranks."""

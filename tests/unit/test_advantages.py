@@ -1,39 +1,170 @@
-"""Advantages against a plain loop in float64, and the batch that is made of them."""
+"""Every advantage estimator against a plain loop in float64, and the batch that is made of the advantages."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from typing import get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dreamgym.learner.advantages import advantages, token_stream
+from dreamgym.config import AlgorithmName
+from dreamgym.errors import DataError
+from dreamgym.learner.advantages import advantages, token_streams
+from dreamgym.learner.algorithms import find
 from dreamgym.learner.batches import rl_batch
 from dreamgym.types import Task, TokenSample, Trajectory, Transition
 
-EPISODES = st.lists(st.tuples(st.floats(-10, 10), st.sampled_from("abcde")), min_size=1, max_size=40)
+Step = tuple[float, str, int]
+"""Reward, state, sampled tokens."""
+STEP = st.tuples(st.sampled_from([0.0, 0.0, 1.0, -0.5]) | st.floats(-5, 5), st.sampled_from("xyz"), st.integers(1, 4))
+EPISODES = st.lists(st.tuples(st.sampled_from("abc"), st.lists(STEP, min_size=1, max_size=4)), min_size=1, max_size=12)
+Episodes = list[tuple[str, list[Step]]]
+GROUPED: list[AlgorithmName] = ["grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "gigpo"]
 
 
-@given(EPISODES)
-def test_grpo_is_the_loop(episodes: list[tuple[float, str]]) -> None:
-    rewards, groups = [e[0] for e in episodes], [e[1] for e in episodes]
-    for value, (reward, group) in zip(advantages("grpo", rewards, groups), episodes, strict=True):
-        mates = [r for r, g in episodes if g == group]
-        mean = sum(mates) / len(mates)
-        std = math.sqrt(sum((r - mean) ** 2 for r in mates) / len(mates))
-        assert value == pytest.approx((reward - mean) / (std + 1e-6), abs=1e-7, rel=1e-7)
+def standard(value: float, values: Sequence[float], weights: Sequence[float] | None = None) -> float:
+    weights = weights or [1.0] * len(values)
+    total = sum(weights)
+    mean = sum(w * v for w, v in zip(weights, values, strict=True)) / total
+    std = math.sqrt(sum(w * (v - mean) ** 2 for w, v in zip(weights, values, strict=True)) / total)
+    return (value - mean) / (std + 1e-6)
 
 
-@given(EPISODES)
-def test_grpo_does_not_depend_on_the_order(episodes: list[tuple[float, str]]) -> None:
-    forward = advantages("grpo", [e[0] for e in episodes], [e[1] for e in episodes])
-    backward = advantages("grpo", [e[0] for e in episodes[::-1]], [e[1] for e in episodes[::-1]])
-    assert forward.tolist() == pytest.approx(backward[::-1].tolist(), abs=1e-7)
+def total(steps: list[Step]) -> float:
+    return sum(step[0] for step in steps)
 
 
-def test_context_tokens_have_no_advantage() -> None:
-    assert token_stream(1.5, [0, 1, 1, 0]) == [0.0, 1.5, 1.5, 0.0]
+def mates(episodes: Episodes, group: str) -> list[float]:
+    return [total(steps) for other, steps in episodes if other == group]
+
+
+def centred(episodes: Episodes, index: int) -> float:
+    group, steps = episodes[index]
+    return total(steps) - sum(mates(episodes, group)) / len(mates(episodes, group))
+
+
+def grpo(episodes: Episodes, index: int, turn: int) -> float:
+    group, steps = episodes[index]
+    return standard(total(steps), mates(episodes, group))
+
+
+def dr_grpo(episodes: Episodes, index: int, turn: int) -> float:
+    return centred(episodes, index)
+
+
+def rloo(episodes: Episodes, index: int, turn: int) -> float:
+    group, steps = episodes[index]
+    others = [total(s) for i, (other, s) in enumerate(episodes) if other == group and i != index]
+    return total(steps) - sum(others) / len(others) if others else 0.0
+
+
+def tokens_of(episodes: Episodes) -> list[float]:
+    return [float(sum(step[2] for step in steps)) for _, steps in episodes]
+
+
+def reinforce_pp(episodes: Episodes, index: int, turn: int) -> float:
+    return standard(total(episodes[index][1]), [total(steps) for _, steps in episodes], tokens_of(episodes))
+
+
+def reinforce_pp_baseline(episodes: Episodes, index: int, turn: int) -> float:
+    values = [centred(episodes, i) for i in range(len(episodes))]
+    return standard(values[index], values, tokens_of(episodes))
+
+
+def gigpo(episodes: Episodes, index: int, turn: int) -> float:
+    group, steps = episodes[index]
+
+    def to_go(steps: list[Step], turn: int) -> float:
+        return sum(0.95 ** (later - turn) * steps[later][0] for later in range(turn, len(steps)))
+
+    there = [
+        to_go(other, t)
+        for name, other in episodes
+        for t in range(len(other))
+        if name == group and other[t][1] == steps[turn][1]
+    ]
+    return grpo(episodes, index, turn) + standard(to_go(steps, turn), there)
+
+
+LOOPS: dict[AlgorithmName, Callable[[Episodes, int, int], float]] = {
+    "grpo": grpo,
+    "dr_grpo": dr_grpo,
+    "dapo": grpo,
+    "gspo": grpo,
+    "cispo": grpo,
+    "rloo": rloo,
+    "reinforce_pp": reinforce_pp,
+    "reinforce_pp_baseline": reinforce_pp_baseline,
+    "gigpo": gigpo,
+}
+
+
+@settings(max_examples=40, deadline=None)
+@pytest.mark.parametrize("name", get_args(AlgorithmName))
+@given(episodes=EPISODES)
+def test_advantages_are_those_of_the_loop(name: AlgorithmName, episodes: Episodes) -> None:
+    got = advantages(find(name).advantage, [play(*episode) for episode in episodes])
+    assert [len(turns) for turns in got] == [len(steps) for _, steps in episodes]
+    for index, turns in enumerate(got):
+        expected = [LOOPS[name](episodes, index, turn) for turn in range(len(turns))]
+        assert turns.tolist() == pytest.approx(expected, abs=1e-7, rel=1e-7)
+
+
+@settings(max_examples=20, deadline=None)
+@pytest.mark.parametrize("name", get_args(AlgorithmName))
+@given(episodes=EPISODES)
+def test_the_order_of_episodes_does_not_matter(name: AlgorithmName, episodes: Episodes) -> None:
+    forward, backward = (
+        advantages(find(name).advantage, [play(*episode) for episode in order]) for order in (episodes, episodes[::-1])
+    )
+    for turns, same in zip(forward, backward[::-1], strict=True):
+        assert turns.tolist() == pytest.approx(same.tolist(), abs=1e-7, rel=1e-7)
+
+
+@pytest.mark.parametrize("name", GROUPED)
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_group_of_one_and_one_of_equals_have_no_advantage(name: AlgorithmName, size: int) -> None:
+    group = [play("a", [(0.1, "x", 2)]) for _ in range(size)]
+    assert all(abs(v) < 1e-6 for turns in advantages(find(name).advantage, group) for v in turns)
+
+
+def test_without_variance_in_the_batch_there_is_no_advantage() -> None:
+    batch = [play(group, [(0.7, "x", n)]) for group, n in (("a", 1), ("a", 4), ("b", 2))]
+    for name in ("reinforce_pp", "reinforce_pp_baseline"):
+        assert all(abs(v) < 1e-6 for turns in advantages(find(name).advantage, batch) for v in turns)  # type: ignore[arg-type]
+
+
+def test_reinforce_pp_weighs_episodes_by_their_tokens() -> None:
+    """Reward 1 on 3 tokens and 0 on 1: the mean over tokens is 3/4, the std sqrt(3)/4."""
+    got = advantages(find("reinforce_pp").advantage, [play("a", [(1.0, "x", 3)]), play("b", [(0.0, "x", 1)])])
+    assert [turns[0] for turns in got] == pytest.approx([1 / math.sqrt(3), -math.sqrt(3)], rel=1e-5)
+
+
+def test_gigpo_adds_what_a_step_was_worth_among_those_from_the_same_state() -> None:
+    """One of two wins: 1 and -1 for the episode, as much for the step from x, and for the next if both are in y."""
+    won = play("a", [(0.0, "x", 1), (1.0, "y", 1)])
+    lost = play("a", [(0.0, "x", 1), (0.0, "y", 1)])
+    first, second = advantages(find("gigpo").advantage, [won, lost])
+    assert first.tolist() == pytest.approx([2.0, 2.0], rel=1e-4)
+    assert second.tolist() == pytest.approx([-2.0, -2.0], rel=1e-4)
+    alone = advantages(find("gigpo").advantage, [won, play("a", [(0.0, "x", 1), (0.0, "z", 1)])])
+    assert [turns.tolist() for turns in alone] == [pytest.approx(v, rel=1e-4) for v in ([2, 1], [-2, -1])]
+
+
+def test_gigpo_needs_one_step_a_turn() -> None:
+    broken = play("a", [(0.0, "x", 1), (1.0, "y", 1)])
+    broken.steps.pop()
+    with pytest.raises(DataError, match="episode a: 2 sampled turns but 1 steps"):
+        advantages(find("gigpo").advantage, [broken])
+    assert len(advantages(find("grpo").advantage, [broken])[0]) == 2
+
+
+def test_turns_go_on_in_the_next_sample_and_context_has_no_advantage() -> None:
+    assert token_streams([1.5, 2.5, 3.5], [[0, 1, 1, 0, 1], [0, 0, 1]]) == [[0.0, 1.5, 1.5, 0.0, 2.5], [0.0, 0.0, 3.5]]
+    assert token_streams([], [[0, 0]]) == [[0.0, 0.0]]
 
 
 def test_batch_leaves_out_failed_episodes_and_groups_that_teach_nothing() -> None:
@@ -46,27 +177,40 @@ def test_batch_leaves_out_failed_episodes_and_groups_that_teach_nothing() -> Non
         _episode("c", 1.0, 15),
         _episode("c", 0.0, 16, status="env_failed"),
     ]
-    rows = rl_batch(episodes, "grpo").to_pylist()
+    batch, left_out = rl_batch(episodes, find("dapo"))
+    rows = batch.to_pylist()
+    assert left_out == 2
     assert [row["ids"] for row in rows] == [[1, 10], [1, 11]]
     assert [row["advantages"][1] for row in rows] == pytest.approx([1.0, -1.0], abs=1e-5)
     assert [row["mask"] for row in rows] == [[0, 1], [0, 1]]
     assert [row["logprobs"] for row in rows] == [[0.0, -0.5], [0.0, -0.5]]
-    assert rl_batch(episodes[3:], "grpo").num_rows == 0
+    nothing, left_out = rl_batch(episodes[3:], find("dapo"))
+    assert (nothing.num_rows, left_out) == (0, 2)
+    assert rl_batch([], find("dapo"))[0].num_rows == 0
+
+
+def test_where_the_paper_drops_no_group_flat_ones_are_kept() -> None:
+    episodes = [_episode("a", 1.0, 10), _episode("a", 0.0, 11), _episode("b", 1.0, 12), _episode("b", 1.0, 13)]
+    batch, left_out = rl_batch(episodes, find("dr_grpo"))
+    assert left_out == 0
+    assert [row["advantages"][1] for row in batch.to_pylist()] == [0.5, -0.5, 0.0, 0.0]
+
+
+def play(group: str, steps: list[Step]) -> Trajectory:
+    """An episode that reads two tokens before each turn."""
+    sample = TokenSample()
+    for _, _, tokens in steps:
+        sample.add_context([1, 2])
+        sample.add_sampled([3] * tokens, [-0.5] * tokens, [0] * tokens)
+    transitions = [Transition(state, "act", "next", reward, False) for reward, state, _ in steps]
+    task = Task(id=group, env="e", instruction="i")
+    return Trajectory(
+        id=group, task=task, source="policy", world="dream", steps=transitions, group=group, samples=[sample]
+    )
 
 
 def _episode(group: str, reward: float, token: int, status: str = "ok") -> Trajectory:
-    sample = TokenSample()
-    sample.add_context([1])
-    sample.add_sampled([token], [-0.5], [0])
-    step = Transition("s", "a", "t", reward, True)
-    task = Task(id=group, env="e", instruction="i")
-    return Trajectory(
-        id=f"{group}{token}",
-        task=task,
-        source="policy",
-        world="dream",
-        steps=[step],
-        status=status,  # type: ignore[arg-type]
-        group=group,
-        samples=[sample],
-    )
+    trajectory = play(group, [(reward, "x", 1)])
+    trajectory.samples[0] = TokenSample(ids=[1, token], mask=[0, 1], logprobs=[0.0, -0.5], versions=[-1, 0])
+    trajectory.status = status  # type: ignore[assignment]
+    return trajectory

@@ -74,9 +74,11 @@ def test_streams_follow_their_tokens_and_first_tokens_are_no_targets() -> None:
     assert batch.positions.tolist() == [[0, 1, 0, 1, 2]]
     assert batch.index.tolist() == [0, 3]
     assert batch.targets.tolist() == [5, 3]
+    assert batch.sequence.tolist() == [0, 1]
     assert batch.streams["logprobs"].tolist() == [-5.0, -3.0]
     assert batch.streams["advantages"].tolist() == [50.0, 30.0]
     assert columns.target_sum([0, 1]) == 2.0
+    assert columns.sequence_count([0, 1]) == 2
 
 
 def test_a_sliced_batch_reads_its_own_rows() -> None:

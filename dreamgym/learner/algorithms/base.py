@@ -1,0 +1,122 @@
+"""What an algorithm is made of, and what its parts see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from dreamgym.config import Aggregation, KLEstimator
+from dreamgym.errors import DataError
+from dreamgym.types import Transition
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+EPSILON = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Episodes:
+    """What an advantage estimator sees: E episodes that ended well, with K sampled turns in all.
+
+    rewards   (E,) the undiscounted sum of each episode's rewards
+    groups    (E,) the number of the group that it is compared within
+    episode   (K,) the episode of each turn, ascending
+    tokens    (K,) how many tokens were sampled in the turn
+    steps     (E) the transitions of each episode
+    ids       (E) its name, for errors
+    """
+
+    rewards: Floats
+    groups: Ints
+    episode: Ints
+    tokens: Ints
+    steps: Sequence[Sequence[Transition]]
+    ids: Sequence[str]
+
+    def check_steps(self) -> None:
+        """Raise DataError where an episode has not one transition for each sampled turn."""
+        turns = np.bincount(self.episode, minlength=len(self.ids))
+        for name, steps, count in zip(self.ids, self.steps, turns, strict=True):
+            if len(steps) != count:
+                raise DataError(
+                    f"episode {name}: {count} sampled turns but {len(steps)} steps; step-level credit needs one for "
+                    f"each, so choose another learner.algorithm."
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class TokenStreams:
+    """What a loss sees: 1-D tensors of equal length (N,), one entry a trained token, sequences one after another.
+
+    new        logprob under the weights that are trained (carries the gradient), nats
+    old        logprob under the learner's weights when the batch arrived
+    engine     logprob under the distribution the engine sampled from
+    advantage  of the token
+    entropy    of the policy's distribution there (carries the gradient where it is in the loss)
+    sequence   int64, the number of the token's sequence; all trained tokens of a sequence are here
+    reference  logprob under the frozen reference where its KL is in the loss, or None
+    """
+
+    new: Tensor
+    old: Tensor
+    engine: Tensor
+    advantage: Tensor
+    entropy: Tensor
+    sequence: Tensor
+    reference: Tensor | None = None
+
+
+class Surrogate(NamedTuple):
+    """A token's objective (to be raised), its ratio, and whether clipping binds there; each (N,)."""
+
+    objective: Tensor
+    ratio: Tensor
+    clipped: Tensor
+
+
+Estimator = Callable[[Episodes], Floats]
+"""Advantages of the K turns, (K,)."""
+Loss = Callable[[TokenStreams, float, float], Surrogate]
+"""(streams, clip_low, clip_high) -> the objective of each token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Algorithm:
+    """Three choices and what belongs to them; most are settings of `LearnerConfig` too, which then win.
+
+    advantage     from episodes to a number a turn
+    loss          from streams to an objective a token, given the clipping range
+    aggregation   what the objective is averaged over
+    clip_low      a ratio counts as at least 1 - clip_low
+    clip_high     and as at most 1 + clip_high
+    drop_flat     groups without any advantage are left out of the batch
+    kl_estimator  of the KL to the reference, where learner.kl_coef is above 0
+    kl_in_reward  that KL lowers the rewards, and is no term of the loss
+    """
+
+    advantage: Estimator
+    loss: Loss
+    aggregation: Aggregation
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    drop_flat: bool = False
+    kl_estimator: KLEstimator = "k3"
+    kl_in_reward: bool = False
+
+
+def centred(values: Floats, groups: Ints) -> Floats:
+    """Values minus the mean of their group."""
+    result: Floats = values - (np.bincount(groups, values) / np.bincount(groups))[groups]
+    return result
+
+
+def sequence_sum(values: Tensor, sequence: Tensor) -> Tensor:
+    """The sum over each token's own sequence, (N,)."""
+    count = int(sequence.max()) + 1 if len(sequence) else 0
+    return values.new_zeros(count).index_add(0, sequence, values)[sequence]

@@ -1,0 +1,44 @@
+"""GiGPO (arXiv 2505.10978): beside the episode's advantage, one of each step among all steps from the same state."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dreamgym.learner.algorithms.base import Algorithm, Episodes, Floats
+from dreamgym.learner.algorithms.grpo import clipped_loss, group_advantage, standardised
+
+DISCOUNT = 0.95
+STEP_WEIGHT = 1.0
+
+
+def anchored_advantage(episodes: Episodes) -> Floats:
+    """A = A of the episode + w A of the step (eq. 8), both by mean and std, with the paper's w = 1.
+
+    Steps of one group that start in the same state (equal text) form a step group; what is compared there
+    are their discounted returns, with the paper's discount of 0.95 (eqs. 5 to 7). A state that was met
+    once adds nothing.
+
+    Raises:
+        DataError: an episode has not one step for each sampled turn.
+    """
+    episodes.check_steps()
+    anchors: dict[tuple[int, str], int] = {}
+    labels = [
+        anchors.setdefault((int(group), step.state), len(anchors))
+        for group, steps in zip(episodes.groups, episodes.steps, strict=True)
+        for step in steps
+    ]
+    returns = [value for steps in episodes.steps for value in discounted_returns([step.reward for step in steps])]
+    steps = standardised(np.array(returns, dtype=np.float64), np.array(labels, dtype=np.int64))
+    return group_advantage(episodes) + STEP_WEIGHT * steps
+
+
+def discounted_returns(rewards: list[float]) -> list[float]:
+    """R_t = r_t + discount R_{t+1} of each step of an episode."""
+    result: list[float] = []
+    for reward in reversed(rewards):
+        result.append(reward + DISCOUNT * (result[-1] if result else 0.0))
+    return result[::-1]
+
+
+ALGORITHM = Algorithm(anchored_advantage, clipped_loss, "token_mean")
