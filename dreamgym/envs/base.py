@@ -65,7 +65,10 @@ class TextEnv(Protocol):
 
 
 REGISTRY: dict[str, str] = {
+    "coin": "dreamgym.envs.coin:Coin",
+    "cookingworld": "dreamgym.envs.cookingworld:CookingWorld",
     "mapreader": "dreamgym.envs.mapreader:MapReader",
+    "scienceworld": "dreamgym.envs.scienceworld:ScienceWorld",
     "twc": "dreamgym.envs.twc:CommonSense",
 }
 

