@@ -70,6 +70,7 @@ REGISTRY: dict[str, str] = {
     "mapreader": "dreamgym.envs.mapreader:MapReader",
     "scienceworld": "dreamgym.envs.scienceworld:ScienceWorld",
     "twc": "dreamgym.envs.twc:CommonSense",
+    "webshop": "dreamgym.envs.webshop:WebShop",
 }
 
 
