@@ -65,6 +65,7 @@ class TextEnv(Protocol):
 
 
 REGISTRY: dict[str, str] = {
+    "alfworld": "dreamgym.envs.alfworld:AlfWorld",
     "coin": "dreamgym.envs.coin:Coin",
     "cookingworld": "dreamgym.envs.cookingworld:CookingWorld",
     "mapreader": "dreamgym.envs.mapreader:MapReader",
