@@ -64,10 +64,13 @@ class AlfWorld:
         random.Random(stable_id(seed, fold)).shuffle(games)
         split = self._split if fold == "test" else "train"
         found = []
-        for name in games[:count]:
-            payload = json.dumps({"split": split, "game": name})
-            goal = _goal(_game(self._folder, split, name))
-            found.append(Task(stable_id("alfworld", payload), "alfworld", goal, payload))
+        for name in games:
+            if len(found) == count:
+                break
+            row = _game(self._folder, split, name)
+            if row.get("solvable", True):
+                payload = json.dumps({"split": split, "game": name})
+                found.append(Task(stable_id("alfworld", payload), "alfworld", _goal(row), payload))
         return found
 
     def reset(self, task: Task) -> tuple[str, dict[str, Any]]:
@@ -189,6 +192,7 @@ def _games(folder: Path, split: str) -> Sequence[str]:
         return sorted(rows)
     root = folder / "json_2.1.1" / split
     names = sorted(str(file.parent.relative_to(root)) for file in root.glob("*/*/game.tw-pddl"))
+    names = [name for name in names if "movable" not in name and "Sliced" not in name]  # as upstream: not playable
     if not names:
         raise EnvError(f"env.options.data: '{folder}' has no game of the split {split}; run alfworld-download.")
     return names
@@ -210,7 +214,9 @@ def _game(folder: Path, split: str, name: str) -> dict[str, Any]:
         return rows[name]
     place = folder / "json_2.1.1" / split / name
     game = json.loads((place / "game.tw-pddl").read_text())
-    return json.loads((place / "traj_data.json").read_text()) | {"pddl_problem": game["pddl_problem"], "id": name}
+    kept = {"pddl_problem": game["pddl_problem"], "solvable": game.get("solvable", False), "id": name}
+    row: dict[str, Any] = json.loads((place / "traj_data.json").read_text())
+    return row | kept
 
 
 def _grammar(row: dict[str, Any]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import lzma
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,6 +67,22 @@ def test_folds_share_no_game_and_a_seed_gives_the_same_tasks(env: AlfWorld) -> N
     ids = [{t.id for t in env.tasks(fold, 20, seed=0)} for fold in ("train", "dev", "test")]
     assert len(set.union(*ids)) == 60
     assert env.tasks("dev", 5, seed=1) == env.tasks("dev", 5, seed=1)
+
+
+@with_data
+def test_the_official_download_plays_the_same_game(env: AlfWorld, tmp_path: Path) -> None:
+    task = env.tasks("test", 1, seed=0)[0]
+    with lzma.open(DATA / "alfworld_valid_seen.jsonl.xz", "rt") as lines:
+        row = next(r for r in map(json.loads, lines) if r["id"] == json.loads(task.payload)["game"])
+    for name, solvable in (("solvable", True), ("unsolvable", False)):
+        place = tmp_path / "json_2.1.1" / "valid_seen" / name / "trial"
+        place.mkdir(parents=True)
+        (place / "game.tw-pddl").write_text(json.dumps({"pddl_problem": row["pddl_problem"], "solvable": solvable}))
+        (place / "traj_data.json").write_text(json.dumps({k: v for k, v in row.items() if k != "pddl_problem"}))
+    official = AlfWorld(str(tmp_path))
+    (found,) = official.tasks("test", 10, seed=0)
+    assert official.reset(found)[0] == env.reset(task)[0]
+    official.close()
 
 
 def test_missing_data_is_one_sentence_with_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
