@@ -63,7 +63,7 @@ class AlfWorld:
             games = [g for g in games if (int(stable_id("fold", g), 16) % 10 == 0) == (fold == "dev")]
         random.Random(stable_id(seed, fold)).shuffle(games)
         split = self._split if fold == "test" else "train"
-        found = []
+        found: list[Task] = []
         for name in games:
             if len(found) == count:
                 break
