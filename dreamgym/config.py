@@ -97,7 +97,9 @@ class ScratchModel(Section):
     intermediate: int = Field(688, ge=32)
     """Width of the MLP."""
     heads: int = Field(4, ge=1)
-    """Attention heads; the head size must be one that vLLM's CPU attention knows (32, 64, 80, 96, 128 …)."""
+    """Attention heads."""
+    head_dim: int = Field(64, ge=32, le=256, multiple_of=16)
+    """Width of a head, whatever the model's; one that vLLM's attention knows. Wide heads tell more words apart."""
     vocab: int = Field(512, ge=300)
     """Size of the BPE vocabulary."""
     tied: bool = True

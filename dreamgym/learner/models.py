@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 PREVIOUS_TOKENS = ((1, 2, 3), (1,))
 """How far back the heads of the first layers of a scratch model look at first."""
-SHARP, STRENGTH = 4, 7.0
+SHARP, STRENGTH = 4, 8.0
+ROPE_THETA = 1e6
+"""Slow rotations let more of a head's width tell what a token is, however far away it stands."""
 
 
 def prepare_model(
@@ -74,8 +76,6 @@ def scratch_model(shape: ScratchModel, tokenizer: PreTrainedTokenizerBase, seed:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    if shape.hidden % shape.heads:
-        raise ModelError(f"model.scratch: hidden ({shape.hidden}) must be a multiple of heads ({shape.heads}).")
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=shape.hidden,
@@ -83,9 +83,11 @@ def scratch_model(shape: ScratchModel, tokenizer: PreTrainedTokenizerBase, seed:
         num_hidden_layers=shape.layers,
         num_attention_heads=shape.heads,
         num_key_value_heads=shape.heads,
+        head_dim=shape.head_dim,
         max_position_embeddings=shape.context,
         tie_word_embeddings=shape.tied,
         attention_bias=True,
+        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -99,11 +101,11 @@ def scratch_model(shape: ScratchModel, tokenizer: PreTrainedTokenizerBase, seed:
                 weight.mul_(1 / math.sqrt(2 * shape.layers))
         for layer, offsets in zip(model.model.layers, PREVIOUS_TOKENS, strict=False):
             for head, offset in enumerate(offsets[: shape.heads - 1]):
-                _attend_back(layer.self_attn, head, offset, config.head_dim, config.rope_parameters["rope_theta"])
+                _attend_back(layer.self_attn, head, offset, config.head_dim)
     return model
 
 
-def _attend_back(attention: Any, head: int, offset: int, size: int, theta: float) -> None:
+def _attend_back(attention: Any, head: int, offset: int, size: int) -> None:
     """Let a head begin by attending to the token `offset` places back, whatever the tokens are.
 
     Constant queries and keys, turned against each other by RoPE, score highest at that distance; the fastest
@@ -112,7 +114,7 @@ def _attend_back(attention: Any, head: int, offset: int, size: int, theta: float
     import torch
 
     rows = slice(head * size, (head + 1) * size)
-    angle = offset * theta ** (-torch.arange(SHARP) * 2 / size)
+    angle = offset * ROPE_THETA ** (-torch.arange(SHARP) * 2 / size)
     for projection, cosine, sine in (
         (attention.q_proj, torch.ones(SHARP), torch.zeros(SHARP)),
         (attention.k_proj, angle.cos(), angle.sin()),
