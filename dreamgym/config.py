@@ -51,6 +51,8 @@ class CollectConfig(Section):
     """Random episodes a task."""
     invalid: float = Field(0.3, ge=0, le=1)
     """Chance that an off-path action is drawn from all commands, most of them not possible here."""
+    garbled: float = Field(0.3, ge=0, le=1)
+    """Chance that such a command is spliced from two, as an exploring policy misspells; a dream must refuse it too."""
     heldout_tasks: int = Field(60, ge=1)
     """Tasks of the dev fold, collected the same way, that measure the fidelity of the dream."""
     files: list[Path] = Field(default_factory=list)

@@ -309,16 +309,22 @@ class Episode:
         if expert and self._rng.random() >= stray:
             return expert
         avoid = expert if self.trajectory.source == "noisy" else ""
-        pools = ["commands", "valid_actions"]
-        if self._rng.random() >= self._collect.invalid:
-            pools.reverse()
-        for pool in pools:
+        invalid = self._rng.random() < self._collect.invalid
+        for pool in ("commands", "valid_actions") if invalid else ("valid_actions", "commands"):
             options = sorted({*(_ask(env, pool) or ())} - {avoid})
             if options:
-                return pick(self._rng, options)
+                garbled = invalid and pool == "commands" and self._rng.random() < self._collect.garbled
+                return splice(self._rng, options) if garbled else pick(self._rng, options)
         if expert:
             return expert
         raise LookupError(f"no action to take in state '{self._state}'")
+
+
+def splice(rng: random.Random, commands: Sequence[str]) -> str:
+    """The start of one command's first word and the end of another command: `te coin`, `pake coin in box`."""
+    head, tail = pick(rng, commands), pick(rng, commands)
+    cut = rng.randint(1, max(1, len(head.partition(" ")[0])))
+    return (head[:cut] + tail[rng.randrange(1, max(2, len(tail))) :]).strip()
 
 
 def _ask(env: TextEnv, question: str) -> Any:

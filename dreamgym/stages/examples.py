@@ -27,6 +27,7 @@ def tokenizer_texts(trajectories: Sequence[Trajectory]) -> Iterator[str]:
     for t in trajectories:
         yield from (opening(t.task, t.task.first_state), reset_message(t.task.instruction), vary_message(t.task))
         for step in t.steps:
+            yield step.action  # as the policy writes it, at the start of its answer
             yield query(step.action, [step])
             yield "".join(answer_parts(step))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from collections import Counter
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,7 +14,7 @@ import pytest
 from dreamgym.config import RunConfig
 from dreamgym.errors import DataError, DreamgymError, EnvError
 from dreamgym.schema import read_parquet
-from dreamgym.stages.collect import collect, collect_trajectories, summarise
+from dreamgym.stages.collect import collect, collect_trajectories, splice, summarise
 from dreamgym.stages.journal import Journal
 from dreamgym.types import Fold, Task, Trajectory
 from examples.keyhouse import KeyHouse
@@ -119,7 +120,7 @@ def test_noise_and_invalid_are_the_chances_they_say(tmp_path: Path) -> None:
     strays = sum(s.action != s.expert_action for s in steps)
     assert abs(strays / len(steps) - 0.4) < 4 * math.sqrt(0.4 * 0.6 / len(steps))
 
-    wild = config(tmp_path, expert=0, noisy=0, random=4, invalid=0.5)
+    wild = config(tmp_path, expert=0, noisy=0, random=4, invalid=0.5, garbled=0)
     expected = seen = total = 0.0
     for trajectory in collect_trajectories(wild, "train", 60).trajectories:
         env = KeyHouse()
@@ -130,6 +131,21 @@ def test_noise_and_invalid_are_the_chances_they_say(tmp_path: Path) -> None:
             total += 1
             seen += not env.step(step.action)[4]["valid"]
     assert abs(seen - expected) < 4 * math.sqrt(total * 0.25)
+
+
+def test_a_garbled_command_is_the_start_of_one_and_the_end_of_another(tmp_path: Path) -> None:
+    commands = KeyHouse().commands()
+    rng = random.Random(0)
+    for _ in range(200):
+        made = splice(rng, commands)
+        heads = {a[:i] for a in commands for i in range(1, len(a.split()[0]) + 1)}
+        tails = {b[j:] for b in commands for j in range(1, len(b) + 1)}
+        assert any(made == (head + tail).strip() for head in heads for tail in tails)
+    garbled = config(tmp_path, expert=0, noisy=0, random=4, invalid=1.0, garbled=0.5)
+    steps = [s for t in collect_trajectories(garbled, "train", 30).trajectories for s in t.steps]
+    strange = sum(s.action not in commands for s in steps)
+    assert 0.3 < strange / len(steps) <= 0.5
+    assert not any(s.valid for s in steps if s.action not in commands)
 
 
 def test_rates_below_one_visit_that_share_of_the_tasks(tmp_path: Path) -> None:
@@ -172,7 +188,7 @@ def test_failing_task_after_task_stops_with_the_reason(tmp_path: Path) -> None:
 
 
 def test_without_an_expert_only_random_episodes_are_played_and_that_is_said(tmp_path: Path) -> None:
-    found = collect_trajectories(config(tmp_path, env="Groping"), "train", 12)
+    found = collect_trajectories(config(tmp_path, env="Groping", garbled=0), "train", 12)
     assert {t.source for t in found.trajectories} == {"random"}
     assert found.notes == ["no expert_action(): only random episodes", "the train fold has 3 tasks, not 12"]
     assert {s.action for t in found.trajectories for s in t.steps} == {"left", "right"}
