@@ -80,7 +80,7 @@ def test_nothing_real_is_learned_from_and_the_test_fold_is_not_touched(run: Path
 
 
 def test_what_the_learner_sees_is_what_the_policy_sampled(run: Path) -> None:
-    """An iteration whose groups were all flat teaches nothing and leaves the weights, and their version, as they are."""
+    """An iteration whose groups were all flat teaches nothing: the weights and their version stay as they are."""
     steps = [r for r in read_log(run / "train" / "metrics.jsonl") if r["kind"] == "iteration"]
     updates = [r["iteration"] for r in steps if not r.get("learner/skipped")]
     assert updates
