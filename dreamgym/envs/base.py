@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import json
 import logging
 import math
 import os
@@ -266,6 +267,27 @@ class RealEnvironment:
         if seat is not None:
             seat.retire()
         return seat
+
+
+def payload_fields(payload: str, *names: str) -> list[Any]:
+    """The named fields of a task's payload, which is JSON.
+
+    Raises:
+        EnvError: it is no JSON, or has not all of them.
+    """
+    try:
+        fields = json.loads(payload)
+        return [fields[name] for name in names]
+    except (ValueError, TypeError, KeyError) as error:
+        raise EnvError(
+            f"task.payload: '{payload}' must be JSON with {' and '.join(names)}; only real tasks have one."
+        ) from error
+
+
+def next_on_path(path: Sequence[str], taken: Sequence[str]) -> str:
+    """The next action of a gold path; empty once the agent has left it, or at its end."""
+    n = len(taken)
+    return path[n] if taken == path[:n] and n < len(path) else ""
 
 
 def pick(rng: random.Random, items: Sequence[T]) -> T:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from dreamgym.envs.rooms import DIRECTIONS, RoomGame, names
+from dreamgym.envs.rooms import RoomGame, names
+from dreamgym.envs.textworld import DIRECTIONS
 
 
 class Coin(RoomGame):

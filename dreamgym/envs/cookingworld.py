@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any, ClassVar
 
-from dreamgym.envs.rooms import DIRECTIONS, RoomGame, names, plain
+from dreamgym.envs.rooms import RoomGame, names, plain
+from dreamgym.envs.textworld import DIRECTIONS
 
 _CUTS = ("slice", "dice", "chop")
 _HEAT = ("stove", "oven", "barbeque", "toaster")

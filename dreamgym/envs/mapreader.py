@@ -7,10 +7,9 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from dreamgym.envs.textworld import TextWorldGame
+from dreamgym.envs.textworld import DIRECTIONS, TextWorldGame, opposite
 from dreamgym.types import Task, Transition
 
-DIRECTIONS = ("north", "east", "south", "west")
 _MOVES = tuple(f"move {d}" for d in DIRECTIONS)
 _DEEDS = ("take coin", "put coin in box")
 _NEEDLESS = ("read map", "look around", "take map", "put map in box", "open box", "take box")
@@ -181,5 +180,4 @@ def _explain_move(task: Task, history: Sequence[Transition], state: str, directi
     if any(parse_state(t.state)["room"] == room for t in history):
         return f"{direction} {room} seen {room}'s {has}"
     joined = " ".join(parse_map(history[0].state if history else state).get(room, []))
-    back = DIRECTIONS[(DIRECTIONS.index(direction) + 2) % 4]
-    return f"{direction} {room} new {room}'s {has} {room}: {joined} {back} {here['room']}"
+    return f"{direction} {room} new {room}'s {has} {room}: {joined} {opposite(direction)} {here['room']}"

@@ -6,10 +6,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from dreamgym.envs.textworld import TextWorldGame
+from dreamgym.envs.textworld import DIRECTIONS, TextWorldGame, opposite, room_line
 from dreamgym.types import Task, Transition
 
-DIRECTIONS = ("north", "east", "south", "west")
 LOOKS = ("examine", "look", "inventory", "read", "task")
 
 _DID = {
@@ -45,10 +44,7 @@ class RoomGame(TextWorldGame):
         room, sees, exits = read_look(info["look"])
         held = [line.strip() for line in info["inventory"].splitlines() if line.startswith("  ")]
         holds = [bare(line) for line in held if "currently empty" not in line]
-        rest = (
-            f"at {room} sees {'; '.join(sees) or 'nothing'} exits {', '.join(exits) or 'none'} "
-            f"holds {', '.join(holds) or 'nothing'}"
-        )
+        rest = room_line(room, sees, exits, holds)
         if first:
             what, self._done, self._undo = "moved", 0, []
         else:
@@ -129,7 +125,7 @@ def undo(action: str) -> str:
     """What takes an action back, where it stands in the way of the gold path; empty where it does not."""
     verb, _, rest = action.partition(" ")
     if verb == "move" and rest in DIRECTIONS:
-        return f"move {DIRECTIONS[(DIRECTIONS.index(rest) + 2) % 4]}"
+        return f"move {opposite(rest)}"
     if verb == "close":
         return f"open {rest}"
     return f"take {rest.partition(' in ')[0]}" if verb == "put" else ""

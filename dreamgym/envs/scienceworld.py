@@ -8,7 +8,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from dreamgym.envs.textworld import find_java
+from dreamgym.envs.base import next_on_path, payload_fields
+from dreamgym.envs.textworld import find_java, room_line
 from dreamgym.errors import EnvError
 from dreamgym.types import Fold, Task, Transition, stable_id
 
@@ -126,8 +127,7 @@ class ScienceWorld:
 
     def expert_action(self) -> str:
         """The next step of the simulator's gold path; empty once the agent has left it."""
-        n = len(self._taken)
-        return self._gold[n] if self._taken == self._gold[:n] and n < len(self._gold) else ""
+        return next_on_path(self._gold, self._taken)
 
     @staticmethod
     def reason(task: Task, history: Sequence[Transition], transition: Transition) -> str:
@@ -149,13 +149,7 @@ class ScienceWorld:
         return self._env
 
     def _load(self, payload: str, *, gold: bool) -> tuple[str, dict[str, Any]]:
-        try:
-            where = json.loads(payload)
-            name, variation = where["task"], where["variation"]
-        except (ValueError, TypeError, KeyError) as error:
-            raise EnvError(
-                f"task.payload: '{payload}' must be JSON with task and variation; only real tasks have one."
-            ) from error
+        name, variation = payload_fields(payload, "task", "variation")
         env = self._running()
         env.load(name, variation, self._simplification, generateGoldPath=gold)
         env.server.reset()
@@ -195,10 +189,7 @@ def read_room(look: str, inventory: str) -> tuple[str, str]:
     sees = sorted(_ordered(thing) for thing in things if thing not in ("agent", "air"))
     exits = [f"{place} {how}" for place, how in _DOOR.findall(look)]
     holds = sorted(_ordered(shorter(line)) for line in inventory.splitlines() if line.startswith("\t"))
-    return room, (
-        f"at {room} sees {'; '.join(sees) or 'nothing'} exits {', '.join(exits) or 'none'} "
-        f"holds {', '.join(holds) or 'nothing'}"
-    )
+    return room, room_line(room, sees, exits, holds)
 
 
 def _ordered(thing: str) -> str:

@@ -7,18 +7,33 @@ import os
 import random
 import shutil
 import threading
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from dreamgym.envs.base import next_on_path, payload_fields
 from dreamgym.errors import EnvError
 from dreamgym.types import Fold, Task, stable_id
 
 HOUSEKEEPING = ("look around", "inventory", "task")
-
+DIRECTIONS = ("north", "east", "south", "west")
 
 _STEP_LIMIT = 1_000_000
 _machines = threading.Lock()
 _machine: Any = None
 _servers = 0
+
+
+def opposite(direction: str) -> str:
+    """The way back."""
+    return DIRECTIONS[(DIRECTIONS.index(direction) + 2) % 4]
+
+
+def room_line(room: str, sees: Sequence[str], exits: Sequence[str], holds: Sequence[str]) -> str:
+    """A room, what is in it, its exits and what is held, as one line of always the same shape."""
+    return (
+        f"at {room} sees {'; '.join(sees) or 'nothing'} exits {', '.join(exits) or 'none'} "
+        f"holds {', '.join(holds) or 'nothing'}"
+    )
 
 
 def find_java() -> None:
@@ -150,8 +165,7 @@ class TextWorldGame:
 
     def expert_action(self) -> str:
         """The next step of the game's gold path; empty once the agent has left it."""
-        n = len(self._taken)
-        return self._gold[n] if self._taken == self._gold[:n] and n < len(self._gold) else ""
+        return next_on_path(self._gold, self._taken)
 
     # Inside ---------------------------------------------------------------------------------------
 
@@ -162,13 +176,7 @@ class TextWorldGame:
         return self._server
 
     def _load(self, payload: str) -> tuple[str, dict[str, Any]]:
-        try:
-            where = json.loads(payload)
-            fold, game_seed = where["fold"], where["seed"]
-        except (ValueError, TypeError, KeyError) as error:
-            raise EnvError(
-                f"task.payload: '{payload}' must be JSON with fold and seed; only real tasks have one."
-            ) from error
+        fold, game_seed = payload_fields(payload, "fold", "seed")
         from py4j.protocol import Py4JJavaError
 
         try:

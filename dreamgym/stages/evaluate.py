@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Literal
 
 from dreamgym.config import RunConfig
@@ -55,8 +56,8 @@ def evaluate(config: RunConfig, who: Who = "policy", services: Services | None =
 
 def _model(config: RunConfig, who: Who, tasks: Sequence[Task], running: Services | None) -> Measured:
     checkpoint = config.run_dir / who
-    if running is not None and running.policy is not None:
+    if running is not None:
+        assert running.policy is not None
         running.policy.load(checkpoint)
-        return evaluate_policy(config, running.fleet, tasks, config.eval.fold, "real", -1)
-    with start_services(config, checkpoint) as services:
+    with nullcontext(running) if running else start_services(config, checkpoint) as services:
         return evaluate_policy(config, services.fleet, tasks, config.eval.fold, "real", -1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 
 from dreamgym.config import RunConfig
 from dreamgym.controller import Trainer
@@ -45,9 +45,8 @@ def train(config: RunConfig, alive: ExitStack | None = None) -> Services | None:
             learner=True,
             actors=config.train.rollout_actors,
         )
-        with nullcontext() if alive else services:
-            if alive:
-                alive.enter_context(services)
+        with ExitStack() as until_trained:
+            (alive or until_trained).enter_context(services)
             heldout = read_parquet(run_dir / "data" / "heldout.parquet")
             trainer = Trainer(config, run_dir / "train", services, _tasks(seed_data), dev, heldout)
             with progress("train", config.train.iterations) as bar:
