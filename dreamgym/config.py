@@ -104,6 +104,8 @@ class ScratchModel(Section):
     """Width of a head, whatever the model's; one that vLLM's attention knows. Wide heads tell more words apart."""
     vocab: int = Field(512, ge=300)
     """Size of the BPE vocabulary."""
+    drill_tokens: int = Field(400_000, ge=0)
+    """Tokens of look-ups among random words that the experience model learns before its data (see learner/drill.py)."""
     tied: bool = True
     """Input and output embeddings share their weights."""
     context: int = Field(2048, ge=64)

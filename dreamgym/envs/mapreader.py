@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from dreamgym.envs.textworld import DIRECTIONS, TextWorldGame, opposite
 from dreamgym.types import Task, Transition
@@ -14,7 +14,7 @@ _MOVES = tuple(f"move {d}" for d in DIRECTIONS)
 _DEEDS = ("take coin", "put coin in box")
 _NEEDLESS = ("read map", "look around", "take map", "put map in box", "open box", "take box")
 _NONSENSE = ("move", "move coin", "move in box", "take north", "take", "put coin", "put north in box", "coin", "wall")
-COMMANDS = (*_MOVES, *_MOVES, *_MOVES, *_DEEDS, *_DEEDS, *_DEEDS, *_NEEDLESS, *_NONSENSE)
+COMMANDS = (*_MOVES, *_MOVES, *_MOVES, *_MOVES, *_DEEDS, *_DEEDS, *_DEEDS, *_NEEDLESS, *_NONSENSE)
 
 _GOAL = re.compile(r"located in the (.+?), and put it into the box found in the (.+?)\.")
 _ROOM = re.compile(r"You are in the (.+?)\.")
@@ -24,7 +24,6 @@ _STATE = re.compile(
     r"(?P<what>\S+) at (?P<room>\S+) has (?P<has>\S+) "
     r"north (?P<north>\S+) east (?P<east>\S+) south (?P<south>\S+) west (?P<west>\S+) holds (?P<holds>\S+)$"
 )
-_INSTRUCTION = re.compile(r"(\S+)'s coin to (\S+)'s box")
 
 
 def _name(room: str) -> str:
@@ -32,13 +31,20 @@ def _name(room: str) -> str:
     return room.strip().replace(" ", "-")
 
 
+class Room(NamedTuple):
+    """What the map says of a room: `coin`, `box` or `nothing`, and the rooms next to it."""
+
+    has: str
+    joins: list[str]
+
+
 class MapReader(TextWorldGame):
     """The abstract state is one line of always the same shape, after the map in the first state.
 
     `moved at kitchen has coin north wall east hall south wall west wall holds nothing`: first what the last
     action did (moved, taken, solved, same where it changed nothing, refused where the game does not know it
-    there), then the room, what it has, the four directions, and what is held. The goal reads
-    `kitchen's coin to hall's box`.
+    there), then the room, what it has, the four directions, and what is held. The map lists every room with
+    what the goal says it has and the rooms next to it, but not in which direction: `kitchen: coin hall`.
     """
 
     game: ClassVar[str] = "mapreader"
@@ -53,6 +59,7 @@ class MapReader(TextWorldGame):
     def __init__(self, **options: int) -> None:
         super().__init__(**options)
         self._here: dict[str, str] = {}
+        self._graph: dict[str, Room] = {}
 
     def describe(self, info: dict[str, Any], *, changed: bool, first: bool) -> str:
         """The line; `expert_action` finds its fields in `_here`."""
@@ -60,10 +67,10 @@ class MapReader(TextWorldGame):
         exits = {d.lower(): _name(r) for d, r in _EXIT.findall(look)}
         here = {
             "room": _name(_ROOM.search(look).group(1)),  # type: ignore[union-attr]
-            "has": "box" if "a box" in look else "coin" if "a coin" in look else "nothing",
+            "has": "box" if " box" in look else "coin" if "a coin" in look else "nothing",
             **{d: exits.get(d, "wall") for d in DIRECTIONS},
+            "holds": "coin" if "a coin" in info["inventory"] else "nothing",
         }
-        here["holds"] = "coin" if "a coin" in info["inventory"] else "nothing"
         if first:
             what = "moved"
         elif info["tasksuccess"]:
@@ -77,17 +84,20 @@ class MapReader(TextWorldGame):
         self._here = here
         ways = " ".join(f"{d} {here[d]}" for d in DIRECTIONS)
         line = f"{what} at {here['room']} has {here['has']} {ways} holds {here['holds']}"
-        return f"{self._map()}\n{line}" if first else line
+        return f"{self._map(info)}\n{line}" if first else line
 
     def instruct(self, info: dict[str, Any]) -> str:
-        coin, box = _GOAL.search(info["taskDescription"]).groups()  # type: ignore[union-attr]
-        return f"{_name(coin)}'s coin to {_name(box)}'s box"
+        """The goal: `coin in kitchen to box in hall`."""
+        coin, box = _goal_rooms(info)
+        return f"coin in {coin} to box in {box}"
 
-    def _map(self) -> str:
+    def _map(self, info: dict[str, Any]) -> str:
+        coin, box = _goal_rooms(info)
         _, _, _, info = self._running().step("read map")
         rooms = _MAP_LINE.findall(info["observation"])
-        joined = [(_name(a), [_name(r) for r in re.split(r", and |, | and ", b.replace("the ", ""))]) for a, b in rooms]
-        return "map " + " ; ".join(f"{a}: {' '.join(b)}" for a, b in joined)
+        joined = {_name(a): [_name(r) for r in re.split(r", and |, | and ", b.replace("the ", ""))] for a, b in rooms}
+        has = {coin: "coin", box: "box"}
+        return "map " + " ; ".join(f"{a}: {has.get(a, 'nothing')} {' '.join(b)}" for a, b in joined.items())
 
     def commands(self) -> list[str]:
         """Moves and deeds most often; most of the rest is refused."""
@@ -99,11 +109,11 @@ class MapReader(TextWorldGame):
 
     def expert_action(self) -> str:
         """The next step of a shortest way, from any room, by the map and the exits in sight."""
-        return best_action(self._goal, self._graph, self._here)
+        return best_action(self._graph, self._here)
 
     def reset(self, task: Task) -> tuple[str, dict[str, Any]]:
         state, info = super().reset(task)
-        self._goal, self._graph = parse_goal(info["instruction"]), parse_map(state)
+        self._graph = parse_map(state)
         return state, info
 
     @staticmethod
@@ -112,18 +122,20 @@ class MapReader(TextWorldGame):
         return explain(task, history, transition)
 
 
-def parse_goal(instruction: str) -> tuple[str, str]:
+def _goal_rooms(info: dict[str, Any]) -> tuple[str, str]:
     """(room of the coin, room of the box)."""
-    found = _INSTRUCTION.search(instruction)
-    if found is None:
-        raise ValueError(f"'{instruction}' is no mapreader goal")
-    return found.group(1), found.group(2)
+    coin, box = _GOAL.search(info["taskDescription"]).groups()  # type: ignore[union-attr]
+    return _name(coin), _name(box)
 
 
-def parse_map(first_state: str) -> dict[str, list[str]]:
-    """Room -> rooms next to it, from the first state."""
-    text = first_state.split("\n")[0].removeprefix("map ")
-    return {room.strip(): rooms.split() for room, _, rooms in (part.partition(": ") for part in text.split(" ; "))}
+def parse_map(first_state: str) -> dict[str, Room]:
+    """The rooms of the map in a first state, by name."""
+    rooms = {}
+    for part in first_state.split("\n")[0].removeprefix("map ").split(" ; "):
+        name, _, rest = part.partition(": ")
+        has, *joins = rest.split() or ["nothing"]
+        rooms[name.strip()] = Room(has, joins)
+    return rooms
 
 
 def parse_state(state: str) -> dict[str, str]:
@@ -134,19 +146,17 @@ def parse_state(state: str) -> dict[str, str]:
     return found.groupdict()
 
 
-def best_action(goal: tuple[str, str], graph: dict[str, list[str]], here: dict[str, str]) -> str:
+def best_action(graph: dict[str, Room], here: dict[str, str]) -> str:
     """The first action of a shortest way to the coin, or with the coin to the box."""
-    holds = here["holds"] == "coin"
-    if here["has"] == "coin" and not holds:
-        return "take coin"
-    target = goal[1] if holds else goal[0]
+    wanted = "box" if here["holds"] == "coin" else "coin"
+    target = next(name for name, room in graph.items() if room.has == wanted)
     if here["room"] == target:
-        return "put coin in box" if holds else "look around"
+        return "put coin in box" if wanted == "box" else "take coin"
     distance = {target: 0}
     queue = deque([target])
     while queue:
         room = queue.popleft()
-        for other in graph.get(room, []):
+        for other in graph[room].joins:
             if other not in distance:
                 distance[other] = distance[room] + 1
                 queue.append(other)
@@ -161,23 +171,15 @@ def explain(task: Task, history: Sequence[Transition], transition: Transition) -
     """
     here, action = parse_state(transition.state), transition.action
     if action in _MOVES:
-        return _explain_move(task, history, transition.state, action.removeprefix("move "))
-    if action == "take coin":
-        return f"has {here['has']} " + ("taken" if here["has"] == "coin" else "refused")
-    if action == "put coin in box":
-        solved = here["holds"] == "coin" and here["has"] == "box"
-        return f"holds {here['holds']} has {here['has']} " + ("solved" if solved else "refused")
-    return transition.next_state.split()[0]
+        first = history[0].state if history else transition.state
+        return _explain_move(parse_map(first), here, action.removeprefix("move "))
+    verdict = transition.next_state.split()[0]
+    return f"has {here['has']} holds {here['holds']} {verdict}" if action in _DEEDS else verdict
 
 
-def _explain_move(task: Task, history: Sequence[Transition], state: str, direction: str) -> str:
-    here = parse_state(state)
-    room = here[direction]
-    if room == "wall":
+def _explain_move(graph: dict[str, Room], here: dict[str, str], direction: str) -> str:
+    name = here[direction]
+    if name == "wall":
         return f"{direction} wall refused"
-    coin, box = parse_goal(task.instruction)
-    has = "box" if room == box else "coin" if room == coin and here["holds"] == "nothing" else "nothing"
-    if any(parse_state(t.state)["room"] == room for t in history):
-        return f"{direction} {room} seen {room}'s {has}"
-    joined = " ".join(parse_map(history[0].state if history else state).get(room, []))
-    return f"{direction} {room} new {room}'s {has} {room}: {joined} {opposite(direction)} {here['room']}"
+    room = graph[name]
+    return f"{direction} {name} {name}: {room.has} {' '.join(room.joins)} {opposite(direction)} {here['room']}"

@@ -311,18 +311,24 @@ class Episode:
         avoid = expert if self.trajectory.source == "noisy" else ""
         invalid = self._rng.random() < self._collect.invalid
         for pool in ("commands", "valid_actions") if invalid else ("valid_actions", "commands"):
-            options = sorted({*(_ask(env, pool) or ())} - {avoid})
+            options = sorted(a for a in _ask(env, pool) or () if a != avoid)
             if options:
                 garbled = invalid and pool == "commands" and self._rng.random() < self._collect.garbled
-                return splice(self._rng, options) if garbled else pick(self._rng, options)
+                return garble(self._rng, options) if garbled else pick(self._rng, options)
         if expert:
             return expert
         raise LookupError(f"no action to take in state '{self._state}'")
 
 
-def splice(rng: random.Random, commands: Sequence[str]) -> str:
-    """The start of one command's first word and the end of another command: `te coin`, `pake coin in box`."""
+def garble(rng: random.Random, commands: Sequence[str]) -> str:
+    """A command gone wrong, as a policy that explores writes them: another word in one place (`move coin in box`), or
+    the start of one command's first word and the end of another command (`te coin`).
+    """
     head, tail = pick(rng, commands), pick(rng, commands)
+    if rng.random() < 0.5:
+        words = head.split()
+        words[rng.randrange(len(words))] = pick(rng, sorted({word for command in commands for word in command.split()}))
+        return " ".join(words)
     cut = rng.randint(1, max(1, len(head.partition(" ")[0])))
     return (head[:cut] + tail[rng.randrange(1, max(2, len(tail))) :]).strip()
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 from dreamgym.chat import ChatFormat
 from dreamgym.config import LearnerConfig, PolicyConfig, RunConfig, SFTConfig, WorldConfig
 from dreamgym.errors import DataError
+from dreamgym.learner.drill import drill
 from dreamgym.learner.learner import Learner
 from dreamgym.learner.models import load_tokenizer, prepare_model
 from dreamgym.obs.console import Bar, progress
@@ -55,6 +56,8 @@ def sft_world(config: RunConfig) -> None:
         chat = ChatFormat(load_tokenizer(model))
         with _tuner(config, model, config.world) as learner:
             examples = world_examples(config, trajectories, chat)
+            learner.ready()
+            _drill(config, current, learner, chat)
             _tune(config, current, "experience model", learner, config.world.sft, examples, "world")
 
 
@@ -82,6 +85,7 @@ def sft_policy(config: RunConfig) -> None:
                 "set policy.sft.tokens=0 to start without a warm start."
             )
         with _tuner(config, model, config.policy) as learner:
+            learner.ready()
             _tune(config, current, "warm start", learner, config.policy.sft, examples, "warm_start")
 
 
@@ -111,11 +115,23 @@ def _tuner(config: RunConfig, model: Path, section: WorldConfig | PolicyConfig) 
         learner.close()
 
 
+def _drill(config: RunConfig, current: Stage, learner: Learner, chat: ChatFormat) -> None:
+    """Teach a model that knows nothing yet to look things up."""
+    shape, tuning = config.world.model.scratch, config.world.sft
+    if config.world.model.source != "scratch" or not shape.drill_tokens or not tuning.tokens:
+        return
+    words = sorted(set(range(len(chat.tokenizer))) - set(chat.tokenizer.all_special_ids))
+    rows = drill(words, shape.drill_tokens, config.seed)
+    budget = tuning.model_copy(update={"tokens": shape.drill_tokens, "epochs": 0.0, "minutes": 0.0})
+    with progress("drill in looking things up", shape.drill_tokens) as bar:
+        result = learner.sft(rows, budget, config.seed, lambda step: _show(bar, step))
+    current.summary["drill_loss"] = round(result["loss"], 4)
+
+
 def _tune(
     config: RunConfig, current: Stage, label: str, learner: Learner, tuning: SFTConfig, examples: pa.Table, name: str
 ) -> None:
     """Tune on examples, and save the result as the run's `name`."""
-    learner.ready()
     result: dict[str, Any] = {"tokens": 0.0}
     if tuning.tokens > 0:
         with progress(f"sft {label}", tuning.tokens) as bar:
