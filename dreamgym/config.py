@@ -50,9 +50,11 @@ class CollectConfig(Section):
     random: float = Field(1.0, ge=0)
     """Random episodes a task."""
     invalid: float = Field(0.3, ge=0, le=1)
-    """Chance that an off-path action is drawn from all commands, most of them not possible here."""
+    """Chance that an off-path action is drawn from what is mostly not possible here; a dream must know that, too."""
+    untimely: float = Field(0.4, ge=0, le=1)
+    """Chance that such an action is one that the expert takes elsewhere in this task, as a greedy policy would."""
     garbled: float = Field(0.3, ge=0, le=1)
-    """Chance that such a command is spliced from two, as an exploring policy misspells; a dream must refuse it too."""
+    """Chance that it is else not one of all commands, but garbled from two, as an exploring policy misspells."""
     heldout_tasks: int = Field(60, ge=1)
     """Tasks of the dev fold, collected the same way, that measure the fidelity of the dream."""
     files: list[Path] = Field(default_factory=list)

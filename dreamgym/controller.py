@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from dreamgym.actors.again import again_scores
 from dreamgym.actors.episode import Episode
 from dreamgym.chat import ChatFormat
 from dreamgym.config import RunConfig
@@ -66,6 +67,7 @@ class Trainer:
         self._log = RunLog(folder / "metrics.jsonl")
         self._refresher = Refresher(config, services, self.curriculum)
         self._world: World = config.train.world
+        self._dreams: list[Trajectory] = []
 
     def run(self, resume: bool, bar: Bar) -> int:
         """Train to the end; returns the number of iterations done."""
@@ -97,6 +99,7 @@ class Trainer:
         before = time.monotonic()
         with self.clock("rollout"):
             trajectories = self.services.fleet.play(self._episodes(iteration, tasks))  # type: ignore[union-attr]
+        self._dreams = [t for t in trajectories if t.world == "dream" and t.task.origin == "real" and t.status == "ok"]
         metrics = _rollout_metrics(trajectories, time.monotonic() - before)
         self.tokens += metrics["rollout/tokens"]
         metrics |= self._value_tasks(tasks, trajectories, iteration)
@@ -174,9 +177,9 @@ class Trainer:
             real = evaluate_policy(self.config, self.services.fleet, self._dev_tasks, "dev", "real", iteration)
             metrics = {f"real/{key}": value for key, value in real.numbers().items()}
             self.real_measured += real.steps
-            metrics["real/transitions"] = self.real_measured
             if self.services.dream is not None:
-                metrics |= self._measure_dream(real.trajectories, iteration)
+                metrics |= self._measure_dream(real.trajectories, iteration) | self._play_again()
+            metrics["real/transitions"] = self.real_measured
             metrics |= {f"policy/{k}": v for k, v in self.services.policy.metrics().items()}  # type: ignore[union-attr]
         self._log.write("eval", iteration, metrics)
 
@@ -192,6 +195,13 @@ class Trainer:
             metrics |= named(told, "heldout") | named([p for p in told if not p.real.valid], "invalid")
         metrics |= {f"world/{k}": v for k, v in asyncio.run(dream.world.metrics()).items()}
         return metrics
+
+    def _play_again(self) -> dict[str, Any]:
+        """The dreams that the last iteration learned from, in the real environment: only measured, and counted."""
+        assert self.services.fleet is not None
+        played = self.services.fleet.play_again(self._dreams) if self._dreams else []
+        self.real_measured += sum(again.steps for again in played)
+        return {f"again/{key}": value for key, value in again_scores(played).items()} if played else {}
 
     def _predict(self, episodes: Sequence[Trajectory]) -> list[Prediction]:
         assert self.services.dream is not None

@@ -11,12 +11,13 @@ import ray
 from ray.actor import ActorHandle
 from ray.rllib.utils.actor_manager import FaultTolerantActorManager
 
+from dreamgym.actors.again import Again
 from dreamgym.actors.episode import Episode
 from dreamgym.actors.rollout import ATTEMPTS, RolloutActor, WorldAddress
 from dreamgym.config import RunConfig
 from dreamgym.errors import EngineError, EnvError
 from dreamgym.policy.engine import PolicyPool
-from dreamgym.schema import from_batch
+from dreamgym.schema import from_batch, to_batch
 from dreamgym.types import Trajectory
 
 log = logging.getLogger(__name__)
@@ -76,6 +77,16 @@ class RolloutFleet:
         played = [done[e.id] for e in episodes]
         self._watch(played)
         return played
+
+    def play_again(self, dreams: Sequence[Trajectory]) -> list[Again]:
+        """What the actions of dreamed episodes come to in the real environment; empty where no actor answers."""
+        results = self._manager.foreach_actor(
+            "play_again",
+            kwargs={"dreams": to_batch(dreams)},
+            remote_actor_ids=self._manager.healthy_actor_ids()[:1],
+            timeout_seconds=self._config.train.episode_timeout_s,
+        )
+        return [again for result in results if result.ok for again in result.get()]
 
     def close(self) -> None:
         """Stop the actors and the environments that they hold."""

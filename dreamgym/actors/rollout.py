@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from dreamgym.actors.again import Again, play_again
 from dreamgym.actors.episode import Episode, play
 from dreamgym.batching import Coalescer
 from dreamgym.chat import ChatFormat
@@ -19,7 +20,7 @@ from dreamgym.config import RunConfig, SamplingConfig
 from dreamgym.envs.base import Environment, RealEnvironment
 from dreamgym.errors import EngineError
 from dreamgym.policy.engine import PolicyPool
-from dreamgym.schema import to_batch
+from dreamgym.schema import from_batch, to_batch
 from dreamgym.serve.dream import DreamEnvironment, Memo, WorldClient
 from dreamgym.serve.engine import Generation
 from dreamgym.types import Trajectory, stable_id
@@ -63,6 +64,16 @@ class RolloutActor:
         """Play episodes concurrently; a record batch of `TRAJECTORY_SCHEMA` in their order."""
         self._memo.clear()
         return to_batch(await asyncio.gather(*(self._play(e) for e in episodes)))
+
+    async def play_again(self, dreams: pa.RecordBatch) -> list[Again]:
+        """The actions of dreamed episodes in the real environment; those that it fails on are left out."""
+
+        async def one(dream: Trajectory) -> Again | None:
+            async with self._real_environment() as env:
+                return await play_again(dream, env)
+
+        played = await asyncio.gather(*(one(dream) for dream in from_batch(dreams)))
+        return [again for again in played if again is not None]
 
     async def close(self) -> None:
         """Close the real environments."""
@@ -113,6 +124,11 @@ class RolloutActor:
             seed = int(stable_id(self._config.seed, *whose, attempt), 16) & 0x7FFFFFFF
             yield DreamEnvironment(self._dream(), self._config.env.max_steps, seed, self._memo)
             return
+        async with self._real_environment() as env:
+            yield env
+
+    @asynccontextmanager
+    async def _real_environment(self) -> AsyncIterator[Environment]:
         free = self._real_environments()
         env = await free.get()
         try:

@@ -174,7 +174,7 @@ def explain(task: Task, history: Sequence[Transition], transition: Transition) -
         first = history[0].state if history else transition.state
         return _explain_move(parse_map(first), here, action.removeprefix("move "))
     verdict = transition.next_state.split()[0]
-    return f"has {here['has']} holds {here['holds']} {verdict}" if action in _DEEDS else verdict
+    return f"at {here['room']} has {here['has']} holds {here['holds']} {verdict}" if action in _DEEDS else verdict
 
 
 def _explain_move(graph: dict[str, Room], here: dict[str, str], direction: str) -> str:

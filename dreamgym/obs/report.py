@@ -82,7 +82,7 @@ def _result(data: RunData) -> Section:
         )
     learned, measured = data.total("learner/real_transitions"), data.last("real/transitions")
     if learned is not None:
-        detail = f"{measured:,.0f} on the dev fold, measured only" if measured else ""
+        detail = f"{measured:,.0f} measured only" if measured else ""
         cards.append(("Real transitions in RL", f"{learned:,.0f}", detail))
     if cards:
         section.blocks.append(Cards(cards))
@@ -114,11 +114,23 @@ def _trust(data: RunData) -> Section:
         if gap > ALARM_POINTS:
             verdict += f": the dream is {gap:.0f} points too kind, and what is learned in it need not hold outside"
         section.blocks.append(Text(verdict + ".", alarm=gap > ALARM_POINTS))
-    section.blocks += _fidelity_table(data)
+    section.blocks += _again(data) + _fidelity_table(data)
     section.blocks += _plot("fidelity", "Fidelity on real transitions, while learning.", plots.fidelity, data)
     caption = "Success of the same policy, dreamed and real; below the diagonal the dream is too kind."
     section.blocks += _plot("calibration", caption, plots.calibration, data)
     return section
+
+
+def _again(data: RunData) -> list[Block]:
+    """How the won dreams end where their actions are taken for real."""
+    wins, kept, obeyed = (data.last(f"again/{key}") for key in ("wins", "kept", "obeyed"))
+    if not wins or kept is None or obeyed is None:
+        return []
+    told = (
+        f"Of the last {wins:.0f} dreams that were won, the same actions win {kept:.0%} of the real games; {obeyed:.0%} "
+        "were won because the dream let happen what the real environment refuses, the others where it went another way."
+    )
+    return [Text(told, alarm=100 * obeyed > ALARM_POINTS)]
 
 
 def _fidelity_table(data: RunData) -> list[Block]:

@@ -217,11 +217,15 @@ async def _play_task(
     Raises:
         EnvFault: an episode failed `ATTEMPTS` times.
     """
-    trajectories = []
+    trajectories: list[Trajectory] = []
+    shown: list[str] = []
     for source, number in episodes:
         for left in reversed(range(ATTEMPTS)):
             try:
-                trajectories.append(await _play(environment, Episode(task, source, number, fold, config)))
+                played = await _play(environment, Episode(task, source, number, fold, config, shown))
+                trajectories.append(played)
+                if source == "expert":
+                    shown = sorted({step.action for step in played.steps})
                 break
             except EnvFault:
                 if not left:
@@ -269,10 +273,16 @@ def play_tasks(config: RunConfig, tasks: Sequence[Task], source: str, fold: Fold
 
 
 class Episode:
-    """One episode as it is played: who acts (`source`), with a generator of its own."""
+    """One episode as it is played: who acts (`source`), with a generator of its own.
 
-    def __init__(self, task: Task, source: str, number: int, fold: Fold, config: RunConfig) -> None:
+    `shown` are the actions of the expert in an episode of the same task.
+    """
+
+    def __init__(
+        self, task: Task, source: str, number: int, fold: Fold, config: RunConfig, shown: Sequence[str] = ()
+    ) -> None:
         self._collect: CollectConfig = config.collect
+        self._shown = shown
         self._max_steps = config.env.max_steps
         self._rng = random.Random(stable_id(config.seed, task.id, source, number))
         self.trajectory = Trajectory(
@@ -310,6 +320,9 @@ class Episode:
             return expert
         avoid = expert if self.trajectory.source == "noisy" else ""
         invalid = self._rng.random() < self._collect.invalid
+        untimely = [a for a in self._shown if a != avoid]
+        if invalid and untimely and self._rng.random() < self._collect.untimely:
+            return pick(self._rng, untimely)
         for pool in ("commands", "valid_actions") if invalid else ("valid_actions", "commands"):
             options = sorted(a for a in _ask(env, pool) or () if a != avoid)
             if options:

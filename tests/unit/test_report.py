@@ -212,7 +212,7 @@ def test_the_headline_is_what_the_games_say(finished: tuple[Path, dict[str, list
     assert result["minutes"] == pytest.approx((41.2 + 6.3 + 312.8 + 402.0 + 37.5) / 60, abs=0.01)
     gaps = [json.loads(line).get("learner/gap_max", 0) for line in (run_dir / "train/metrics.jsonl").open()]
     assert result["max_logprob_gap_nats"] == max(gaps)
-    assert "5,120 on the dev fold, measured only" in text
+    assert "5,120 measured only" in text
     assert "dream, sampled30,000" in text.replace("\n", "")  # two counters that began at 0, each up to 15,000
 
 

@@ -1,0 +1,56 @@
+"""Dreamed episodes played again for real: whether a won dream is a won game, and if not, who was too kind.
+
+What the policy learned from is measured here, its own actions in its own dreams; offline fidelity does not see what
+it exploits. Nothing here is learned from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dreamgym.envs.base import Environment
+from dreamgym.types import Trajectory
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """What the actions of a dreamed episode came to in the real environment.
+
+    dreamed  whether the dream was won
+    won      whether the real game is
+    steps    real transitions that it took
+    parted   the two answered a step with different states
+    obeyed   the real environment refused the first such step, which the dream let happen
+    """
+
+    dreamed: bool
+    won: bool
+    steps: int
+    parted: bool
+    obeyed: bool
+
+
+async def play_again(t: Trajectory, env: Environment) -> Again | None:
+    """Take the actions of a dreamed episode in the real environment; None where that fails."""
+    result = await env.reset(t.task)
+    won = parted = obeyed = False
+    steps = 0
+    for step in t.steps:
+        if result.status != "ok" or result.done:
+            break
+        result = await env.step(step.action)
+        steps += 1
+        won = won or bool(result.info.get("success", result.terminated and result.reward > 0))
+        if not parted and result.observation != step.next_state:
+            parted, obeyed = True, not result.info.get("valid", True)
+    return Again(t.success, won, steps, parted, obeyed) if result.status == "ok" else None
+
+
+def again_scores(played: Sequence[Again]) -> dict[str, float]:
+    """Of the won dreams: how many, the share won for real, and the share that the dream won by obeying too much."""
+    won = [a for a in played if a.dreamed]
+    kept = sum(a.won for a in won)
+    obeyed = sum(a.obeyed and not a.won for a in won)
+    shares = {"kept": kept / len(won), "obeyed": obeyed / len(won)} if won else {}
+    return {"wins": float(len(won)), **shares}

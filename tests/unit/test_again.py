@@ -1,0 +1,68 @@
+"""Dreams played again in the real game: a true one is won there too, a compliant one is found out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from dreamgym.actors.again import Again, again_scores, play_again
+from dreamgym.config import EnvConfig
+from dreamgym.envs.base import RealEnvironment
+from dreamgym.envs.mapreader import MapReader
+from dreamgym.types import Trajectory, Transition
+
+
+@pytest.fixture(scope="module")
+def true_dream() -> Iterator[Trajectory]:
+    """An episode that goes exactly as in reality."""
+    env = MapReader()
+    task = env.tasks("train", 1, 0)[0]
+    state, _ = env.reset(task)
+    dream = Trajectory("t", task, "policy", "dream")
+    done = False
+    while not done:
+        action = env.expert_action()
+        after, reward, done, _, _ = env.step(action)
+        dream.steps.append(Transition(state, action, after, reward, done))
+        state = after
+    dream.success = True
+    yield dream
+    env.close()
+
+
+def again(dream: Trajectory) -> Again | None:
+    async def run() -> Again | None:
+        env = RealEnvironment(EnvConfig(name="mapreader", max_steps=12))
+        try:
+            return await play_again(dream, env)
+        finally:
+            await env.close()
+
+    return asyncio.run(run())
+
+
+def test_a_true_dream_is_won_for_real(true_dream: Trajectory) -> None:
+    assert again(true_dream) == Again(dreamed=True, won=True, steps=len(true_dream.steps), parted=False, obeyed=False)
+
+
+def test_a_dream_that_obeys_an_impossible_action_is_found_out(true_dream: Trajectory) -> None:
+    first = true_dream.steps[0]
+    kind = replace(true_dream, steps=[replace(first, action="put coin in box", next_state="solved", done=True)])
+    assert again(kind) == Again(dreamed=True, won=False, steps=1, parted=True, obeyed=True)
+
+
+def test_a_dream_that_goes_another_way_has_not_obeyed(true_dream: Trajectory) -> None:
+    other = replace(true_dream, steps=[replace(true_dream.steps[0], next_state="somewhere else")], success=False)
+    assert again(other) == Again(dreamed=False, won=False, steps=1, parted=True, obeyed=False)
+
+
+def test_shares_are_of_the_won_dreams() -> None:
+    def one(dreamed: bool, won: bool, obeyed: bool) -> Again:
+        return Again(dreamed, won, 5, obeyed, obeyed)
+
+    played = [one(True, True, True), one(True, False, True), one(True, False, False), one(False, True, False)]
+    assert again_scores(played) == {"wins": 3.0, "kept": pytest.approx(1 / 3), "obeyed": pytest.approx(1 / 3)}
+    assert again_scores([one(False, False, True)]) == {"wins": 0.0}
