@@ -364,7 +364,8 @@ def _deepspeed_config(config: LearnerConfig, dtype: str) -> dict[str, Any]:
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "managed_gradient_accumulation": False,
-        "gradient_clipping": config.grad_clip,
+        # In float32 DeepSpeed clips what Muon made of the gradient, not the gradient: steps would all but vanish.
+        "gradient_clipping": 0.0 if config.optimizer == "muon" and not half else config.grad_clip,
         "zero_optimization": zero,
         "zero_force_ds_cpu_optimizer": False,
         "bf16": {"enabled": half},
