@@ -122,7 +122,7 @@ class ModelConfig(Section):
     scratch: ScratchModel = ScratchModel()
     """The shape, where `source` is scratch."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Precision of engines and of the learner's forward pass; master weights are float32."""
+    """Precision of engines and of RL's forward pass (fine-tuning computes in bfloat16); master weights are float32."""
 
 
 class SFTConfig(Section):

@@ -23,6 +23,7 @@ from dreamgym.stages.examples import policy_examples, tokenizer_texts, world_exa
 from dreamgym.types import Trajectory
 
 DATA_FIELDS = ["replay.embedder", "replay.dim", "replay.top_k", "replay.min_similarity"]
+SFT_DTYPE = "bfloat16"
 
 
 def sft(config: RunConfig) -> None:
@@ -95,7 +96,10 @@ def _read(run_dir: Path) -> list[Trajectory]:
 
 @contextmanager
 def _tuner(config: RunConfig, model: Path, section: WorldConfig | PolicyConfig) -> Iterator[Learner]:
-    """A learner of `model` as its `sft` section says; its workers start while the caller makes the examples."""
+    """A learner of `model` as its `sft` section says; its workers start while the caller makes the examples.
+
+    It computes in bfloat16, whatever the engines do: master weights and sums are float32.
+    """
     ensure_ray()
     tuning = section.sft
     settings = LearnerConfig(
@@ -108,7 +112,7 @@ def _tuner(config: RunConfig, model: Path, section: WorldConfig | PolicyConfig) 
             "muon_lr": tuning.muon_lr,
         }
     )
-    learner = Learner(model, settings, dtype=section.model.dtype, seed=config.seed)
+    learner = Learner(model, settings, dtype=SFT_DTYPE, seed=config.seed)
     try:
         yield learner
     finally:
