@@ -50,12 +50,11 @@ def sft_world(config: RunConfig) -> None:
     with stage(config, "sft-world", inputs, upstream=["annotate"]) as current:
         if current.done:
             return
-        trajectories = _read(current.run_dir)
-        model = prepare_model(
-            config.world.model, current.run_dir / "world.base", tokenizer_texts(trajectories), config.seed
-        )
-        chat = ChatFormat(load_tokenizer(model))
-        with _tuner(config, model, config.world) as learner:
+        base = current.run_dir / "world.base"
+        with _tuner(config, base, config.world) as learner:
+            trajectories = _read(current.run_dir)
+            prepare_model(config.world.model, base, tokenizer_texts(trajectories), config.seed)
+            chat = ChatFormat(load_tokenizer(base))
             examples = world_examples(config, trajectories, chat)
             learner.ready()
             _drill(config, current, learner, chat)
@@ -68,26 +67,27 @@ def sft_policy(config: RunConfig) -> None:
     with stage(config, "sft-policy", inputs, upstream=["sft-world"]) as current:
         if current.done:
             return
-        trajectories = _read(current.run_dir)
-        base = config.policy.model
-        if base.source == "world":
-            base = base.model_copy(update={"source": str(current.run_dir / "world")})
-        model = prepare_model(
-            base,
-            current.run_dir / "warm_start.base",
-            tokenizer_texts(trajectories),
-            config.seed + 1,
-            tokenizer_from=current.run_dir / "world" if config.world.model.source == "scratch" else None,
-        )
-        examples = policy_examples(config, trajectories, ChatFormat(load_tokenizer(model)))
-        if examples.num_rows == 0 and config.policy.sft.tokens > 0:
-            raise DataError(
-                "policy.demonstrations: the seed data holds no action of an expert; "
-                "set policy.sft.tokens=0 to start without a warm start."
-            )
-        with _tuner(config, model, config.policy) as learner:
+        base = current.run_dir / "warm_start.base"
+        with _tuner(config, base, config.policy) as learner:
+            trajectories = _read(current.run_dir)
+            _prepare_policy(config, current.run_dir, base, trajectories)
+            examples = policy_examples(config, trajectories, ChatFormat(load_tokenizer(base)))
+            if examples.num_rows == 0 and config.policy.sft.tokens > 0:
+                raise DataError(
+                    "policy.demonstrations: the seed data holds no action of an expert; "
+                    "set policy.sft.tokens=0 to start without a warm start."
+                )
             learner.ready()
             _tune(config, current, "warm start", learner, config.policy.sft, examples, "warm_start")
+
+
+def _prepare_policy(config: RunConfig, run_dir: Path, base: Path, trajectories: list[Trajectory]) -> None:
+    """The model that the warm start begins from; one made from scratch shares the experience model's tokenizer."""
+    model = config.policy.model
+    if model.source == "world":
+        model = model.model_copy(update={"source": str(run_dir / "world")})
+    shared = run_dir / "world" if config.world.model.source == "scratch" else None
+    prepare_model(model, base, tokenizer_texts(trajectories), config.seed + 1, tokenizer_from=shared)
 
 
 def _read(run_dir: Path) -> list[Trajectory]:
@@ -96,7 +96,7 @@ def _read(run_dir: Path) -> list[Trajectory]:
 
 @contextmanager
 def _tuner(config: RunConfig, model: Path, section: WorldConfig | PolicyConfig) -> Iterator[Learner]:
-    """A learner of `model` as its `sft` section says; its workers start while the caller makes the examples.
+    """A learner of `model` as its `sft` section says; its workers start while the caller makes model and examples.
 
     It computes in bfloat16, whatever the engines do: master weights and sums are float32.
     """
