@@ -50,5 +50,6 @@ lint: setup
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
+# The quick tests first, and each room in a process of its own: Ray starts and stops several times in one of them.
 test: lint
-	@$(BIN)/python -m pytest
+	@for room in unit ray e2e; do $(BIN)/python -m pytest tests/$$room || exit 1; done
