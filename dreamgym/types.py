@@ -54,6 +54,11 @@ class StepResult:
     def done(self) -> bool:
         return self.terminated or self.truncated
 
+    @property
+    def success(self) -> bool:
+        """Whether the task is solved: as the environment says, else an end with a reward."""
+        return bool(self.info.get("success", self.terminated and self.reward > 0))
+
 
 @dataclass(frozen=True, slots=True)
 class Transition:

@@ -41,7 +41,7 @@ async def play_again(t: Trajectory, env: Environment) -> Again | None:
             break
         result = await env.step(step.action)
         steps += 1
-        won = won or bool(result.info.get("success", result.terminated and result.reward > 0))
+        won = won or result.success
         if not parted and result.observation != step.next_state:
             parted, obeyed = True, not result.info.get("valid", True)
     return Again(t.success, won, steps, parted, obeyed) if result.status == "ok" else None

@@ -81,7 +81,7 @@ async def play(episode: Episode, env: Environment, act: Act, chat: ChatFormat, s
             closing = [] if answer.finish_reason == "stop" else chat.stop_ids[:1]
             sample.add_context(closing + chat.turn(state))
     trajectory.truncated = trajectory.truncated or result.truncated
-    trajectory.success = bool(result.info.get("success", result.terminated and result.reward > 0))
+    trajectory.success = result.success
     return trajectory
 
 

@@ -119,7 +119,7 @@ class MapReader(TextWorldGame):
     @staticmethod
     def reason(task: Task, history: Sequence[Transition], transition: Transition) -> str:
         """The rule for R*: look the action up in the state and the map before writing what follows."""
-        return explain(task, history, transition)
+        return explain(history, transition)
 
 
 def _goal_rooms(info: dict[str, Any]) -> tuple[str, str]:
@@ -164,7 +164,7 @@ def best_action(graph: dict[str, Room], here: dict[str, str]) -> str:
     return f"move {min(ways)[2]}"
 
 
-def explain(task: Task, history: Sequence[Transition], transition: Transition) -> str:
+def explain(history: Sequence[Transition], transition: Transition) -> str:
     """R* of a mapreader step: what the state, the goal and the map say, in the words in which they say it.
 
     A look-up that repeats the word before the looked-up one is the easiest for a transformer to learn.

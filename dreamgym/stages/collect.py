@@ -309,7 +309,7 @@ class Episode:
         )
         if "valid" in result.info:
             t.info["invalid"] = t.info.get("invalid", 0.0) + float(not result.info["valid"])
-        t.success = bool(result.info.get("success", done and result.reward > 0))
+        t.success = result.success
         t.truncated = not done and (result.truncated or len(t.steps) >= self._max_steps)
         self.over = done or t.truncated
         self._state = result.observation

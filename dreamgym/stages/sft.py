@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -127,8 +126,7 @@ def _drill(config: RunConfig, current: Stage, learner: Learner, chat: ChatFormat
     words = sorted(set(range(len(chat.tokenizer))) - set(chat.tokenizer.all_special_ids))
     rows = drill(words, shape.drill_tokens, config.seed)
     budget = tuning.model_copy(update={"tokens": shape.drill_tokens, "epochs": 0.0, "minutes": 0.0})
-    with progress("drill in looking things up", shape.drill_tokens) as bar:
-        result = learner.sft(rows, budget, config.seed, lambda step: _show(bar, step))
+    result = _fit("drill in looking things up", learner, rows, budget, config.seed)
     current.summary["drill_loss"] = round(result["loss"], 4)
 
 
@@ -136,15 +134,20 @@ def _tune(
     config: RunConfig, current: Stage, label: str, learner: Learner, tuning: SFTConfig, examples: pa.Table, name: str
 ) -> None:
     """Tune on examples, and save the result as the run's `name`."""
-    result: dict[str, Any] = {"tokens": 0.0}
+    result = {"tokens": 0.0}
     if tuning.tokens > 0:
-        with progress(f"sft {label}", tuning.tokens) as bar:
-            result = learner.sft(examples, tuning, config.seed, lambda step: _show(bar, step))
+        result = _fit(f"sft {label}", learner, examples, tuning, config.seed)
     learner.save(current.run_dir / name)
     current.tokens = int(result["tokens"])
     current.summary |= {"examples": examples.num_rows} | {
         key: round(result[key], 4) for key in ("loss", "epochs", "steps", "tokens_per_s") if key in result
     }
+
+
+def _fit(label: str, learner: Learner, rows: pa.Table, tuning: SFTConfig, seed: int) -> dict[str, float]:
+    """`Learner.sft` behind a progress bar."""
+    with progress(label, tuning.tokens) as bar:
+        return learner.sft(rows, tuning, seed, lambda step: _show(bar, step))
 
 
 def _show(bar: Bar, step: dict[str, float]) -> None:

@@ -83,7 +83,7 @@ def test_the_rule_never_contradicts_the_game(env: MapReader, tasks: list[Task]) 
             action = rng.choice([*COMMANDS, env.expert_action(), env.expert_action()])
             after, reward, done, _, _ = env.step(action)
             step = Transition(state, action, after, reward, done)
-            told = explain(task, history, step)
+            told = explain(history, step)
             known = " ".join([task.instruction, action, state, *(t.state for t in history)])
             words = {w.removesuffix(":") for w in told.split()}
             assert words <= {w.removesuffix(":") for w in known.split()} | other_words | set(DIRECTIONS)
