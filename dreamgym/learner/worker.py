@@ -356,6 +356,7 @@ def _deepspeed_config(config: LearnerConfig, dtype: str) -> dict[str, Any]:
             "betas": list(ADAM_BETAS),
             "momentum": MUON_MOMENTUM,
             "ns_method": "standard",
+            "torch_adam": True,  # the rest of the parameters; DeepSpeed's own Adam is compiled at its first use
             "weight_decay": config.weight_decay,
         },
     }
