@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, TypeVar
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from typing import Any, Generic, TypeVar
 
 Request = TypeVar("Request")
 Reply = TypeVar("Reply")
@@ -13,13 +13,15 @@ Reply = TypeVar("Reply")
 class Coalescer(Generic[Request, Reply]):
     """`await call(request)` joins all requests of one turn of the event loop into one `send(requests)`.
 
-    `send` must answer with one reply a request, in order; its exception reaches every caller of the batch.
-    A full batch (`limit`) leaves at once; a call that outlasts `timeout_s` raises TimeoutError.
+    `send` must answer with one reply a request, as (place of the request, reply) in any order and any number at a
+    time (see `as_they_come`): whoever has a reply goes on, and nobody waits for the slowest of the batch. Its
+    exception reaches every caller still without one. A full batch (`limit`) leaves at once; a call that outlasts
+    `timeout_s` raises TimeoutError.
     """
 
     def __init__(
         self,
-        send: Callable[[list[Request]], Awaitable[Sequence[Reply]]],
+        send: Callable[[list[Request]], AsyncIterator[Sequence[tuple[int, Reply]]]],
         *,
         limit: int,
         timeout_s: float,
@@ -50,15 +52,54 @@ class Coalescer(Generic[Request, Reply]):
             flight.add_done_callback(self._flights.discard)
 
     async def _fly(self, batch: list[tuple[Request, asyncio.Future[Reply]]]) -> None:
+        unanswered = dict(enumerate(future for _, future in batch))
         try:
-            replies = await self._send([request for request, _ in batch])
-            if len(replies) != len(batch):
-                raise RuntimeError(f"{len(batch)} requests were sent and {len(replies)} replies came back")
-        except Exception as error:  # noqa: BLE001 - whatever it was, every caller of the batch gets it
-            for _, future in batch:
+            async for replies in self._send([request for request, _ in batch]):
+                for place, reply in replies:
+                    future = unanswered.pop(place)
+                    if not future.done():
+                        future.set_result(reply)
+            if unanswered:
+                missing = len(unanswered)
+                raise RuntimeError(f"{len(batch)} requests were sent and {len(batch) - missing} replies came back")
+        except Exception as error:  # noqa: BLE001 - whatever it was, every caller still waiting gets it
+            for future in unanswered.values():
                 if not future.done():
                     future.set_exception(error)
-            return
-        for (_, future), reply in zip(batch, replies, strict=True):
-            if not future.done():
-                future.set_result(reply)
+
+
+async def as_they_come(
+    calls: Iterable[Coroutine[Any, Any, Reply]], tick_s: float = 0.02
+) -> AsyncIterator[list[tuple[int, Reply]]]:
+    """(place, reply) of calls that run side by side, in the order in which they end; those within a tick together.
+
+    The first exception ends it, and the calls that are left are cancelled.
+    """
+    places = {asyncio.ensure_future(call): place for place, call in enumerate(calls)}
+    try:
+        while places:
+            await asyncio.wait(places, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.sleep(tick_s)
+            ended = [task for task in places if task.done()]
+            yield [(places.pop(task), task.result()) for task in ended]
+    finally:
+        for task in places:
+            task.cancel()
+
+
+async def merged(streams: Sequence[AsyncIterator[Reply]]) -> AsyncIterator[Reply]:
+    """The items of several streams, in the order in which they come; the first exception ends it."""
+    waiting: dict[asyncio.Future[Reply | None], AsyncIterator[Reply]] = {}
+    try:
+        for stream in streams:
+            waiting[asyncio.ensure_future(anext(stream, None))] = stream
+        while waiting:
+            ready, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for future in ready:
+                stream, item = waiting.pop(future), future.result()
+                if item is not None:
+                    waiting[asyncio.ensure_future(anext(stream, None))] = stream
+                    yield item
+    finally:
+        for future in waiting:
+            future.cancel()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 import re
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
+from dreamgym.envs.base import pick
 from dreamgym.envs.textworld import DIRECTIONS, TextWorldGame, opposite
 from dreamgym.types import Task, Transition
 
@@ -89,7 +92,7 @@ class MapReader(TextWorldGame):
     def instruct(self, info: dict[str, Any]) -> str:
         """The goal: `coin in kitchen to box in hall`."""
         coin, box = _goal_rooms(info)
-        return f"coin in {coin} to box in {box}"
+        return _goal(coin, box)
 
     def _map(self, info: dict[str, Any]) -> str:
         coin, box = _goal_rooms(info)
@@ -97,7 +100,7 @@ class MapReader(TextWorldGame):
         rooms = _MAP_LINE.findall(info["observation"])
         joined = {_name(a): [_name(r) for r in re.split(r", and |, | and ", b.replace("the ", ""))] for a, b in rooms}
         has = {coin: "coin", box: "box"}
-        return "map " + " ; ".join(f"{a}: {has.get(a, 'nothing')} {' '.join(b)}" for a, b in joined.items())
+        return write_map({a: Room(has.get(a, "nothing"), b) for a, b in joined.items()})
 
     def commands(self) -> list[str]:
         """Moves and deeds most often; most of the rest is refused."""
@@ -120,6 +123,15 @@ class MapReader(TextWorldGame):
     def reason(task: Task, history: Sequence[Transition], transition: Transition) -> str:
         """The rule for R*: look the action up in the state and the map before writing what follows."""
         return explain(history, transition)
+
+    @staticmethod
+    def vary(task: Task, rng: random.Random) -> tuple[str, str] | None:
+        """The rule for variations: the same rooms, coin and box elsewhere, and as long a way or a step longer."""
+        return vary(task.first_state, rng)
+
+
+def _goal(coin: str, box: str) -> str:
+    return f"coin in {coin} to box in {box}"
 
 
 def _goal_rooms(info: dict[str, Any]) -> tuple[str, str]:
@@ -146,12 +158,13 @@ def parse_state(state: str) -> dict[str, str]:
     return found.groupdict()
 
 
-def best_action(graph: dict[str, Room], here: dict[str, str]) -> str:
-    """The first action of a shortest way to the coin, or with the coin to the box."""
-    wanted = "box" if here["holds"] == "coin" else "coin"
-    target = next(name for name, room in graph.items() if room.has == wanted)
-    if here["room"] == target:
-        return "put coin in box" if wanted == "box" else "take coin"
+def write_map(graph: dict[str, Room]) -> str:
+    """The map of a first state: its line, read back by `parse_map`."""
+    return "map " + " ; ".join(f"{name}: {room.has} {' '.join(room.joins)}" for name, room in graph.items())
+
+
+def distances(graph: dict[str, Room], target: str) -> dict[str, int]:
+    """Moves from each room to `target`, for the rooms that lead there."""
     distance = {target: 0}
     queue = deque([target])
     while queue:
@@ -160,8 +173,42 @@ def best_action(graph: dict[str, Room], here: dict[str, str]) -> str:
             if other not in distance:
                 distance[other] = distance[room] + 1
                 queue.append(other)
+    return distance
+
+
+def best_action(graph: dict[str, Room], here: dict[str, str]) -> str:
+    """The first action of a shortest way to the coin, or with the coin to the box."""
+    wanted = "box" if here["holds"] == "coin" else "coin"
+    target = _room_with(graph, wanted)
+    if here["room"] == target:
+        return "put coin in box" if wanted == "box" else "take coin"
+    distance = distances(graph, target)
     ways = [(distance.get(here[d], 99), i, d) for i, d in enumerate(DIRECTIONS) if here[d] != "wall"]
     return f"move {min(ways)[2]}"
+
+
+def _room_with(graph: dict[str, Room], thing: str) -> str:
+    return next(name for name, room in graph.items() if room.has == thing)
+
+
+def vary(first_state: str, rng: random.Random) -> tuple[str, str] | None:
+    """(instruction, first state) with coin and box in other rooms; None where no other way is about as long."""
+    graph, here = parse_map(first_state), parse_state(first_state)
+    moves = {room: distances(graph, room) for room in graph}
+
+    def way(coin: str, box: str) -> int:
+        return moves[coin].get(here["room"], 99) + moves[box].get(coin, 99)
+
+    now = _room_with(graph, "coin"), _room_with(graph, "box")
+    length = way(*now)
+    pairs = [p for p in itertools.permutations(graph, 2) if p != now and 0 <= way(*p) - length <= 1]
+    if not pairs:
+        return None
+    coin, box = pick(rng, pairs)
+    has = {coin: "coin", box: "box"}
+    moved = {name: room._replace(has=has.get(name, "nothing")) for name, room in graph.items()}
+    line = first_state.split("\n")[-1].replace(f" has {here['has']} ", f" has {moved[here['room']].has} ")
+    return _goal(coin, box), f"{write_map(moved)}\n{line}"
 
 
 def explain(history: Sequence[Transition], transition: Transition) -> str:

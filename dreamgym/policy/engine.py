@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import tempfile
-from collections.abc import Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
+from dreamgym.batching import as_they_come, merged
 from dreamgym.config import EngineConfig, PolicyConfig, SamplingConfig
 from dreamgym.errors import DreamgymError, EngineError, WeightSyncError
 from dreamgym.policy.weight_transfer import WeightPayload, pack_weights, read_checkpoint, register
@@ -22,6 +23,8 @@ from dreamgym.serve.engine import Generation, TokenEngine
 T = TypeVar("T")
 Request = tuple[list[int], int | None]
 """Prompt ids and the request's seed."""
+Answered = tuple[int, Generation | EngineError]
+"""The place of a request among those sent, and its answer."""
 
 
 class PolicyEngine:
@@ -51,9 +54,10 @@ class PolicyEngine:
 
     async def generate_many(
         self, requests: Sequence[Request], sampling: SamplingConfig, stop_ids: list[int]
-    ) -> list[Generation | EngineError]:
-        """Answers to all requests, concurrently and in their order; a request that failed yields its error."""
-        return list(await asyncio.gather(*(self._answer(*request, sampling, stop_ids) for request in requests)))
+    ) -> AsyncIterator[list[Answered]]:
+        """Answers to all requests, as they end; a request that failed yields its error."""
+        async for answers in as_they_come(self._answer(*request, sampling, stop_ids) for request in requests):
+            yield answers
 
     async def _answer(
         self, prompt_ids: list[int], seed: int | None, sampling: SamplingConfig, stop_ids: list[int]
@@ -167,28 +171,47 @@ class PolicyPool:
         index = self._book(1)
         try:
             answer = self._engines[index].generate.remote(prompt_ids, seed, sampling, stop_ids)
-            return await self._within_deadline(answer)
+            return await self._within_deadline(answer, asyncio.get_running_loop().time() + self._timeout_s)
         finally:
             self._outstanding[index] -= 1
 
-    async def generate_many(
+    def generate_many(
         self, requests: Sequence[Request], *, sampling: SamplingConfig, stop_ids: list[int]
-    ) -> list[Generation | EngineError]:
-        """Answers in the order of the requests, by one remote call an engine; a request that failed yields its error.
+    ) -> AsyncIterator[list[Answered]]:
+        """Answers as they end, by one remote call an engine; a request that failed yields its error.
 
         Raises:
             EngineError: an engine died or did not answer in time.
         """
         homes = [self._book(1) for _ in requests]
-        shares = {index: [r for r, home in zip(requests, homes, strict=True) if home == index] for index in set(homes)}
+        shares = {index: [place for place, home in enumerate(homes) if home == index] for index in set(homes)}
+        return merged(
+            [
+                self._stream(index, places, [requests[place] for place in places], sampling, stop_ids)
+                for index, places in shares.items()
+            ]
+        )
+
+    async def _stream(
+        self,
+        index: int,
+        places: list[int],
+        share: list[Request],
+        sampling: SamplingConfig,
+        stop_ids: list[int],
+    ) -> AsyncIterator[list[Answered]]:
+        """What one engine answers to its share, with the places that its requests have in the whole."""
+        deadline = asyncio.get_running_loop().time() + self._timeout_s
+        left = len(places)
         try:
-            calls = [self._engines[at].generate_many.remote(share, sampling, stop_ids) for at, share in shares.items()]
-            answers = await asyncio.gather(*(self._within_deadline(call) for call in calls))
+            replies = self._engines[index].generate_many.remote(share, sampling, stop_ids)
+            while left:
+                answers = await self._within_deadline(_next(replies), deadline)
+                left -= len(answers)
+                self._outstanding[index] -= len(answers)
+                yield [(places[at], answer) for at, answer in answers]
         finally:
-            for home in homes:
-                self._outstanding[home] -= 1
-        queues = {index: iter(share) for index, share in zip(shares, answers, strict=True)}
-        return [next(queues[home]) for home in homes]
+            self._outstanding[index] -= left
 
     def update_weights(self, payload: WeightPayload, timeout_s: float | None = None) -> float:
         """Bring all engines to the payload's weights; blocks.
@@ -234,10 +257,10 @@ class PolicyPool:
         self._outstanding[index] += requests
         return index
 
-    async def _within_deadline(self, call: Awaitable[T]) -> T:
+    async def _within_deadline(self, call: Awaitable[T], deadline: float) -> T:
         # The engine has the same deadline; the margin lets its own error arrive.
         try:
-            return await asyncio.wait_for(call, self._timeout_s + 10.0)
+            return await asyncio.wait_for(call, deadline + 10.0 - asyncio.get_running_loop().time())
         except (RayError, TimeoutError) as error:
             raise _translated(error, f"in {self._timeout_s:g} s") from error
 
@@ -248,6 +271,11 @@ class PolicyPool:
             return ray.get(calls, timeout=timeout_s)
         except RayError as error:
             raise _translated(error, f"to '{method}' in {timeout_s:g} s") from error
+
+
+async def _next(replies: Any) -> Any:
+    """The next item of a stream of Ray's, whose items are references."""
+    return await (await anext(replies))
 
 
 def _translated(error: Exception, what: str) -> DreamgymError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -28,9 +27,14 @@ class WorldClient:
 
     def __init__(self, handle: Any, timeout_s: float, limit: int = 64) -> None:
         self._handle = handle
+        streaming = handle.options(stream=True)
         self._timeout_s = timeout_s
-        self._steps: Coalescer[DreamQuery, DreamAnswer] = Coalescer(self._send_steps, limit=limit, timeout_s=timeout_s)
-        self._texts: Coalescer[WriteQuery, str] = Coalescer(self._send_texts, limit=limit, timeout_s=timeout_s)
+        self._steps: Coalescer[DreamQuery, DreamAnswer] = Coalescer(
+            streaming.step_many.remote, limit=limit, timeout_s=timeout_s
+        )
+        self._texts: Coalescer[WriteQuery, str] = Coalescer(
+            streaming.write_many.remote, limit=limit, timeout_s=timeout_s
+        )
 
     async def step(self, query: DreamQuery) -> DreamAnswer:
         """Dream one step."""
@@ -43,12 +47,6 @@ class WorldClient:
     async def metrics(self) -> dict[str, float]:
         """Counts of one replica."""
         return await self._guarded(self._handle.metrics.remote(), "metrics")
-
-    async def _send_steps(self, queries: list[DreamQuery]) -> Sequence[DreamAnswer]:
-        return await self._handle.step_many.remote(queries)
-
-    async def _send_texts(self, queries: list[WriteQuery]) -> Sequence[str]:
-        return await self._handle.write_many.remote(queries)
 
     async def _guarded(self, call: Any, what: str) -> Any:
         try:

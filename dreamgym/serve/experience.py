@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dreamgym.batching import as_they_come
 from dreamgym.chat import ChatFormat
 from dreamgym.config import RunConfig
 from dreamgym.errors import EngineError
@@ -64,7 +64,8 @@ class WriteQuery:
 class ExperienceModel:
     """M_exp (paper, section 4.1): stateless between calls, so replicas come and go as load does.
 
-    Every method takes a batch and answers each request on its own: a failure is that request's `error`.
+    A batch is answered request by request, as (its place, answer) in the order in which the answers are written; a
+    failure is that request's `error`.
     """
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
@@ -83,14 +84,16 @@ class ExperienceModel:
         await self._engine.start()
         self._counts = {"steps": 0, "reasked": 0, "unparsed": 0, "demos": 0}
 
-    async def step_many(self, queries: Sequence[DreamQuery]) -> list[DreamAnswer]:
+    async def step_many(self, queries: Sequence[DreamQuery]) -> AsyncIterator[list[tuple[int, DreamAnswer]]]:
         """Dream one step for each query; demonstrations are retrieved for all of them at once."""
         demos = await self._retrieve(queries)
-        return list(await asyncio.gather(*(self._step(q, d) for q, d in zip(queries, demos, strict=True))))
+        async for answers in as_they_come(self._step(q, d) for q, d in zip(queries, demos, strict=True)):
+            yield answers
 
-    async def write_many(self, queries: Sequence[WriteQuery]) -> list[str]:
+    async def write_many(self, queries: Sequence[WriteQuery]) -> AsyncIterator[list[tuple[int, str]]]:
         """Write one text for each query; an empty one says that the answer was malformed."""
-        return list(await asyncio.gather(*(self._write(q) for q in queries)))
+        async for texts in as_they_come(self._write(q) for q in queries):
+            yield texts
 
     async def metrics(self) -> dict[str, float]:
         """Counts since the start: dream steps, steps asked again, steps given up, and the engine's tokens."""

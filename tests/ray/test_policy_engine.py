@@ -52,8 +52,17 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(coroutine)
 
 
+async def ask(
+    pool: PolicyPool, batch: list[Request], sampling: SamplingConfig, stop: list[int]
+) -> list[Generation | EngineError]:
+    """All answers, in the order of the requests."""
+    found = [answer async for some in pool.generate_many(batch, sampling=sampling, stop_ids=stop) for answer in some]
+    assert sorted(place for place, _ in found) == list(range(len(batch)))
+    return [answer for _, answer in sorted(found, key=lambda pair: pair[0])]
+
+
 def answers(pool: PolicyPool, batch: list[Request], sampling: SamplingConfig, stop: list[int]) -> list[Generation]:
-    found = run(pool.generate_many(batch, sampling=sampling, stop_ids=stop))
+    found = run(ask(pool, batch, sampling, stop))
     assert all(isinstance(answer, Generation) for answer in found)
     return [answer for answer in found if isinstance(answer, Generation)]
 
@@ -178,7 +187,7 @@ def test_requests_in_flight_survive_an_update_and_carry_both_versions(setting: A
     payload, batch = pack_weights(new.named_parameters(), version + 1), requests(16, seed=3)
 
     async def overlap() -> list[Any]:
-        pending = asyncio.ensure_future(pool.generate_many(batch, sampling=SamplingConfig(max_tokens=300), stop_ids=[]))
+        pending = asyncio.ensure_future(ask(pool, batch, SamplingConfig(max_tokens=300), []))
         await asyncio.sleep(0.3)
         await asyncio.to_thread(pool.update_weights, payload)
         return await pending
@@ -230,7 +239,7 @@ def test_the_context_window_bounds_prompt_and_answer(setting: Any) -> None:
     assert len(answers(pool, [(long, seed)], SamplingConfig(max_tokens=96), [])[0].ids) == 12
     with pytest.raises(ContextFull, match="512 tokens"):
         run(pool.generate(full, seed=0, sampling=SamplingConfig(), stop_ids=[]))
-    mixed = run(pool.generate_many([(full, 0), (long, 0)], sampling=SamplingConfig(), stop_ids=[]))
+    mixed = run(ask(pool, [(full, 0), (long, 0)], SamplingConfig(), []))
     assert [type(answer) for answer in mixed] == [ContextFull, Generation]
 
 
@@ -239,6 +248,17 @@ def test_an_id_outside_the_vocabulary_is_refused_before_it_reaches_the_model(set
     with pytest.raises(EngineError, match="tokenizer that belongs"):
         run(pool.generate([1, VOCABULARY], seed=0, sampling=SamplingConfig(), stop_ids=[]))
     assert answers(pool, requests(1), SamplingConfig(max_tokens=2), [])
+
+
+def test_a_short_answer_does_not_wait_for_a_long_one(setting: Any) -> None:
+    pool, _, _ = setting
+    (long, _), (short, _) = requests(1, length=40, seed=4)[0], requests(1, length=508, seed=4)[0]
+
+    async def order() -> list[int]:
+        stream = pool.generate_many([(long, 0), (short, 0)], sampling=SamplingConfig(max_tokens=400), stop_ids=[])
+        return [place async for some in stream for place, _ in some]
+
+    assert run(order()) == [1, 0]
 
 
 def test_metrics_count_what_was_asked_and_answered(setting: Any) -> None:
@@ -261,7 +281,7 @@ def test_two_engines_start_from_a_folder_share_the_work_and_miss_a_deadline(loca
         payload = pack_weights(llama(1, tied=True).named_parameters(), 1)
         pool.update_weights(payload, timeout_s=30)
         assert pool.versions() == [1, 1]
-        late = run(pool.generate_many(requests(256), sampling=SamplingConfig(max_tokens=470), stop_ids=[]))
+        late = run(ask(pool, requests(256), SamplingConfig(max_tokens=470), []))
         assert any(isinstance(answer, EngineError) and "3 s" in str(answer) for answer in late)
         assert len(answers(pool, requests(1), SamplingConfig(max_tokens=2), [])) == 1
     finally:

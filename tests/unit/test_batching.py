@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
 
-from dreamgym.batching import Coalescer
+from dreamgym.batching import Coalescer, as_they_come, merged
+
+Replies = AsyncIterator[list[tuple[int, int]]]
 
 
 async def test_concurrent_calls_are_one_request_and_each_gets_its_own_reply() -> None:
     sent: list[list[int]] = []
 
-    async def send(batch: list[int]) -> list[int]:
+    async def send(batch: list[int]) -> Replies:
         sent.append(batch)
-        return [n * n for n in batch]
+        yield [(place, n * n) for place, n in enumerate(batch)]
 
     call = Coalescer(send, limit=100, timeout_s=5)
     assert await asyncio.gather(*(call(n) for n in range(20))) == [n * n for n in range(20)]
@@ -24,9 +27,9 @@ async def test_concurrent_calls_are_one_request_and_each_gets_its_own_reply() ->
 async def test_a_full_batch_leaves_at_once() -> None:
     sent: list[list[int]] = []
 
-    async def send(batch: list[int]) -> list[int]:
+    async def send(batch: list[int]) -> Replies:
         sent.append(batch)
-        return batch
+        yield list(enumerate(batch))
 
     call = Coalescer(send, limit=4, timeout_s=5, wait_s=0.5)
     began = asyncio.get_running_loop().time()
@@ -35,28 +38,85 @@ async def test_a_full_batch_leaves_at_once() -> None:
     assert asyncio.get_running_loop().time() - began < 0.4
 
 
-async def test_a_fault_reaches_every_caller_and_a_short_answer_is_a_fault() -> None:
-    async def broken(batch: list[int]) -> list[int]:
+async def test_a_fault_reaches_every_caller_without_a_reply_and_a_short_answer_is_a_fault() -> None:
+    async def broken(batch: list[int]) -> Replies:
+        yield [(1, 10)]
         raise ValueError("no")
 
-    results = await asyncio.gather(
-        *(Coalescer(broken, limit=9, timeout_s=5)(n) for n in range(3)), return_exceptions=True
-    )
-    assert [type(r) for r in results] == [ValueError] * 3
+    call = Coalescer(broken, limit=9, timeout_s=5)
+    first, second, third = await asyncio.gather(*(call(n) for n in range(3)), return_exceptions=True)
+    assert [type(first), second, type(third)] == [ValueError, 10, ValueError]
 
-    async def short(batch: list[int]) -> list[int]:
-        return batch[:-1]
+    async def short(batch: list[int]) -> Replies:
+        yield list(enumerate(batch[:-1]))
 
     with pytest.raises(RuntimeError, match="replies"):
         await Coalescer(short, limit=9, timeout_s=5)(1)
 
 
 async def test_a_late_answer_is_a_timeout_and_others_are_not_held_up() -> None:
-    async def send(batch: list[float]) -> list[float]:
+    async def send(batch: list[float]) -> AsyncIterator[list[tuple[int, float]]]:
         await asyncio.sleep(batch[0])
-        return batch
+        yield list(enumerate(batch))
 
     call = Coalescer(send, limit=1, timeout_s=0.2)
     slow, fast = await asyncio.gather(call(2.0), call(0.01), return_exceptions=True)
     assert isinstance(slow, TimeoutError)
     assert fast == 0.01
+
+
+async def _after(seconds: float) -> float:
+    await asyncio.sleep(seconds)
+    return seconds
+
+
+async def test_nobody_waits_for_the_slowest_of_a_batch() -> None:
+    def send(batch: list[float]) -> AsyncIterator[list[tuple[int, float]]]:
+        return as_they_come((_after(seconds) for seconds in batch), tick_s=0.01)
+
+    call = Coalescer(send, limit=99, timeout_s=5)
+    ended: list[float] = []
+
+    async def one(seconds: float) -> None:
+        ended.append(await call(seconds))
+
+    slow = asyncio.ensure_future(one(1.0))
+    await asyncio.gather(one(0.2), one(0.01), one(0.1))
+    assert ended == [0.01, 0.1, 0.2]
+    await slow
+    assert ended == [0.01, 0.1, 0.2, 1.0]
+
+
+async def test_what_ends_within_a_tick_comes_together_and_in_its_place() -> None:
+    waits = [0.3, 0.0, 0.001, 0.002]
+    chunks = [chunk async for chunk in as_they_come((_after(s) for s in waits), tick_s=0.05)]
+    assert [sorted(chunk) for chunk in chunks] == [[(1, 0.0), (2, 0.001), (3, 0.002)], [(0, 0.3)]]
+
+
+async def test_a_fault_ends_the_stream_and_cancels_the_rest() -> None:
+    cancelled: list[bool] = []
+
+    async def long() -> float:
+        try:
+            return await _after(60)
+        except asyncio.CancelledError:
+            cancelled.append(True)
+            raise
+
+    async def faulty() -> float:
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        async for _ in as_they_come([long(), faulty()], tick_s=0.001):
+            pass
+    await asyncio.sleep(0)
+    assert cancelled == [True]
+
+
+async def test_streams_are_merged_in_the_order_of_time() -> None:
+    async def stream(name: str, *waits: float) -> AsyncIterator[str]:
+        for seconds in waits:
+            await asyncio.sleep(seconds)
+            yield name
+
+    assert [name async for name in merged([stream("a", 0.05, 0.2), stream("b", 0.15), stream("c")])] == ["a", "b", "a"]
