@@ -22,6 +22,8 @@ from dreamgym.errors import EnvError
 from dreamgym.types import Fold, StepResult, Task, Transition
 
 T = TypeVar("T")
+Variation = tuple[str, str]
+"""A varied task: its instruction and its first state."""
 log = logging.getLogger(__name__)
 
 
@@ -46,7 +48,7 @@ class TextEnv(Protocol):
     - `valid_actions(self) -> list[str]`: actions that do something here;
     - `commands(self) -> list[str]`: actions that can be typed here, most of them not possible;
     - `reason(task, history, transition) -> str` (static): the environment's rule for reasoning R*;
-    - `vary(task, rng) -> (instruction, first_state) | None` (static): its rule for a task of about the same difficulty.
+    - `vary(task, rng) -> (instruction, first_state) | None` (static): its rule for a task about as hard.
     """
 
     def tasks(self, fold: Fold, count: int, seed: int) -> list[Task]:
@@ -122,7 +124,7 @@ def rule_of(env_name: str) -> Callable[[Task, Sequence[Transition], Transition],
     return getattr(env_class(env_name), "reason", None)
 
 
-def variation_rule(env_name: str) -> Callable[[Task, random.Random], tuple[str, str] | None] | None:
+def variation_rule(env_name: str) -> Callable[[Task, random.Random], Variation | None] | None:
     """The environment's rule for varying a task, where it has one."""
     return getattr(env_class(env_name), "vary", None)
 

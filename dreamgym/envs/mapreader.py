@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 import re
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
-from dreamgym.envs.base import pick
 from dreamgym.envs.textworld import DIRECTIONS, TextWorldGame, opposite
 from dreamgym.types import Task, Transition
 
@@ -17,6 +15,7 @@ _MOVES = tuple(f"move {d}" for d in DIRECTIONS)
 _DEEDS = ("take coin", "put coin in box")
 _NEEDLESS = ("read map", "look around", "take map", "put map in box", "open box", "take box")
 _NONSENSE = ("move", "move coin", "move in box", "take north", "take", "put coin", "put north in box", "coin", "wall")
+_TURNED = {"coin": "box", "box": "coin", "nothing": "nothing"}
 COMMANDS = (*_MOVES, *_MOVES, *_MOVES, *_MOVES, *_DEEDS, *_DEEDS, *_DEEDS, *_NEEDLESS, *_NONSENSE)
 
 _GOAL = re.compile(r"located in the (.+?), and put it into the box found in the (.+?)\.")
@@ -125,9 +124,14 @@ class MapReader(TextWorldGame):
         return explain(history, transition)
 
     @staticmethod
-    def vary(task: Task, rng: random.Random) -> tuple[str, str] | None:
-        """The rule for variations: the same rooms, coin and box elsewhere, and as long a way or a step longer."""
-        return vary(task.first_state, rng)
+    def vary(task: Task, rng: random.Random) -> tuple[str, str]:
+        """The rule for variations: the errand the other way, coin and box in each other's rooms."""
+        graph = parse_map(task.first_state)
+        line = task.first_state.split("\n")[-1]
+        turned = write_map({name: room._replace(has=_TURNED[room.has]) for name, room in graph.items()})
+        has = parse_state(line)["has"]
+        line = line.replace(f" has {has} ", f" has {_TURNED[has]} ")
+        return _goal(_room_with(graph, "box"), _room_with(graph, "coin")), f"{turned}\n{line}"
 
 
 def _goal(coin: str, box: str) -> str:
@@ -163,8 +167,12 @@ def write_map(graph: dict[str, Room]) -> str:
     return "map " + " ; ".join(f"{name}: {room.has} {' '.join(room.joins)}" for name, room in graph.items())
 
 
-def distances(graph: dict[str, Room], target: str) -> dict[str, int]:
-    """Moves from each room to `target`, for the rooms that lead there."""
+def best_action(graph: dict[str, Room], here: dict[str, str]) -> str:
+    """The first action of a shortest way to the coin, or with the coin to the box."""
+    wanted = "box" if here["holds"] == "coin" else "coin"
+    target = _room_with(graph, wanted)
+    if here["room"] == target:
+        return "put coin in box" if wanted == "box" else "take coin"
     distance = {target: 0}
     queue = deque([target])
     while queue:
@@ -173,42 +181,12 @@ def distances(graph: dict[str, Room], target: str) -> dict[str, int]:
             if other not in distance:
                 distance[other] = distance[room] + 1
                 queue.append(other)
-    return distance
-
-
-def best_action(graph: dict[str, Room], here: dict[str, str]) -> str:
-    """The first action of a shortest way to the coin, or with the coin to the box."""
-    wanted = "box" if here["holds"] == "coin" else "coin"
-    target = _room_with(graph, wanted)
-    if here["room"] == target:
-        return "put coin in box" if wanted == "box" else "take coin"
-    distance = distances(graph, target)
     ways = [(distance.get(here[d], 99), i, d) for i, d in enumerate(DIRECTIONS) if here[d] != "wall"]
     return f"move {min(ways)[2]}"
 
 
 def _room_with(graph: dict[str, Room], thing: str) -> str:
     return next(name for name, room in graph.items() if room.has == thing)
-
-
-def vary(first_state: str, rng: random.Random) -> tuple[str, str] | None:
-    """(instruction, first state) with coin and box in other rooms; None where no other way is about as long."""
-    graph, here = parse_map(first_state), parse_state(first_state)
-    moves = {room: distances(graph, room) for room in graph}
-
-    def way(coin: str, box: str) -> int:
-        return moves[coin].get(here["room"], 99) + moves[box].get(coin, 99)
-
-    now = _room_with(graph, "coin"), _room_with(graph, "box")
-    length = way(*now)
-    pairs = [p for p in itertools.permutations(graph, 2) if p != now and 0 <= way(*p) - length <= 1]
-    if not pairs:
-        return None
-    coin, box = pick(rng, pairs)
-    has = {coin: "coin", box: "box"}
-    moved = {name: room._replace(has=has.get(name, "nothing")) for name, room in graph.items()}
-    line = first_state.split("\n")[-1].replace(f" has {here['has']} ", f" has {moved[here['room']].has} ")
-    return _goal(coin, box), f"{write_map(moved)}\n{line}"
 
 
 def explain(history: Sequence[Transition], transition: Transition) -> str:

@@ -10,7 +10,7 @@ import pyarrow as pa
 from dreamgym.actors.episode import opening as policy_opening
 from dreamgym.chat import ChatFormat
 from dreamgym.config import RunConfig, SFTConfig
-from dreamgym.envs.base import variation_rule
+from dreamgym.envs.base import Variation, variation_rule
 from dreamgym.learner.batches import SFT_SCHEMA
 from dreamgym.replay.bulk import exact_top_k, leave_one_out
 from dreamgym.replay.embed import Embedder, make_embedder
@@ -125,7 +125,7 @@ def _variations(config: RunConfig, tasks: Sequence[Task], embedder: Embedder, ch
 
 def _neighbours(
     tasks: Sequence[Task], embedder: Embedder, rng: random.Random
-) -> Iterator[tuple[Task, tuple[str, str] | None]]:
+) -> Iterator[tuple[Task, Variation | None]]:
     """Each task with the instruction and first state of one of its nearest, None where all say the same."""
     vectors = embedder.embed([t.instruction for t in tasks])
     near, _ = exact_top_k(vectors, vectors, min(NEIGHBOURS + 1, len(tasks)))
