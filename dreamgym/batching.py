@@ -69,7 +69,7 @@ class Coalescer(Generic[Request, Reply]):
 
 
 async def as_they_come(
-    calls: Iterable[Coroutine[Any, Any, Reply]], tick_s: float = 0.02
+    calls: Iterable[Coroutine[Any, Any, Reply]], tick_s: float = 0.1
 ) -> AsyncIterator[list[tuple[int, Reply]]]:
     """(place, reply) of calls that run side by side, in the order in which they end; those within a tick together.
 

@@ -22,8 +22,6 @@ from dreamgym.errors import EnvError
 from dreamgym.types import Fold, StepResult, Task, Transition
 
 T = TypeVar("T")
-Variation = tuple[str, str]
-"""A varied task: its instruction and its first state."""
 log = logging.getLogger(__name__)
 
 
@@ -47,8 +45,7 @@ class TextEnv(Protocol):
     - `expert_action(self) -> str`: a good next action here;
     - `valid_actions(self) -> list[str]`: actions that do something here;
     - `commands(self) -> list[str]`: actions that can be typed here, most of them not possible;
-    - `reason(task, history, transition) -> str` (static): the environment's rule for reasoning R*;
-    - `vary(task, rng) -> (instruction, first_state) | None` (static): its rule for a task about as hard.
+    - `reason(task, history, transition) -> str` (static): the environment's rule for reasoning R*.
     """
 
     def tasks(self, fold: Fold, count: int, seed: int) -> list[Task]:
@@ -122,11 +119,6 @@ def make_env(config: EnvConfig) -> TextEnv:
 def rule_of(env_name: str) -> Callable[[Task, Sequence[Transition], Transition], str] | None:
     """The environment's rule for reasoning, where it has one."""
     return getattr(env_class(env_name), "reason", None)
-
-
-def variation_rule(env_name: str) -> Callable[[Task, random.Random], Variation | None] | None:
-    """The environment's rule for varying a task, where it has one."""
-    return getattr(env_class(env_name), "vary", None)
 
 
 def start(env: TextEnv, task: Task) -> StepResult:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 from collections import deque
 from collections.abc import Sequence
@@ -15,7 +14,6 @@ _MOVES = tuple(f"move {d}" for d in DIRECTIONS)
 _DEEDS = ("take coin", "put coin in box")
 _NEEDLESS = ("read map", "look around", "take map", "put map in box", "open box", "take box")
 _NONSENSE = ("move", "move coin", "move in box", "take north", "take", "put coin", "put north in box", "coin", "wall")
-_TURNED = {"coin": "box", "box": "coin", "nothing": "nothing"}
 COMMANDS = (*_MOVES, *_MOVES, *_MOVES, *_MOVES, *_DEEDS, *_DEEDS, *_DEEDS, *_NEEDLESS, *_NONSENSE)
 
 _GOAL = re.compile(r"located in the (.+?), and put it into the box found in the (.+?)\.")
@@ -91,7 +89,7 @@ class MapReader(TextWorldGame):
     def instruct(self, info: dict[str, Any]) -> str:
         """The goal: `coin in kitchen to box in hall`."""
         coin, box = _goal_rooms(info)
-        return _goal(coin, box)
+        return f"coin in {coin} to box in {box}"
 
     def _map(self, info: dict[str, Any]) -> str:
         coin, box = _goal_rooms(info)
@@ -99,7 +97,7 @@ class MapReader(TextWorldGame):
         rooms = _MAP_LINE.findall(info["observation"])
         joined = {_name(a): [_name(r) for r in re.split(r", and |, | and ", b.replace("the ", ""))] for a, b in rooms}
         has = {coin: "coin", box: "box"}
-        return write_map({a: Room(has.get(a, "nothing"), b) for a, b in joined.items()})
+        return "map " + " ; ".join(f"{a}: {has.get(a, 'nothing')} {' '.join(b)}" for a, b in joined.items())
 
     def commands(self) -> list[str]:
         """Moves and deeds most often; most of the rest is refused."""
@@ -122,20 +120,6 @@ class MapReader(TextWorldGame):
     def reason(task: Task, history: Sequence[Transition], transition: Transition) -> str:
         """The rule for R*: look the action up in the state and the map before writing what follows."""
         return explain(history, transition)
-
-    @staticmethod
-    def vary(task: Task, rng: random.Random) -> tuple[str, str]:
-        """The rule for variations: the errand the other way, coin and box in each other's rooms."""
-        graph = parse_map(task.first_state)
-        line = task.first_state.split("\n")[-1]
-        turned = write_map({name: room._replace(has=_TURNED[room.has]) for name, room in graph.items()})
-        has = parse_state(line)["has"]
-        line = line.replace(f" has {has} ", f" has {_TURNED[has]} ")
-        return _goal(_room_with(graph, "box"), _room_with(graph, "coin")), f"{turned}\n{line}"
-
-
-def _goal(coin: str, box: str) -> str:
-    return f"coin in {coin} to box in {box}"
 
 
 def _goal_rooms(info: dict[str, Any]) -> tuple[str, str]:
@@ -162,15 +146,10 @@ def parse_state(state: str) -> dict[str, str]:
     return found.groupdict()
 
 
-def write_map(graph: dict[str, Room]) -> str:
-    """The map of a first state: its line, read back by `parse_map`."""
-    return "map " + " ; ".join(f"{name}: {room.has} {' '.join(room.joins)}" for name, room in graph.items())
-
-
 def best_action(graph: dict[str, Room], here: dict[str, str]) -> str:
     """The first action of a shortest way to the coin, or with the coin to the box."""
     wanted = "box" if here["holds"] == "coin" else "coin"
-    target = _room_with(graph, wanted)
+    target = next(name for name, room in graph.items() if room.has == wanted)
     if here["room"] == target:
         return "put coin in box" if wanted == "box" else "take coin"
     distance = {target: 0}
@@ -183,10 +162,6 @@ def best_action(graph: dict[str, Room], here: dict[str, str]) -> str:
                 queue.append(other)
     ways = [(distance.get(here[d], 99), i, d) for i, d in enumerate(DIRECTIONS) if here[d] != "wall"]
     return f"move {min(ways)[2]}"
-
-
-def _room_with(graph: dict[str, Room], thing: str) -> str:
-    return next(name for name, room in graph.items() if room.has == thing)
 
 
 def explain(history: Sequence[Transition], transition: Transition) -> str:

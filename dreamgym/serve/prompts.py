@@ -134,19 +134,8 @@ def reset_message(instruction: str) -> str:
 
 
 def vary_message(parent: Task) -> str:
-    """Ask the task generator for a variation of a task; the answer is `variation`'s."""
+    """Ask the task generator for a variation of a task; the answer is the new instruction."""
     return f"vary {parent.instruction}\n{parent.first_state}"
-
-
-def variation(instruction: str, first_state: str) -> str:
-    """A new task as the task generator must write it: the instruction on one line, then the first state."""
-    return f"{one_line(instruction)}\n{first_state}"
-
-
-def parse_variation(text: str) -> tuple[str, str]:
-    """(instruction, first state) of a written task; "" for what is not there."""
-    instruction, _, first_state = text.partition("\n")
-    return instruction.strip(), first_state.strip()
 
 
 def parse_text(text: str, what: str) -> str:

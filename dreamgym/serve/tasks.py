@@ -11,7 +11,7 @@ from dreamgym.errors import EngineError
 from dreamgym.replay.actor import ReplayClient
 from dreamgym.serve.dream import WorldClient
 from dreamgym.serve.experience import DreamQuery, WriteQuery
-from dreamgym.serve.prompts import last_line, parse_variation, reset_message, vary_message
+from dreamgym.serve.prompts import last_line, reset_message, vary_message
 from dreamgym.types import Task, stable_id
 
 
@@ -38,9 +38,8 @@ class TaskGenerator:
 
     async def _vary(self, parent: Task, seed: int) -> Proposal:
         try:
-            instruction, first_state = parse_variation(await self._world.write(WriteQuery(vary_message(parent), seed)))
-            if instruction and not first_state:
-                first_state = await self._world.write(WriteQuery(reset_message(instruction), seed))
+            instruction = await self._world.write(WriteQuery(vary_message(parent), seed))
+            first_state = await self._world.write(WriteQuery(reset_message(instruction), seed)) if instruction else ""
         except EngineError as error:
             return Proposal(_task(parent, "", "", seed), parent, str(error))
         task = _task(parent, instruction, first_state, seed)

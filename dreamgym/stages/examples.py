@@ -10,20 +10,11 @@ import pyarrow as pa
 from dreamgym.actors.episode import opening as policy_opening
 from dreamgym.chat import ChatFormat
 from dreamgym.config import RunConfig, SFTConfig
-from dreamgym.envs.base import Variation, variation_rule
 from dreamgym.learner.batches import SFT_SCHEMA
 from dreamgym.replay.bulk import exact_top_k, leave_one_out
 from dreamgym.replay.embed import Embedder, make_embedder
 from dreamgym.replay.records import Demo
-from dreamgym.serve.prompts import (
-    answer_parts,
-    first_message,
-    opening,
-    query,
-    reset_message,
-    variation,
-    vary_message,
-)
+from dreamgym.serve.prompts import answer_parts, first_message, opening, query, reset_message, vary_message
 from dreamgym.types import Task, Trajectory, Transition, stable_id
 
 NEIGHBOURS = 16
@@ -59,7 +50,7 @@ def world_examples(config: RunConfig, trajectories: Sequence[Trajectory], chat: 
     ]
     examples = [_dream(config, t, d, chat) for t, d in zip(trajectories, demos, strict=True) if t.steps]
     tasks = {t.task.id: t.task for t in trajectories if t.task.first_state}
-    examples += _resets(config, tasks.values(), chat) + _variations(config, list(tasks.values()), embedder, chat)
+    examples += list(_writings(config, list(tasks.values()), embedder, chat))
     return _table(examples, config.world.engine.max_model_len)
 
 
@@ -108,31 +99,20 @@ def _weighted(parts: tuple[str, str, str], sft: SFTConfig, chat: ChatFormat) -> 
     return [*encoded["input_ids"], chat.end_id], [*weights, sft.outcome_weight]
 
 
-def _resets(config: RunConfig, tasks: Iterable[Task], chat: ChatFormat) -> list[Example]:
-    """Each task's first state, to be written from its instruction."""
-    weight = config.world.sft.state_weight
-    return [_written(reset_message(t.instruction), t.first_state, weight, chat) for t in tasks]
-
-
-def _variations(config: RunConfig, tasks: Sequence[Task], embedder: Embedder, chat: ChatFormat) -> list[Example]:
-    """Each task with one that varies it: by the environment's rule, or else another task that is near."""
-    rule = variation_rule(config.env.name)
-    rng = random.Random(stable_id(config.seed, "variations"))
-    pairs = [(t, rule(t, rng)) for t in tasks] if rule else _neighbours(tasks, embedder, rng)
-    weight = config.world.sft.state_weight
-    return [_written(vary_message(task), variation(*other), weight, chat) for task, other in pairs if other]
-
-
-def _neighbours(
-    tasks: Sequence[Task], embedder: Embedder, rng: random.Random
-) -> Iterator[tuple[Task, Variation | None]]:
-    """Each task with the instruction and first state of one of its nearest, None where all say the same."""
+def _writings(config: RunConfig, tasks: Sequence[Task], embedder: Embedder, chat: ChatFormat) -> Iterator[Example]:
+    """`reset` and `vary`: a task's first state, and a similar task as the variation of a task."""
+    if not tasks:
+        return
     vectors = embedder.embed([t.instruction for t in tasks])
     near, _ = exact_top_k(vectors, vectors, min(NEIGHBOURS + 1, len(tasks)))
-    for task, row in zip(tasks, near, strict=True):
-        others = [tasks[i] for i in row.tolist() if i >= 0 and tasks[i].instruction != task.instruction]
-        chosen = others[rng.randrange(len(others))] if others else None
-        yield task, (chosen.instruction, chosen.first_state) if chosen else None
+    rng = random.Random(stable_id(config.seed, "variations"))
+    weight = config.world.sft.state_weight
+    for index, task in enumerate(tasks):
+        yield _written(reset_message(task.instruction), task.first_state, weight, chat)
+        others = [int(i) for i in near[index] if i >= 0 and tasks[i].instruction != task.instruction]
+        if others:
+            other = tasks[others[rng.randrange(len(others))]]
+            yield _written(vary_message(task), other.instruction, weight, chat)
 
 
 def _written(message: str, answer: str, weight: float, chat: ChatFormat) -> Example:

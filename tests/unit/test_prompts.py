@@ -15,9 +15,7 @@ from dreamgym.serve.prompts import (
     first_message,
     one_line,
     parse_answer,
-    parse_variation,
     query,
-    variation,
 )
 from dreamgym.types import Task, Transition
 
@@ -108,12 +106,3 @@ def test_the_best_demonstration_stands_next_to_the_action_and_without_its_map() 
         "like at best > go = at b",
         "> go",
     ]
-
-
-@given(LINE, st.lists(LINE, max_size=3).map("\n".join))
-def test_a_written_task_is_read_back(instruction: str, first_state: str) -> None:
-    assert parse_variation(variation(instruction, first_state)) == (one_line(instruction), first_state)
-
-
-def test_an_instruction_alone_has_no_first_state() -> None:
-    assert parse_variation("coin in hall to box in attic") == ("coin in hall to box in attic", "")
