@@ -46,6 +46,7 @@ COMMANDS = {
         "dreamgym.stages.evaluate:evaluate", "Measure a player in the real environment, with a 95% interval."
     ),
     "report": Command("dreamgym.stages.report:report", "Write one page on the run: report.html and report.md."),
+    "doctor": Command("dreamgym.stages.doctor:doctor", "Check a cluster, or this machine, before a run."),
 }
 
 

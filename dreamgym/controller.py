@@ -199,9 +199,12 @@ class Trainer:
     def _play_again(self) -> dict[str, Any]:
         """The dreams that the last iteration learned from, in the real environment: only measured, and counted."""
         assert self.services.fleet is not None
-        played = self.services.fleet.play_again(self._dreams) if self._dreams else []
+        if not self._dreams:
+            return {}
+        played = self.services.fleet.play_again(self._dreams)
         self.real_measured += sum(again.steps for again in played)
-        return {f"again/{key}": value for key, value in again_scores(played).items()} if played else {}
+        left_out = len(self._dreams) - len(played)
+        return {f"again/{key}": value for key, value in again_scores(played).items()} | {"again/left_out": left_out}
 
     def _predict(self, episodes: Sequence[Trajectory]) -> list[Prediction]:
         assert self.services.dream is not None

@@ -28,10 +28,14 @@ RL = {"lr": 1e-3, "warmup_steps": 0, "minibatches": 2, "kl_coef": 0.1, "entropy_
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A local Ray, and the folder where its workers would leave what PyTorch compiles."""
+    folder = tmp_path_factory.mktemp("compiled")
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCH_EXTENSIONS_DIR", str(folder))
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield folder
     ray.shutdown()
 
 
@@ -111,7 +115,7 @@ def test_one_step_is_the_step_of_a_plain_loop(model: Path, tmp_path: Path) -> No
     close_to(got, plain_sft_step(model, table, steps[0]["lr"]), atol=5e-5)
 
 
-def test_muon_learns_alike_in_either_precision(model: Path) -> None:
+def test_muon_learns_alike_in_either_precision_and_needs_no_compiler(model: Path, compiled: Path) -> None:
     """In float32 DeepSpeed would clip what Muon has made of a gradient, after which hardly anything is learned."""
     config = SFTConfig(tokens=60_000, batch_tokens=600, lr=3e-3, warmup=0.05)
     losses = {}
@@ -120,6 +124,7 @@ def test_muon_learns_alike_in_either_precision(model: Path) -> None:
         losses[dtype] = learner.sft(examples(), config, seed=5)["loss"]
         learner.close()
     assert losses["float32"] == pytest.approx(losses["bfloat16"], rel=0.2)
+    assert list(compiled.iterdir()) == []
 
 
 @pytest.fixture(scope="module")

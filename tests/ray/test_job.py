@@ -1,0 +1,137 @@
+"""A run on a head that is already there, submitted as a user does it, with Ray's token authentication on."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+import pytest
+
+RAY = str(Path(sys.executable).with_name("ray"))
+RECIPE = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
+TINY = [
+    "name=job",
+    "env.workers=4",
+    "collect.tasks=12",
+    "collect.heldout_tasks=2",
+    "world.model.scratch.drill_tokens=0",
+    "world.sft.tokens=4000",
+    "policy.sft.tokens=8000",
+    "policy.demonstrations=8",
+    "train.world=real",
+    "train.iterations=2",
+    "train.groups=2",
+    "train.group_size=4",
+    "train.eval_every=2",
+    "train.eval_games=4",
+    "eval.games=4",
+]
+
+
+class Head(NamedTuple):
+    """A running head: its dashboard, and the environment that holds the token."""
+
+    url: str
+    environment: dict[str, str]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def status(url: str, token: str = "") -> int:
+    """The HTTP status of a request for the list of jobs; 0 where nobody answers yet."""
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(f"{url}/api/jobs/", headers=headers), timeout=5) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return 0
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # short: sockets have long names in it
+    port = free_port()
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_worker_niceness": "0"}
+    process = subprocess.Popen(
+        [
+            *(RAY, "start", "--head", "--block", "--disable-usage-stats", "--num-cpus=2"),
+            *(f"--port={free_port()}", f"--dashboard-port={port}", "--dashboard-host=127.0.0.1"),
+            f"--object-store-memory={512 * 2**20}",
+            f"--temp-dir={folder}",  # its own, for the address of this head must not be found by other tests
+        ],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    found = Head(f"http://127.0.0.1:{port}", environment)
+    try:
+        deadline = time.monotonic() + 90
+        while status(found.url, environment["RAY_AUTH_TOKEN"]) != 200:
+            assert time.monotonic() < deadline and process.poll() is None, "the head did not start"
+            time.sleep(0.5)
+        yield found
+    finally:
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGTERM)
+        _, left = psutil.wait_procs([psutil.Process(process.pid), *family], timeout=30)
+        for straggler in left:
+            straggler.kill()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def submit(head: Head, *command: str) -> subprocess.CompletedProcess[str]:
+    """`ray job submit` from the folder of the recipe; returns when the job has ended, with its log."""
+    call = [RAY, "job", "submit", "--address", head.url, "--working-dir", str(RECIPE.parent), "--"]
+    job = [sys.executable, "-m", "dreamgym.cli", *command]
+    return subprocess.run([*call, *job], env=head.environment, capture_output=True, text=True, timeout=500)
+
+
+def test_without_the_token_nobody_submits(head: Head) -> None:
+    assert status(head.url) == 401
+    assert status(head.url, "wrong") in (401, 403)
+
+
+def test_the_doctor_passes_the_head(head: Head, tmp_path: Path) -> None:
+    done = submit(head, "doctor", RECIPE.name, f"out={tmp_path}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "✓ versions: 1 node" in done.stdout
+    assert "✗" not in done.stdout
+
+
+def test_a_run_is_submitted_and_goes_on_where_it_stopped(head: Head, tmp_path: Path) -> None:
+    first = submit(head, "quickstart", RECIPE.name, *TINY, f"out={tmp_path}")
+    assert first.returncode == 0, first.stdout[-3000:] + first.stderr[-2000:]
+    run = tmp_path / "job-seed0"
+    lines = [json.loads(line) for line in (run / "train" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["iteration"] for line in lines if line["kind"] == "iteration"] == [1, 2]
+    assert (run / "report.html").exists()
+    again = submit(head, "quickstart", RECIPE.name, *TINY, f"out={tmp_path}")
+    assert again.returncode == 0, again.stdout[-3000:]
+    assert again.stdout.count("done before") >= 5
+
+
+def test_a_mistake_fails_the_job_with_its_sentence(head: Head) -> None:
+    done = submit(head, "train", RECIPE.name, "learner.lrr=1")
+    assert done.returncode != 0
+    assert "learner.lrr" in done.stdout + done.stderr
