@@ -307,7 +307,9 @@ class LearnerConfig(Section):
     token_budget: int = Field(8192, ge=64)
     """Tokens in one packed micro-batch; memory is bounded by it."""
     minibatches: int = Field(2, ge=1)
-    """Optimiser steps an iteration."""
+    """Optimiser steps in a pass over an iteration's batch."""
+    epochs: int = Field(1, ge=1)
+    """Passes over an iteration's batch: more learning from the same rollouts, further from their policy."""
     clip_low: float | None = Field(None, gt=0)
     """The ratio is clipped at 1 - clip_low."""
     clip_high: float | None = Field(None, gt=0)

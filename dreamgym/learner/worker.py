@@ -113,7 +113,7 @@ class LearnerWorker:
         }
 
     def rl_step(self, batch: pa.RecordBatch) -> dict[str, float]:
-        """`minibatches` optimiser steps on a batch of `RL_SCHEMA`; all ranks get the same batch.
+        """`epochs` times `minibatches` optimiser steps on a batch of `RL_SCHEMA`; all ranks get the same batch.
 
         Before any update the logprobs of the batch are recomputed once with the current weights: they
         are `old` in the loss, and their distance from the engine's is checked and reported.
@@ -139,17 +139,20 @@ class LearnerWorker:
         metrics = self._prepare([micro for share, _ in plan for micro in share])
         sums: dict[str, float] = {}
         norms = []
-        for share, totals in plan:
+        passes = plan * self.spec.config.epochs
+        for share, totals in passes:
             for micro in share:
                 for name, value in self._accumulate(micro, totals).items():
                     sums[name] = sums.get(name, 0.0) + value
             norms.append(self._step(self._rl_lr()))
         self._rl_steps += 1
-        trained = sum(totals.tokens for _, totals in plan)
-        steps = len(minibatches)
-        means = {k: v / (steps if k == "loss" else max(trained, 1.0)) for k, v in self._reduce(sums).items()}
-        tokens = float(columns.lengths.sum())
-        ended = {"tokens": tokens, "trained_tokens": trained, "seconds": time.perf_counter() - began}
+        seen = sum(totals.tokens for _, totals in passes)
+        means = {k: v / (len(passes) if k == "loss" else max(seen, 1.0)) for k, v in self._reduce(sums).items()}
+        ended = {
+            "tokens": float(columns.lengths.sum()),
+            "trained_tokens": seen / self.spec.config.epochs,
+            "seconds": time.perf_counter() - began,
+        }
         return {**metrics, **means, "grad_norm": float(np.mean(norms)), **ended}
 
     def logprobs(self, batch: pa.RecordBatch) -> list[list[float]]:

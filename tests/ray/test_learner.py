@@ -170,6 +170,41 @@ def test_workers_micro_batches_and_zero_stages_change_nothing(
     assert {name: metrics[name] for name in names} == pytest.approx(expected, rel=1e-3, abs=1e-5)
 
 
+def test_passes_over_a_batch_are_ppo_steps_of_a_plain_loop(model: Path, tmp_path: Path) -> None:
+    batch = rollouts(model)
+    config = LearnerConfig(lr=1e-3, warmup_steps=0, minibatches=1, epochs=3)
+    learner = Learner.start(model, config, dtype="float32", seed=3, threads=1)
+    learner.rl_step(batch)
+    got = saved(learner, tmp_path / "m")
+    learner.close()
+
+    lm = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    optimizer = torch.optim.AdamW(lm.parameters(), lr=config.lr, betas=(0.9, 0.95), weight_decay=0.0)
+    rows = batch.to_pylist()
+    masks = [torch.tensor(row["mask"][1:], dtype=torch.bool) for row in rows]
+    advantage, engine = (
+        torch.cat([torch.tensor(row[name][1:])[mask] for row, mask in zip(rows, masks, strict=True)])
+        for name in ("advantages", "logprobs")
+    )
+    old: torch.Tensor | None = None
+    for _ in range(config.epochs):
+        parts = []
+        for row, mask in zip(rows, masks, strict=True):
+            ids = torch.tensor(row["ids"])
+            logs = lm(ids[None]).logits[0, :-1].log_softmax(-1)
+            parts.append(logs.gather(1, ids[1:, None])[:, 0][mask])
+        new = torch.cat(parts)
+        old = new.detach() if old is None else old
+        ratio = (new - old).exp()
+        weight = (old - engine).exp().clamp(max=config.tis_cap)
+        loss = -(weight * torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.28) * advantage)).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(lm.parameters(), config.grad_clip)
+        optimizer.step()
+    close_to(got, {name: p.detach() for name, p in lm.named_parameters()}, atol=2e-4)
+
+
 def test_training_moved_the_weights_and_the_loss_falls(learner: Learner) -> None:
     losses: list[float] = []
     config = SFTConfig(tokens=20_000, batch_tokens=800, lr=3e-3)
