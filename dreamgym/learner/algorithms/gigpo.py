@@ -41,4 +41,4 @@ def discounted_returns(rewards: list[float]) -> list[float]:
     return result[::-1]
 
 
-ALGORITHM = Algorithm(anchored_advantage, clipped_loss, "token_mean", clip_high=0.28, drop_flat=True)
+ALGORITHM = Algorithm(anchored_advantage, clipped_loss, "token_mean", drop_flat=True)
