@@ -109,10 +109,15 @@ def _probe(token: str) -> dict[str, Any]:
     sees = Path(token).is_file()
     return {
         "host": socket.gethostname(),
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "versions": _installed(),
         "sees": sees,
         "writes": sees and os.access(Path(token).parent, os.W_OK),
     }
+
+
+def _installed() -> dict[str, str]:
+    """Versions of Python and of what has to be the same on every node."""
+    return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
 
 
 def _version(package: str) -> str:
@@ -127,7 +132,7 @@ def _version(package: str) -> str:
 
 def _versions(nodes: Sequence[dict[str, Any]]) -> list[Finding]:
     """One finding for all nodes that are as the driver is, and one for each that differs."""
-    mine = {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
+    mine = _installed()
     found = []
     for node in nodes:
         other = [f"{n} {v} and not {mine[n]}" for n, v in node["versions"].items() if v != mine[n]]

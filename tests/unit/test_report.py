@@ -214,7 +214,9 @@ def test_the_headline_is_what_the_games_say(finished: tuple[Path, dict[str, list
     gaps = [json.loads(line).get("learner/gap_max", 0) for line in (run_dir / "train/metrics.jsonl").open()]
     assert result["max_logprob_gap_nats"] == max(gaps)
     assert "5,120 measured only" in text
-    assert "Of the last 40 dreams that were won, the same actions win 75% of the real games; 20% were won" in text
+    assert (
+        "Of the last 40 dreams that were won, the same actions win 75% of the real games; 20% were won because" in text
+    )
     assert "dream, sampled30,000" in text.replace("\n", "")  # two counters that began at 0, each up to 15,000
 
 
