@@ -24,7 +24,6 @@ TINY = [
     "collect.heldout_tasks=4",
     "world.model.scratch.drill_tokens=250000",
     "world.sft.tokens=300000",
-    "policy.model.dtype=bfloat16",
     "policy.sft.tokens=60000",
     "policy.demonstrations=40",
     "replay.top_k=1",
@@ -64,13 +63,12 @@ def test_every_stage_leaves_what_it_promises(run: Path) -> None:
 
 
 def test_engines_and_learner_agree_at_every_step(run: Path) -> None:
-    """Some hundred tokens in bfloat16: 0.01 nats on average, 0.05 on all but one in 200 and 3 sigma of chance."""
+    """Too few tokens to resolve 99.9% of them: 0.01 nats on average, and 0.05 on all but one in 200."""
     steps = [r for r in read_log(run / "train" / "metrics.jsonl") if "learner/gap_mean" in r]
     assert steps
     assert max(r["learner/gap_mean"] for r in steps) <= 0.01
     apart = sum(r["learner/gap_over"] * r["learner/trained_tokens"] for r in steps)
-    expected = sum(r["learner/trained_tokens"] for r in steps) / 200
-    assert apart <= expected + 3 * expected**0.5
+    assert apart <= sum(r["learner/trained_tokens"] for r in steps) / 200
 
 
 def test_nothing_real_is_learned_from_and_the_test_fold_is_not_touched(run: Path) -> None:
