@@ -49,8 +49,10 @@ class CollectConfig(Section):
     """Chance that a noisy expert leaves the path for one step."""
     random: float = Field(1.0, ge=0)
     """Random episodes a task."""
+    slips: float = Field(0.2, ge=0, le=1)
+    """Chance that an off-path action is the expert's own with one word wrong; a dream must not let that pass."""
     invalid: float = Field(0.3, ge=0, le=1)
-    """Chance that an off-path action is drawn from what is mostly not possible here; a dream must know that, too."""
+    """Chance that another off-path action is drawn from what is mostly not possible here; a dream must know it too."""
     untimely: float = Field(0.4, ge=0, le=1)
     """Chance that such an action is one that the expert takes elsewhere in this task, as a greedy policy would."""
     garbled: float = Field(0.3, ge=0, le=1)
@@ -330,6 +332,8 @@ class LearnerConfig(Section):
     """Recompute activations in the backward pass."""
     offload: bool = False
     """Keep the optimiser's state in CPU memory."""
+    old_logprobs: Literal["learner", "engine"] = "learner"
+    """Those of the policy before the update: recomputed, or as the engine told them (fewer passes; for float32)."""
     max_logprob_gap: float = Field(0.5, gt=0)
     """Stop when the mean gap between engine and learner logprobs of a batch exceeds this, in nats."""
     timeout_s: float = Field(600.0, gt=0)

@@ -318,6 +318,8 @@ class Episode:
         stray = {"expert": 0.0, "noisy": self._collect.noise, "random": 1.0}[self.trajectory.source]
         if expert and self._rng.random() >= stray:
             return expert
+        if expert and self._rng.random() < self._collect.slips:
+            return slip(self._rng, expert, _ask(env, "commands") or [expert])
         avoid = expert if self.trajectory.source == "noisy" else ""
         invalid = self._rng.random() < self._collect.invalid
         untimely = [a for a in self._shown if a != avoid]
@@ -334,16 +336,22 @@ class Episode:
 
 
 def garble(rng: random.Random, commands: Sequence[str]) -> str:
-    """A command gone wrong, as a policy that explores writes them: another word in one place (`move coin in box`), or
-    the start of one command's first word and the end of another command (`te coin`).
+    """A command gone wrong, as a policy that explores writes them: a slip (`move coin in box`), or the start of one
+    command's first word and the end of another command (`te coin`).
     """
     head, tail = pick(rng, commands), pick(rng, commands)
     if rng.random() < 0.5:
-        words = head.split()
-        words[rng.randrange(len(words))] = pick(rng, sorted({word for command in commands for word in command.split()}))
-        return " ".join(words)
+        return slip(rng, head, commands)
     cut = rng.randint(1, max(1, len(head.partition(" ")[0])))
     return (head[:cut] + tail[rng.randrange(1, max(2, len(tail))) :]).strip()
+
+
+def slip(rng: random.Random, command: str, commands: Sequence[str]) -> str:
+    """A command with another of all commands' words in one place; said twice where there is no other word."""
+    words = command.split()
+    place = rng.randrange(len(words))
+    others = sorted({word for known in commands for word in known.split()} - {words[place]})
+    return " ".join([*words[:place], pick(rng, others), *words[place + 1 :]] if others else [*words, *words])
 
 
 def _ask(env: TextEnv, question: str) -> Any:

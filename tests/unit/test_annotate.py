@@ -288,7 +288,7 @@ def run_config(tmp_path: Path, **annotation: Any) -> RunConfig:
         {
             "out": tmp_path,
             "env": {"name": "examples.keyhouse:KeyHouse"},
-            "collect": {"tasks": 4, "heldout_tasks": 2, "garbled": 0},
+            "collect": {"tasks": 4, "heldout_tasks": 2, "garbled": 0, "slips": 0},
             "annotate": annotation,
         }
     )

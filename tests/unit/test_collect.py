@@ -14,7 +14,7 @@ import pytest
 from dreamgym.config import RunConfig
 from dreamgym.errors import DataError, DreamgymError, EnvError
 from dreamgym.schema import read_parquet
-from dreamgym.stages.collect import collect, collect_trajectories, garble, summarise
+from dreamgym.stages.collect import collect, collect_trajectories, garble, slip, summarise
 from dreamgym.stages.journal import Journal
 from dreamgym.types import Fold, Task, Trajectory
 from examples.keyhouse import KeyHouse
@@ -120,7 +120,7 @@ def test_noise_and_invalid_are_the_chances_they_say(tmp_path: Path) -> None:
     strays = sum(s.action != s.expert_action for s in steps)
     assert abs(strays / len(steps) - 0.4) < 4 * math.sqrt(0.4 * 0.6 / len(steps))
 
-    wild = config(tmp_path, expert=0, noisy=0, random=4, invalid=0.5, garbled=0)
+    wild = config(tmp_path, expert=0, noisy=0, random=4, slips=0, invalid=0.5, garbled=0)
     expected = seen = total = 0.0
     for trajectory in collect_trajectories(wild, "train", 60).trajectories:
         env = KeyHouse()
@@ -149,11 +149,31 @@ def test_a_garbled_command_has_one_other_word_or_another_end(tmp_path: Path) -> 
     made = {garble(rng, commands) for _ in range(400)}
     assert made <= spliced | swapped
     assert made - spliced and made - swapped
-    garbled = config(tmp_path, expert=0, noisy=0, random=4, invalid=1.0, garbled=0.5)
+    garbled = config(tmp_path, expert=0, noisy=0, random=4, slips=0, invalid=1.0, garbled=0.5)
     steps = [s for t in collect_trajectories(garbled, "train", 30).trajectories for s in t.steps]
     strange = sum(s.action not in commands for s in steps)
     assert 0.3 < strange / len(steps) <= 0.5
     assert not any(s.valid for s in steps if s.action not in commands)
+
+
+def test_a_slip_is_what_the_expert_would_do_with_one_word_wrong(tmp_path: Path) -> None:
+    commands = KeyHouse().commands()
+    known = {word for command in commands for word in command.split()}
+    rng = random.Random(0)
+    for command in commands:
+        for made in {slip(rng, command, commands) for _ in range(20)}:
+            assert sum(a != b for a, b in zip(made.split(), command.split(), strict=True)) == 1
+            assert set(made.split()) <= known
+    assert slip(rng, "left", ["left"]) == "left left"
+
+    noisy = config(tmp_path, expert=0, noisy=8, random=0, noise=0.5, slips=0.4, invalid=0)
+    steps = [s for t in collect_trajectories(noisy, "train", 60).trajectories for s in t.steps]
+    strays = [s for s in steps if s.action != s.expert_action]
+    strange = sum(s.action not in commands for s in strays)
+    assert 0.25 < strange / len(strays) < 0.4 + 4 * math.sqrt(0.4 * 0.6 / len(strays))
+    assert not any(s.valid for s in strays if s.action not in commands)
+    winning = [s for s in strays if s.expert_action in commands and s.action not in commands]
+    assert {s.expert_action.split()[0] for s in winning} == {s.expert_action.split()[0] for s in steps}
 
 
 def test_rates_below_one_visit_that_share_of_the_tasks(tmp_path: Path) -> None:
