@@ -116,7 +116,8 @@ class LearnerWorker:
         """`epochs` times `minibatches` optimiser steps on a batch of `RL_SCHEMA`; all ranks get the same batch.
 
         Before any update the logprobs of the batch are recomputed once with the current weights: they
-        are `old` in the loss, and their distance from the engine's is checked and reported.
+        are `old` in the loss, and their distance from the engine's is checked and reported. With
+        `old_logprobs=engine` the engine's are `old`, and only the first minibatch is recomputed and checked.
 
         Returns means per trainable token (entropy, clip_frac, ratio, kl), the loss a step, what
         `importance.mismatch` tells, grad_norm, tokens, trained_tokens and seconds.
@@ -136,7 +137,7 @@ class LearnerWorker:
             (list(self._my_share(columns, m)), Totals(columns.target_sum(m), columns.sequence_count(m)))
             for m in minibatches
         ]
-        metrics = self._prepare([micro for share, _ in plan for micro in share])
+        metrics = self._prepare([share for share, _ in plan])
         sums: dict[str, float] = {}
         norms = []
         passes = plan * self.spec.config.epochs
@@ -234,16 +235,22 @@ class LearnerWorker:
         for part in bins[self.rank :: self.spec.world]:
             yield columns.micro_batch([rows[index] for index in part]).to(self._device)
 
-    def _prepare(self, batches: Sequence[MicroBatch]) -> dict[str, float]:
+    def _prepare(self, shares: Sequence[Sequence[MicroBatch]]) -> dict[str, float]:
         """Add what the loss needs of the weights before any update: the stream `old`, and `reference` or its price."""
         import torch
 
+        batches = [micro for share in shares for micro in share]
+        recompute = self.spec.config.old_logprobs == "learner"
+        checked = batches if recompute else shares[0]
         with torch.no_grad():
-            for batch in batches:
-                batch.streams["old"] = self._engine(batch)[0]
-                if self._reference is not None:
+            recomputed = [self._engine(batch)[0] for batch in checked]
+            if self._reference is not None:
+                for batch in batches:
                     batch.streams["reference"] = self._reference(batch)[0]
-        metrics = self._check_gap(batches)
+        metrics = self._check_gap(recomputed, checked)
+        old = recomputed if recompute else [batch.streams["logprobs"] for batch in batches]
+        for batch, logprobs in zip(batches, old, strict=True):
+            batch.streams["old"] = logprobs
         if self._reference is not None and self._algorithm.kl_in_reward:
             metrics["kl"] = self._charge_kl(batches)
         return metrics
@@ -299,15 +306,15 @@ class LearnerWorker:
         done = self._engine.global_steps + 1
         return self.spec.config.lr * min(1.0, done / (self.spec.config.warmup_steps + 1))
 
-    def _check_gap(self, batches: Sequence[MicroBatch]) -> dict[str, float]:
-        """How far the engine's logprobs are from the learner's, over all ranks."""
+    def _check_gap(self, mine: Sequence[torch.Tensor], batches: Sequence[MicroBatch]) -> dict[str, float]:
+        """How far the engine's logprobs are from the learner's (`mine`), over all ranks."""
         import torch
 
         from dreamgym.learner.algorithms.importance import mismatch
 
-        mine = torch.cat([b.streams["old"] - b.streams["logprobs"] for b in batches]).cpu()
+        gap = torch.cat([m - b.streams["logprobs"] for m, b in zip(mine, batches, strict=True)]).cpu()
         gathered: list[Any] = [None] * self.spec.world
-        torch.distributed.all_gather_object(gathered, mine.numpy())
+        torch.distributed.all_gather_object(gathered, gap.numpy())
         metrics = mismatch(np.concatenate(gathered), self.spec.config.tis_cap)
         limit = self.spec.config.max_logprob_gap
         if not metrics["gap_mean"] <= limit:

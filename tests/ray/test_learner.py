@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -170,9 +171,12 @@ def test_workers_micro_batches_and_zero_stages_change_nothing(
     assert {name: metrics[name] for name in names} == pytest.approx(expected, rel=1e-3, abs=1e-5)
 
 
-def test_passes_over_a_batch_are_ppo_steps_of_a_plain_loop(model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("source", ["learner", "engine"])
+def test_passes_over_a_batch_are_ppo_steps_of_a_plain_loop(
+    model: Path, tmp_path: Path, source: Literal["learner", "engine"]
+) -> None:
     batch = rollouts(model)
-    config = LearnerConfig(lr=1e-3, warmup_steps=0, minibatches=1, epochs=3)
+    config = LearnerConfig(lr=1e-3, warmup_steps=0, minibatches=1, epochs=3, old_logprobs=source)
     learner = Learner.start(model, config, dtype="float32", seed=3, threads=1)
     learner.rl_step(batch)
     got = saved(learner, tmp_path / "m")
@@ -186,7 +190,7 @@ def test_passes_over_a_batch_are_ppo_steps_of_a_plain_loop(model: Path, tmp_path
         torch.cat([torch.tensor(row[name][1:])[mask] for row, mask in zip(rows, masks, strict=True)])
         for name in ("advantages", "logprobs")
     )
-    old: torch.Tensor | None = None
+    old = engine if source == "engine" else None
     for _ in range(config.epochs):
         parts = []
         for row, mask in zip(rows, masks, strict=True):
