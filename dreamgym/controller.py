@@ -24,7 +24,7 @@ from dreamgym.config import RunConfig
 from dreamgym.curriculum.curriculum import Curriculum
 from dreamgym.errors import DataError
 from dreamgym.evaluation import evaluate_policy
-from dreamgym.fidelity import Prediction, named, predict
+from dreamgym.fidelity import named, predict
 from dreamgym.learner.algorithms import resolve
 from dreamgym.learner.batches import rl_batch
 from dreamgym.learner.models import load_tokenizer
@@ -173,28 +173,38 @@ class Trainer:
         """The real dev fold, the same games in the dream, and the dream's fidelity; nothing is learned from them."""
         if not self.config.train.eval_every:
             return
+        worlds: list[World] = ["real"] if self.services.dream is None else ["real", "dream"]
         with self.clock("evaluation"):
-            real = evaluate_policy(self.config, self.services.fleet, self._dev_tasks, "dev", "real", iteration)
+            real, *dreamed = evaluate_policy(
+                self.config, self.services.fleet, self._dev_tasks, "dev", worlds, iteration
+            )
             metrics = {f"real/{key}": value for key, value in real.numbers().items()}
             self.real_measured += real.steps
-            if self.services.dream is not None:
-                metrics |= self._measure_dream(real.trajectories, iteration) | self._play_again()
+            if dreamed:
+                metrics |= {f"dream/dev_{key}": value for key, value in dreamed[0].numbers().items()}
+                with ThreadPoolExecutor(1) as beside:
+                    fidelity = beside.submit(self._fidelity, real.ok[:FIDELITY_EPISODES], iteration)
+                    metrics |= self._play_again() | fidelity.result()
             metrics["real/transitions"] = self.real_measured
             metrics |= {f"policy/{k}": v for k, v in self.services.policy.metrics().items()}  # type: ignore[union-attr]
         self._log.write("eval", iteration, metrics)
 
-    def _measure_dream(self, played: Sequence[Trajectory], iteration: int) -> dict[str, Any]:
-        dream = self.services.dream
-        assert dream is not None
-        dreamed = evaluate_policy(self.config, self.services.fleet, self._dev_tasks, "dev", "dream", iteration)
-        metrics: dict[str, Any] = {f"dream/dev_{key}": value for key, value in dreamed.numbers().items()}
-        own = [t for t in played if t.status == "ok"][:FIDELITY_EPISODES]
-        metrics |= named(self._predict(own), "policy")
-        if iteration == 0:
-            told = self._predict(self._heldout[: 2 * FIDELITY_EPISODES])
+    def _fidelity(self, own: Sequence[Trajectory], iteration: int) -> dict[str, Any]:
+        """What the dream says along the policy's own real episodes and, at first, along held-out ones."""
+        assert self.services.dream is not None
+        heldout = self._heldout[: 2 * FIDELITY_EPISODES] if iteration == 0 else []
+        return asyncio.run(self._along([*own], heldout))
+
+    async def _along(self, own: list[Trajectory], heldout: list[Trajectory]) -> dict[str, Any]:
+        assert self.services.dream is not None
+        world = self.services.dream.world
+        mine, told = await asyncio.gather(
+            *(predict(episodes, world, self._world_chat, self.config.seed) for episodes in (own, heldout))
+        )
+        metrics: dict[str, Any] = named(mine, "policy")
+        if heldout:
             metrics |= named(told, "heldout") | named([p for p in told if not p.real.valid], "invalid")
-        metrics |= {f"world/{k}": v for k, v in asyncio.run(dream.world.metrics()).items()}
-        return metrics
+        return metrics | {f"world/{k}": v for k, v in (await world.metrics()).items()}
 
     def _play_again(self) -> dict[str, Any]:
         """The dreams that the last iteration learned from, in the real environment: only measured, and counted."""
@@ -205,10 +215,6 @@ class Trainer:
         self.real_measured += sum(again.steps for again in played)
         left_out = len(self._dreams) - len(played)
         return {f"again/{key}": value for key, value in again_scores(played).items()} | {"again/left_out": left_out}
-
-    def _predict(self, episodes: Sequence[Trajectory]) -> list[Prediction]:
-        assert self.services.dream is not None
-        return asyncio.run(predict(episodes, self.services.dream.world, self._world_chat, self.config.seed))
 
     # Checkpoints -------------------------------------------------------------------------------
 

@@ -57,15 +57,21 @@ class Measured:
 
 
 def evaluate_policy(
-    config: RunConfig, fleet: RolloutFleet | None, tasks: Sequence[Task], fold: Fold, world: World, iteration: int
-) -> Measured:
-    """Play each task once at `policy.eval_temperature`."""
+    config: RunConfig,
+    fleet: RolloutFleet | None,
+    tasks: Sequence[Task],
+    fold: Fold,
+    worlds: Sequence[World],
+    iteration: int,
+) -> list[Measured]:
+    """Play each task once in each of the worlds at `policy.eval_temperature`, side by side; one answer a world."""
     assert fleet is not None
-    episodes = []
-    for task in tasks:
-        name = stable_id("evaluation", config.seed, fold, world, iteration, task.id)
-        seed = int(stable_id("evaluation", config.seed, task.id), 16)
-        episodes.append(
-            Episode(name, task, seed, config.policy.eval_temperature, iteration=iteration, fold=fold, world=world)
-        )
-    return Measured(fleet.play(episodes))
+    episodes = [_episode(config, task, fold, world, iteration) for world in worlds for task in tasks]
+    played = fleet.play(episodes)
+    return [Measured(played[at * len(tasks) : (at + 1) * len(tasks)]) for at in range(len(worlds))]
+
+
+def _episode(config: RunConfig, task: Task, fold: Fold, world: World, iteration: int) -> Episode:
+    name = stable_id("evaluation", config.seed, fold, world, iteration, task.id)
+    seed = int(stable_id("evaluation", config.seed, task.id), 16)
+    return Episode(name, task, seed, config.policy.eval_temperature, iteration=iteration, fold=fold, world=world)

@@ -146,7 +146,7 @@ class ExperienceModel:
 
     async def _generate(self, prompt: list[int], seed: int) -> Generation:
         answer = await self._engine.generate(
-            prompt, self._config.sampling, stop_ids=self._chat.stop_ids, seed=seed & 0x7FFFFFFF
+            prompt, self._config.sampling, stop_ids=self._chat.stop_ids, seed=seed & 0x7FFFFFFF, logprobs=False
         )
         if answer.finish_reason != "stop":
             raise ParseError(

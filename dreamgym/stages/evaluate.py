@@ -60,4 +60,4 @@ def _model(config: RunConfig, who: Who, tasks: Sequence[Task], running: Services
         assert running.policy is not None
         running.policy.load(checkpoint)
     with nullcontext(running) if running else start_services(config, checkpoint) as services:
-        return evaluate_policy(config, services.fleet, tasks, config.eval.fold, "real", -1)
+        return evaluate_policy(config, services.fleet, tasks, config.eval.fold, ["real"], -1)[0]
