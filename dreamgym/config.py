@@ -134,6 +134,8 @@ class SFTConfig(Section):
     """Training budget, in tokens of the packed sequences; 0 skips the training."""
     epochs: float = Field(0.0, ge=0)
     """Passes over the data; where above 0, it bounds the training together with `tokens`."""
+    stop_loss: float = Field(0.0, ge=0)
+    """Where above 0: end once the mean loss of the last 8 steps is below it, so that a warm start still explores."""
     batch_tokens: int = Field(8192, ge=64)
     """Tokens of one optimiser step, over all workers."""
     lr: float = Field(1e-3, gt=0)
@@ -351,6 +353,8 @@ class TrainConfig(Section):
     """Tasks an iteration."""
     group_size: int = Field(8, ge=2)
     """Episodes a task."""
+    max_staleness: int = Field(0, ge=0)
+    """Updates by which a rollout may begin before the policy that learns from it; 0 plays and learns by turns."""
     rollout_actors: int = Field(1, ge=1)
     """Rollout actors (CPU, asyncio)."""
     episode_timeout_s: float = Field(120.0, gt=0)

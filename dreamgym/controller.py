@@ -12,6 +12,7 @@ import asyncio
 import json
 import shutil
 import time
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,16 +20,17 @@ from typing import Any
 
 from dreamgym.actors.again import again_scores
 from dreamgym.actors.episode import Episode
+from dreamgym.actors.fleet import Batch
 from dreamgym.chat import ChatFormat
 from dreamgym.config import RunConfig
 from dreamgym.curriculum.curriculum import Curriculum
-from dreamgym.errors import DataError
 from dreamgym.evaluation import evaluate_policy
 from dreamgym.fidelity import named, predict
 from dreamgym.learner.algorithms import resolve
 from dreamgym.learner.batches import rl_batch
 from dreamgym.learner.models import load_tokenizer
 from dreamgym.obs.console import Bar
+from dreamgym.obs.rollouts import rollout_metrics
 from dreamgym.obs.runlog import Clock, RunLog
 from dreamgym.obs.stages import write_json
 from dreamgym.policy.weight_transfer import pack_weights
@@ -68,6 +70,8 @@ class Trainer:
         self._refresher = Refresher(config, services, self.curriculum)
         self._world: World = config.train.world
         self._dreams: list[Trajectory] = []
+        self._under_way: deque[Batch] = deque()
+        self._version = 0
 
     def run(self, resume: bool, bar: Bar) -> int:
         """Train to the end; returns the number of iterations done."""
@@ -82,6 +86,8 @@ class Trainer:
                 bar.advance(1, f"dream {metrics['dream/success']:.0%}")
                 minutes = (time.monotonic() - began) / 60
                 last = iteration + 1 == self.config.train.iterations or 0 < self.config.train.minutes <= minutes
+                if last and self._under_way:
+                    self.services.fleet.abandon()  # type: ignore[union-attr]
                 every = self.config.train.eval_every
                 if every and ((iteration + 1) % every == 0 or last):
                     self._evaluate(iteration + 1)
@@ -95,14 +101,13 @@ class Trainer:
     # One iteration -----------------------------------------------------------------------------
 
     def _iterate(self, iteration: int, beside: ThreadPoolExecutor) -> dict[str, Any]:
-        tasks = self.curriculum.next_tasks(self.config.train.groups)
         before = time.monotonic()
         with self.clock("rollout"):
-            trajectories = self.services.fleet.play(self._episodes(iteration, tasks))  # type: ignore[union-attr]
+            trajectories = self._next_batch(iteration)
         self._dreams = [t for t in trajectories if t.world == "dream" and t.task.origin == "real" and t.status == "ok"]
-        metrics = _rollout_metrics(trajectories, time.monotonic() - before)
+        metrics = rollout_metrics(trajectories, time.monotonic() - before, self._version)
         self.tokens += metrics["rollout/tokens"]
-        metrics |= self._value_tasks(tasks, trajectories, iteration)
+        metrics |= self._value_tasks(trajectories, iteration)
         write_parquet(self.folder / "trajectories" / f"iteration-{iteration:05d}.parquet", trajectories)
         refreshed = beside.submit(self._refresher.run, trajectories, iteration)
         metrics |= self._learn(trajectories, iteration)
@@ -110,9 +115,22 @@ class Trainer:
             metrics |= refreshed.result()
         return metrics
 
-    def _episodes(self, iteration: int, tasks: Sequence[Task]) -> list[Episode]:
+    def _next_batch(self, iteration: int) -> list[Trajectory]:
+        """This iteration's rollouts; those of at most `max_staleness` later ones are sent out before they are awaited.
+
+        Batches are learned from in the order in which they were sent, so none is more than `max_staleness` updates
+        old, and none is thrown away. While the learner works, the later ones are played, and go on under its new
+        weights. With 0 nothing is played beside the learner.
+        """
+        fleet, train = self.services.fleet, self.config.train
+        assert fleet is not None
+        while len(self._under_way) <= train.max_staleness and iteration + len(self._under_way) < train.iterations:
+            self._under_way.append(fleet.begin(self._episodes(iteration + len(self._under_way))))
+        return fleet.finish(self._under_way.popleft())
+
+    def _episodes(self, iteration: int) -> list[Episode]:
         episodes = []
-        for task in tasks:
+        for task in self.curriculum.next_tasks(self.config.train.groups):
             for index in range(self.config.train.group_size):
                 name = stable_id(self.config.seed, iteration, task.id, index)
                 episodes.append(
@@ -128,13 +146,14 @@ class Trainer:
                 )
         return episodes
 
-    def _value_tasks(self, tasks: Sequence[Task], trajectories: Sequence[Trajectory], iteration: int) -> dict[str, Any]:
-        rewards: dict[str, list[float]] = {task.id: [] for task in tasks}
+    def _value_tasks(self, trajectories: Sequence[Trajectory], iteration: int) -> dict[str, Any]:
+        tasks = {t.group: t.task for t in trajectories}
+        rewards: dict[str, list[float]] = {task_id: [] for task_id in tasks}
         for t in trajectories:
             if t.status == "ok":
                 rewards[t.group].append(t.total_reward)
         values = [self.curriculum.record(task_id, r, iteration) for task_id, r in rewards.items()]
-        generated = sum(task.origin == "generated" for task in tasks)
+        generated = sum(task.origin == "generated" for task in tasks.values())
         return {
             "curriculum/value_mean": sum(values) / max(len(values), 1),
             "curriculum/generated_share": generated / max(len(tasks), 1),
@@ -165,6 +184,7 @@ class Trainer:
 
         learner, policy = self.services.learner, self.services.policy
         assert learner is not None and policy is not None
+        self._version = version
         policy.update_weights(ray.get(learner.weights(version, pack_weights), timeout=self.config.learner.timeout_s))
 
     # Measuring ---------------------------------------------------------------------------------
@@ -265,20 +285,3 @@ class Trainer:
         shutil.rmtree(self.folder / "trajectories", ignore_errors=True)
         self._log.truncate_after(-1)
         return 0
-
-
-def _rollout_metrics(trajectories: Sequence[Trajectory], seconds: float) -> dict[str, Any]:
-    ok = [t for t in trajectories if t.status == "ok"]
-    if not ok:
-        raise DataError("rollout: every episode of the iteration failed; see train/trajectories for why.")
-    logprobs = [p for t in ok for s in t.samples for p, m in zip(s.logprobs, s.mask, strict=True) if m]
-    return {
-        "dream/success": sum(t.success for t in ok) / len(ok),
-        "dream/env_failed": len(trajectories) - len(ok),
-        "dream/steps": sum(len(t.steps) for t in ok) / len(ok),
-        "dream/truncated": sum(t.truncated for t in ok) / len(ok),
-        "rollout/episodes": len(trajectories),
-        "rollout/seconds": seconds,
-        "rollout/tokens": sum(len(s.ids) for t in ok for s in t.samples),
-        "rollout/entropy": -sum(logprobs) / max(len(logprobs), 1),
-    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 from dreamgym.chat import ChatFormat
 from dreamgym.envs.base import Environment
@@ -55,6 +56,10 @@ async def play(episode: Episode, env: Environment, act: Act, chat: ChatFormat, s
 
     The conversation only ever grows: each turn appends the sampled ids and the ids of the next observation, so
     the sample's ids are exactly what the engine read and wrote. A full context truncates the episode.
+
+    `info` of the trajectory counts tokens: `policy_read` (prompts) and `policy_cached` (of those from the prefix
+    cache), and where a dream answered `dream_read`, `dream_cached`, `dream_written` and `dream_dreamed`, the steps
+    that were dreamed for this episode and not shared by another of its group.
     """
     trajectory = episode.trajectory()
     result = await env.reset(episode.task)
@@ -71,8 +76,11 @@ async def play(episode: Episode, env: Environment, act: Act, chat: ChatFormat, s
             trajectory.truncated = True
             break
         sample.add_sampled(answer.ids, answer.logprobs, answer.versions)
+        _count(trajectory, "policy", {"read": answer.prompt_tokens, "cached": answer.cached_tokens})
         action = one_line(chat.decode(answer.ids))
         result = await env.step(action)
+        if "dreamed" in result.info:
+            _count(trajectory, "dream", result.info)
         if result.status != "ok":
             return _failed(trajectory, result)
         trajectory.steps.append(_transition(state, action, result))
@@ -83,6 +91,14 @@ async def play(episode: Episode, env: Environment, act: Act, chat: ChatFormat, s
     trajectory.truncated = trajectory.truncated or result.truncated
     trajectory.success = result.success
     return trajectory
+
+
+def _count(trajectory: Trajectory, who: str, told: dict[str, Any]) -> None:
+    """Add the counts that an answer came with to those of the episode."""
+    for name in ("read", "cached", "written", "dreamed"):
+        if name in told:
+            key = f"{who}_{name}"
+            trajectory.info[key] = trajectory.info.get(key, 0.0) + float(told[name])
 
 
 def _transition(state: str, action: str, result: StepResult) -> Transition:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Sequence
@@ -34,8 +35,19 @@ class FleetCounts:
     restarts: int = 0
 
 
+@dataclass
+class Batch:
+    """Episodes under way; `tag` is their name with the actors' manager, `waves` how often an environment serves."""
+
+    tag: str
+    episodes: list[Episode]
+    waves: int = 1
+
+
 class RolloutFleet:
     """`play(episodes)` answers with one trajectory an episode, whichever actors die on the way.
+
+    `begin` and `finish` are its two halves: several batches may be under way, and each is finished by itself.
 
     Raises:
         EnvError: `train.max_failures` episodes in a row were env_failed (the circuit breaker).
@@ -53,30 +65,46 @@ class RolloutFleet:
         self._config = config
         self.counts = FleetCounts()
         self._failures_in_a_row = 0
+        self._tags = itertools.count()
         remote = ray.remote(RolloutActor).options(num_cpus=0, max_restarts=-1, max_concurrency=1000)
         self._handles: list[ActorHandle] = [remote.remote(config, tokenizer, policy, world) for _ in range(actors)]
         self._manager = FaultTolerantActorManager(self._handles, max_remote_requests_in_flight_per_actor=1)
 
     def play(self, episodes: Sequence[Episode]) -> list[Trajectory]:
         """Play every episode; the result has their order. Blocks."""
+        return self.finish(self.begin(episodes))
+
+    def begin(self, episodes: Sequence[Episode]) -> Batch:
+        """Send episodes out, group by group over the healthy actors, and return at once."""
+        batch = Batch(str(next(self._tags)), list(episodes))
+        self._send(batch, batch.episodes)
+        return batch
+
+    def finish(self, batch: Batch) -> list[Trajectory]:
+        """Wait for a batch; what an actor took with it is played again. The result has the order of its episodes."""
         done: dict[str, Trajectory] = {}
         for attempt in range(ROUNDS):
-            left = [e for e in episodes if e.id not in done]
+            left = [e for e in batch.episodes if e.id not in done]
             if not left:
                 break
             if attempt:
                 self.counts.replayed += len(left)
                 self._revive()
-            for trajectory in self._round(left):
+                self._send(batch, left)
+            for trajectory in self._received(batch):
                 done[trajectory.id] = trajectory
-        missing = [e.id for e in episodes if e.id not in done]
+        missing = [e.id for e in batch.episodes if e.id not in done]
         if missing:
             raise EngineError(
                 f"{len(missing)} episodes found no living rollout actor in {ROUNDS} rounds; see the actors' logs."
             )
-        played = [done[e.id] for e in episodes]
+        played = [done[e.id] for e in batch.episodes]
         self._watch(played)
         return played
+
+    def abandon(self) -> None:
+        """End whatever is being played; nobody will `finish` it."""
+        self._manager.foreach_actor("abandon", timeout_seconds=10.0)
 
     def play_again(self, dreams: Sequence[Trajectory]) -> list[Again]:
         """What the actions of dreamed episodes come to in the real environment; empty where no actor answers."""
@@ -95,23 +123,26 @@ class RolloutFleet:
             ray.kill(handle)
         self._manager.clear()
 
-    def _round(self, episodes: Sequence[Episode]) -> list[Trajectory]:
-        """Share episodes out group by group over the healthy actors and wait for what comes back."""
+    def _send(self, batch: Batch, episodes: Sequence[Episode]) -> None:
         actors = self._manager.healthy_actor_ids()
         if not actors:
-            return []
+            return
         order = sorted(range(len(episodes)), key=lambda i: (episodes[i].group, i))
         size = -(-len(order) // len(actors))
         shares = [[episodes[i] for i in order[k : k + size]] for k in range(0, len(order), size)]
         self._manager.foreach_actor_async(
             ["play_many"] * len(shares),
+            tag=batch.tag,
             kwargs=[{"episodes": share} for share in shares],
             remote_actor_ids=actors[: len(shares)],
         )
         real = any(e.world == "real" for e in episodes)
-        waves = -(-size // self._config.env.workers) if real else 1
-        deadline = self._config.train.episode_timeout_s * ATTEMPTS * waves + 60.0
-        results = self._manager.fetch_ready_async_reqs(timeout_seconds=deadline)
+        batch.waves = -(-size // self._config.env.workers) if real else 1
+
+    def _received(self, batch: Batch) -> list[Trajectory]:
+        """What the actors make of a batch that was sent; those that die or are late send nothing."""
+        deadline = self._config.train.episode_timeout_s * ATTEMPTS * batch.waves + 60.0
+        results = self._manager.fetch_ready_async_reqs(tags=batch.tag, timeout_seconds=deadline)
         return [t for result in results if result.ok for t in from_batch(result.get())]
 
     def _revive(self) -> None:

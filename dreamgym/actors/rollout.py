@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -49,7 +49,7 @@ class RolloutActor:
         self._world_address = world
         self._world: WorldClient | None = None
         self._real: asyncio.Queue[RealEnvironment] | None = None
-        self._memo: Memo = {}
+        self._playing: set[asyncio.Task[list[Trajectory]]] = set()
 
     def ping(self) -> str:
         """Answer a health check."""
@@ -61,9 +61,18 @@ class RolloutActor:
         return await result if inspect.isawaitable(result) else result
 
     async def play_many(self, episodes: Sequence[Episode]) -> pa.RecordBatch:
-        """Play episodes concurrently; a record batch of `TRAJECTORY_SCHEMA` in their order."""
-        self._memo.clear()
-        return to_batch(await asyncio.gather(*(self._play(e) for e in episodes)))
+        """Play episodes concurrently; a record batch of `TRAJECTORY_SCHEMA` in their order, empty if abandoned."""
+        memo: Memo = {}
+        task = asyncio.create_task(_all(self._play(e, memo) for e in episodes))
+        self._playing.add(task)
+        task.add_done_callback(self._playing.discard)
+        await asyncio.wait([task])
+        return to_batch([] if task.cancelled() else task.result())
+
+    async def abandon(self) -> None:
+        """Cancel whatever is being played."""
+        for task in self._playing:
+            task.cancel()
 
     async def play_again(self, dreams: pa.RecordBatch) -> list[Again]:
         """The actions of dreamed episodes in the real environment; those that it fails on are left out."""
@@ -82,18 +91,18 @@ class RolloutActor:
                 await self._real.get_nowait().close()
             self._real = None
 
-    async def _play(self, episode: Episode) -> Trajectory:
+    async def _play(self, episode: Episode, memo: Memo) -> Trajectory:
         """Up to `ATTEMPTS` tries in fresh environments, each with a deadline; the last failure is what is kept."""
         for attempt in range(ATTEMPTS):
-            trajectory = await self._attempt(episode, attempt)
+            trajectory = await self._attempt(episode, attempt, memo)
             if trajectory.status == "ok":
                 break
         trajectory.info["attempts"] = float(attempt + 1)
         return trajectory
 
-    async def _attempt(self, episode: Episode, attempt: int) -> Trajectory:
+    async def _attempt(self, episode: Episode, attempt: int, memo: Memo) -> Trajectory:
         limit = self._config.train.episode_timeout_s
-        async with self._environment(episode, attempt) as env:
+        async with self._environment(episode, attempt, memo) as env:
             try:
                 async with asyncio.timeout(limit):
                     act = partial(self._act, episode.temperature)
@@ -118,11 +127,11 @@ class RolloutActor:
         return answer
 
     @asynccontextmanager
-    async def _environment(self, episode: Episode, attempt: int) -> AsyncIterator[Environment]:
+    async def _environment(self, episode: Episode, attempt: int, memo: Memo) -> AsyncIterator[Environment]:
         if episode.world == "dream":
             whose = (episode.group, episode.iteration) if self._config.world.memo else (episode.id,)
             seed = int(stable_id(self._config.seed, *whose, attempt), 16) & 0x7FFFFFFF
-            yield DreamEnvironment(self._dream(), self._config.env.max_steps, seed, self._memo)
+            yield DreamEnvironment(self._dream(), self._config.env.max_steps, seed, memo)
             return
         async with self._real_environment() as env:
             yield env
@@ -152,6 +161,10 @@ class RolloutActor:
             for _ in range(self._config.env.workers):
                 self._real.put_nowait(RealEnvironment(self._config.env))
         return self._real
+
+
+async def _all(plays: Iterable[Awaitable[Trajectory]]) -> list[Trajectory]:
+    return await asyncio.gather(*plays)
 
 
 def _lost(episode: Episode, why: str) -> Trajectory:

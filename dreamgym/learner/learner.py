@@ -19,6 +19,8 @@ from dreamgym.learner.batches import RL_SCHEMA, SFT_SCHEMA, check_columns
 from dreamgym.learner.worker import LearnerSpec, LearnerWorker, Pack
 
 OnStep = Callable[[dict[str, float]], None]
+RECENT = 8
+"""Steps over which a loss is averaged before it is held against `stop_loss`."""
 
 
 class Learner:
@@ -81,8 +83,9 @@ class Learner:
     ) -> dict[str, float]:
         """Fine-tune on rows of `SFT_SCHEMA` (ids, and the loss weight of each id).
 
-        Bounded by `tokens`, `epochs` and `minutes`, whichever comes first; the cosine follows it. With
-        `minutes` the learning rates depend on the clock, so such a run is not reproducible to the bit.
+        Bounded by `tokens`, `epochs` and `minutes`, whichever comes first; the cosine follows it. It ends sooner
+        where the mean loss of the last `RECENT` steps falls below `stop_loss`. With `minutes` the learning rates
+        depend on the clock, so such a run is not reproducible to the bit.
 
         Args:
             on_step: called after each step with step, loss, lr, grad_norm, tokens, progress, tokens_per_s.
@@ -112,6 +115,8 @@ class Learner:
             if on_step is not None:
                 rate = done / (time.monotonic() - began)
                 on_step({**step, "step": len(losses), "lr": lr, "progress": progress, "tokens_per_s": rate})
+            if len(losses) >= RECENT and np.mean(losses[-RECENT:]) < config.stop_loss:
+                break
         seconds = time.monotonic() - began
         return {
             "steps": float(len(losses)),

@@ -104,6 +104,9 @@ LEARNING: list[tuple[str, str, dict[str, str], bool]] = [
     ("Gradient norm", "before clipping", {"learner/grad_norm": ""}, False),
     ("Clipped tokens", "share of tokens", {"learner/clip_frac": ""}, False),
     ("Tokens of the episodes", "tokens an iteration", {"rollout/tokens": ""}, False),
+    ("What the engines were spared", "share",
+     {"rollout/dream_cache_hit": "dream's cache", "rollout/policy_cache_hit": "policy's cache",
+      "rollout/dream_shared": "shared steps"}, False),
     ("Dream episodes left out", "env_failed an iteration", {"dream/env_failed": ""}, False),
 ]  # fmt: skip
 

@@ -100,7 +100,8 @@ class DreamEnvironment:
         seed = int(stable_id(self._seed, *self._actions), 16) & 0x7FFFFFFF
         query = replace(self._query, action=action, seed=seed)
         key = (self._seed, self._actions)
-        if key not in self._memo:
+        first = key not in self._memo
+        if first:
             self._memo[key] = asyncio.ensure_future(self._world.step(query))
         try:
             answer = await asyncio.shield(self._memo[key])
@@ -113,6 +114,8 @@ class DreamEnvironment:
         self._query = replace(query, transcript=answer.transcript, state=answer.state)
         truncated = not answer.done and len(self._actions) > self._max_steps
         info = {"reasoning": answer.reasoning, "demos": answer.demos, "success": answer.done and answer.reward > 0}
+        if first:
+            info |= {"dreamed": 1, "read": answer.read, "cached": answer.cached, "written": answer.written}
         return StepResult(answer.state, answer.reward, answer.done, truncated, info=info)
 
     async def close(self) -> None:

@@ -40,6 +40,7 @@ class DreamAnswer:
     """R_t, s_{t+1}, r_{t+1} and done; `error` says why there is none.
 
     `transcript` has grown by this step's question (its first `asked` ids) and, where there is one, its answer.
+    `read`, `cached` and `written` are the engine's tokens: of the prompt, those of it from the prefix cache, and new.
     """
 
     reasoning: str = ""
@@ -51,6 +52,9 @@ class DreamAnswer:
     demos: int = 0
     context_full: bool = False
     error: str = ""
+    read: int = 0
+    cached: int = 0
+    written: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +124,17 @@ class ExperienceModel:
             try:
                 answer = await self._generate(prompt, q.seed + attempt)
                 step = parse_answer(self._chat.decode(answer.ids), q.state)
-                grown = prompt + answer.ids
                 return DreamAnswer(
-                    step.reasoning, step.state, step.reward, step.done, grown, asked=len(prompt), demos=len(demos)
+                    step.reasoning,
+                    step.state,
+                    step.reward,
+                    step.done,
+                    prompt + answer.ids,
+                    asked=len(prompt),
+                    demos=len(demos),
+                    read=answer.prompt_tokens,
+                    cached=answer.cached_tokens,
+                    written=len(answer.ids),
                 )
             except ContextFull as full:
                 return DreamAnswer(context_full=True, error=str(full))

@@ -120,3 +120,19 @@ def test_killed_in_training_it_goes_on_from_its_checkpoint(run: Path) -> None:
     assert "going on" in done.stdout
     numbers = [r["iteration"] for r in read_log(run / "train" / "metrics.jsonl") if r["kind"] == "iteration"]
     assert numbers == [1, 2, 3, 4, 5]
+
+
+def test_rollouts_beside_the_learner_are_no_older_than_allowed_and_all_are_learned_from(run: Path) -> None:
+    more = ["train.iterations=4", "train.max_staleness=1", "train.eval_every=0", "curriculum.generated_share=0"]
+    done = dreamgym("train", run.parent, *more)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    steps = [r for r in read_log(run / "train" / "metrics.jsonl") if r["kind"] == "iteration"]
+    assert [r["iteration"] for r in steps] == [1, 2, 3, 4]
+    assert max(r["rollout/staleness_max"] for r in steps) == 1
+    updates = [0, *(r["iteration"] for r in steps if not r.get("learner/skipped"))]
+    for index, file in enumerate(sorted((run / "train" / "trajectories").glob("*.parquet"))):
+        begun, learned = (max(u for u in updates if u <= max(at, 0)) for at in (index - 1, index))
+        samples = [s for t in read_parquet(file) for s in t.samples]
+        versions = {v for s in samples for v, m in zip(s.versions, s.mask, strict=True) if m}
+        assert begun in versions and versions <= {begun, learned}
+        assert {t.iteration for t in read_parquet(file)} == {index}

@@ -228,6 +228,14 @@ def test_a_minute_bound_ends_the_training(learner: Learner) -> None:
     assert rates[-1] < 0.3e-5
 
 
+def test_a_loss_bound_ends_the_training_once_recent_steps_are_below_it(learner: Learner) -> None:
+    losses: list[float] = []
+    config = SFTConfig(tokens=10**6, batch_tokens=800, lr=3e-3, stop_loss=0.8 * np.log(VOCAB))
+    learner.sft(examples(), config, seed=0, on_step=lambda step: losses.append(step["loss"]))
+    below = [np.mean(losses[i - 8 : i]) < config.stop_loss for i in range(8, len(losses) + 1)]
+    assert below[-1] and not any(below[:-1])
+
+
 def test_recomputed_logprobs_are_those_of_the_saved_model(learner: Learner, model: Path, tmp_path: Path) -> None:
     batch = rollouts(model)
     learner.save(tmp_path / "m")

@@ -13,7 +13,9 @@ from dreamgym.config import EnvConfig
 from dreamgym.envs.base import RealEnvironment
 from dreamgym.envs.mapreader import MapReader
 from dreamgym.learner.tokenizer import train_tokenizer
+from dreamgym.serve.dream import DreamEnvironment
 from dreamgym.serve.engine import ContextFull, Generation
+from dreamgym.serve.experience import DreamAnswer, DreamQuery
 from dreamgym.types import Task, Trajectory
 
 
@@ -84,6 +86,37 @@ def test_an_answer_that_was_cut_short_is_closed_by_a_token_without_loss(task: Ta
     sample = t.samples[0]
     ends = [m for i, m in zip(sample.ids, sample.mask, strict=True) if i == chat.end_id]
     assert ends and not any(ends)
+
+
+class Dreamer:
+    """A dream that answers every step alike, at a known price, and counts how often it is asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def step(self, query: DreamQuery) -> DreamAnswer:
+        self.asked += 1
+        await asyncio.sleep(0.001)
+        return DreamAnswer(state="seen", transcript=[1], read=10, cached=8, written=3)
+
+
+def test_what_a_group_shares_is_dreamed_and_counted_once(chat: ChatFormat) -> None:
+    task = Task("t", "e", "goal", first_state="start")
+    scripts = [["move north", "take coin"], ["move north", "move east"], ["move north", "take coin"]]
+    world, memo = Dreamer(), {}
+
+    async def one(actions: list[str]) -> Trajectory:
+        env = DreamEnvironment(world, 2, 5, memo)  # type: ignore[arg-type]
+        return await play(Episode("e", task, 0, 1.0), env, Script(chat, actions), chat)
+
+    async def all_of_them() -> list[Trajectory]:
+        return await asyncio.gather(*(one(actions) for actions in scripts))
+
+    group = asyncio.run(all_of_them())
+    assert world.asked == sum(t.info.get("dream_dreamed", 0) for t in group) == 3
+    assert sum(t.info.get("dream_read", 0) for t in group) == 30
+    assert sum(t.info.get("dream_written", 0) for t in group) == 9
+    assert all(t.info["policy_read"] > 0 for t in group)
 
 
 def test_a_full_context_truncates_the_episode(task: Task, chat: ChatFormat) -> None:

@@ -1,0 +1,58 @@
+"""What an iteration's rollouts came to: success, length, age, and what the engines were spared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from dreamgym.errors import DataError
+from dreamgym.types import Trajectory
+
+
+def rollout_metrics(trajectories: Sequence[Trajectory], seconds: float, version: int) -> dict[str, Any]:
+    """The metrics of episodes that were waited for `seconds`, when the policy's weights are of `version`.
+
+    `staleness` is how many updates behind `version` a sampled token is (mean, and the largest). `*_cache_hit` is the
+    share of prompt tokens from the prefix cache, `dream_shared` that of the dreamed steps that another episode of
+    the group had dreamed, `dream_computed` the tokens that the dream's engine read or wrote.
+
+    Raises:
+        DataError: every episode failed.
+    """
+    ok = [t for t in trajectories if t.status == "ok"]
+    if not ok:
+        raise DataError("rollout: every episode of the iteration failed; see train/trajectories for why.")
+    sampled = [
+        (logprob, version - v)
+        for t in ok
+        for s in t.samples
+        for logprob, v, mask in zip(s.logprobs, s.versions, s.mask, strict=True)
+        if mask
+    ]
+    steps = sum(len(t.steps) for t in ok)
+    metrics = {
+        "dream/success": sum(t.success for t in ok) / len(ok),
+        "dream/env_failed": len(trajectories) - len(ok),
+        "dream/steps": steps / len(ok),
+        "dream/truncated": sum(t.truncated for t in ok) / len(ok),
+        "rollout/episodes": len(trajectories),
+        "rollout/seconds": seconds,
+        "rollout/tokens": sum(len(s.ids) for t in ok for s in t.samples),
+        "rollout/staleness": sum(age for _, age in sampled) / max(len(sampled), 1),
+        "rollout/staleness_max": max((age for _, age in sampled), default=0),
+        "rollout/entropy": -sum(logprob for logprob, _ in sampled) / max(len(sampled), 1),
+    }
+    return metrics | _spared(ok, steps)
+
+
+def _spared(ok: Sequence[Trajectory], steps: int) -> dict[str, float]:
+    told = {name: sum(t.info.get(name, 0.0) for t in ok) for name in {name for t in ok for name in t.info}}
+    spared = {
+        f"rollout/{who}_cache_hit": told[f"{who}_cached"] / max(told[f"{who}_read"], 1.0)
+        for who in ("policy", "dream")
+        if f"{who}_read" in told
+    }
+    if "dream_dreamed" in told:
+        spared["rollout/dream_shared"] = 1 - told["dream_dreamed"] / max(steps, 1)
+        spared["rollout/dream_computed"] = told["dream_read"] - told["dream_cached"] + told["dream_written"]
+    return spared

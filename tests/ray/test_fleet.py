@@ -1,0 +1,114 @@
+"""The rollout fleet on real actors, engines and an environment: batches under way, deaths, new weights, an end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+from transformers import AutoModelForCausalLM
+
+from dreamgym.actors.episode import Episode
+from dreamgym.actors.fleet import RolloutFleet
+from dreamgym.config import ModelConfig, RunConfig, ScratchModel
+from dreamgym.learner.models import prepare_model
+from dreamgym.policy.engine import PolicyPool
+from dreamgym.policy.weight_transfer import pack_weights
+from dreamgym.types import stable_id
+from examples.keyhouse import KeyHouse
+
+TURNS = 12
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, RunConfig, PolicyPool]]:
+    texts = [*KeyHouse().commands(), *(task.instruction for task in KeyHouse().tasks("train", 20, 0))]
+    shape = ScratchModel(layers=2, hidden=64, intermediate=128, heads=2, head_dim=32, vocab=400)
+    home = tmp_path_factory.mktemp("model") / "policy"
+    model = prepare_model(ModelConfig(scratch=shape, dtype="float32"), home, texts * 20, seed=0)
+    engine = {"max_model_len": 1024, "max_num_seqs": 64, "kv_cache_gib": 0.2}
+    config = RunConfig.model_validate(
+        {
+            "env": {"name": "examples.keyhouse:KeyHouse", "max_steps": TURNS, "workers": 64},
+            "policy": {"model": {"dtype": "float32"}, "sampling": {"max_tokens": 4}, "engine": engine},
+            "train": {"world": "real"},
+        }
+    )
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+    pool = PolicyPool.start(model, config.policy, threads=1, num_cpus=0)
+    yield model, config, pool
+    pool.close()
+    ray.shutdown()
+
+
+@pytest.fixture
+def fleet(policy: tuple[Path, RunConfig, PolicyPool]) -> Iterator[RolloutFleet]:
+    model, config, pool = policy
+    fleet = RolloutFleet(config, str(model), pool, None, actors=2)
+    yield fleet
+    fleet.close()
+
+
+def episodes(name: str, count: int) -> list[Episode]:
+    tasks = KeyHouse().tasks("train", 8, 0)
+    names = [stable_id(name, index) for index in range(count)]
+    return [
+        Episode(n, tasks[index % len(tasks)], int(n, 16), 1.0, group=str(index // 4), iteration=0, world="real")
+        for index, n in enumerate(names)
+    ]
+
+
+def test_batches_under_way_side_by_side_are_each_finished_in_their_order(fleet: RolloutFleet) -> None:
+    sent = [episodes("first", 24), episodes("second", 8)]
+    first, second = (fleet.begin(batch) for batch in sent)
+    for batch, asked in ((second, sent[1]), (first, sent[0])):
+        played = fleet.finish(batch)
+        assert [t.id for t in played] == [e.id for e in asked]
+        assert all(t.status == "ok" and 1 <= len(t.steps) <= TURNS for t in played)
+    assert (fleet.counts.played, fleet.counts.replayed) == (32, 0)
+
+
+def test_an_actor_that_dies_costs_a_replay_of_what_it_had_and_nothing_else(fleet: RolloutFleet) -> None:
+    fleet.play(episodes("warm-up", 4))
+    sent = episodes("doomed", 64)
+    batch, other = fleet.begin(sent), fleet.begin(episodes("other", 8))
+    ray.kill(fleet._handles[0], no_restart=False)
+    played = fleet.finish(batch)
+    assert [t.id for t in played] == [e.id for e in sent]
+    assert {t.status for t in played} == {"ok"}
+    assert 0 < fleet.counts.replayed <= 40
+    assert len(fleet.finish(other)) == 8
+
+
+def test_weights_that_arrive_under_way_sample_the_tokens_that_follow(
+    policy: tuple[Path, RunConfig, PolicyPool], fleet: RolloutFleet
+) -> None:
+    model, _, pool = policy
+    fleet.play(episodes("warm-up", 4))
+    weights = list(AutoModelForCausalLM.from_pretrained(model, dtype="float32").named_parameters())
+    before = max(pool.versions())
+    asked = pool.metrics()["requests"]
+    batch = fleet.begin(episodes("updated", 64))
+    while pool.metrics()["requests"] < asked + 32:
+        time.sleep(0.01)
+    pool.update_weights(pack_weights(weights, before + 1))
+    samples = [sample for t in fleet.finish(batch) for sample in t.samples]
+    versions = [[v for v, m in zip(s.versions, s.mask, strict=True) if m] for s in samples]
+    assert all(of == sorted(of) for of in versions)
+    assert {v for of in versions for v in of} == {before, before + 1}
+    assert any(of[0] < of[-1] for of in versions)
+
+
+def test_what_is_abandoned_ends_at_once_and_the_fleet_plays_on(fleet: RolloutFleet) -> None:
+    fleet.play(episodes("warm-up", 4))
+    began = time.monotonic()
+    fleet.play(episodes("whole", 64))
+    whole = time.monotonic() - began
+    fleet.begin(episodes("abandoned", 256))
+    began = time.monotonic()
+    fleet.abandon()
+    assert len(fleet.play(episodes("next", 4))) == 4
+    assert time.monotonic() - began < 2 * whole
+    assert fleet.counts.env_failed == 0

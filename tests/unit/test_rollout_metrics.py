@@ -1,0 +1,57 @@
+"""The metrics of rollouts, from trajectories made by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from dreamgym.errors import DataError
+from dreamgym.obs.rollouts import rollout_metrics
+from dreamgym.types import Task, TokenSample, Trajectory, Transition
+
+STEP = Transition("a", "go", "b", 0.0, False)
+
+
+def episode(name: str, versions: list[int], info: dict[str, float], steps: int = 2) -> Trajectory:
+    sample = TokenSample()
+    sample.add_context([1, 2, 3])
+    sample.add_sampled([4] * len(versions), [-0.25] * len(versions), versions)
+    return Trajectory(
+        name, Task("t", "e", "goal"), "policy", "dream", steps=[STEP] * steps, samples=[sample], info=dict(info)
+    )
+
+
+def test_age_is_counted_from_the_version_that_learns_and_only_for_sampled_tokens() -> None:
+    found = rollout_metrics([episode("a", [3, 3, 4], {}), episode("b", [5], {})], 2.0, 5)
+    assert found["rollout/staleness"] == pytest.approx((2 + 2 + 1 + 0) / 4)
+    assert found["rollout/staleness_max"] == 2
+    assert found["rollout/entropy"] == pytest.approx(0.25)
+    assert found["rollout/tokens"] == 6 + 4
+
+
+def test_shares_are_of_all_tokens_and_steps_of_the_episodes_that_did_not_fail() -> None:
+    first = {"policy_read": 30.0, "policy_cached": 15.0, "dream_read": 100.0, "dream_cached": 80.0}
+    lost = episode("c", [5], {"policy_read": 1e6, "dream_read": 1e6})
+    lost.status = "env_failed"
+    found = rollout_metrics(
+        [
+            episode("a", [5], {**first, "dream_written": 40.0, "dream_dreamed": 2.0}),
+            episode("b", [5], {"policy_read": 10.0, "policy_cached": 5.0}, steps=6),
+            lost,
+        ],
+        2.0,
+        5,
+    )
+    assert found["rollout/policy_cache_hit"] == pytest.approx(20 / 40)
+    assert found["rollout/dream_cache_hit"] == pytest.approx(0.8)
+    assert found["rollout/dream_shared"] == pytest.approx(1 - 2 / 8)
+    assert found["rollout/dream_computed"] == 100 - 80 + 40
+    assert (found["rollout/episodes"], found["dream/env_failed"]) == (3, 1)
+
+
+def test_real_rollouts_have_no_dreamed_shares_and_nothing_at_all_is_an_error() -> None:
+    found = rollout_metrics([episode("a", [5], {"policy_read": 4.0, "policy_cached": 1.0})], 1.0, 5)
+    assert not [name for name in found if name.startswith("rollout/dream")]
+    lost = episode("a", [5], {})
+    lost.status = "env_failed"
+    with pytest.raises(DataError, match="every episode"):
+        rollout_metrics([lost], 1.0, 5)
