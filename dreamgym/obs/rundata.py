@@ -32,7 +32,7 @@ class RunData:
 
     records   all lines of train/metrics.jsonl, oldest first
     finals    eval/*.json by (who, fold)
-    episodes  rows of the newest trajectory files, as dictionaries
+    episodes  rows of the newest trajectory files and of the collected data, as dictionaries
     """
 
     run_dir: Path
@@ -109,8 +109,9 @@ def _finals(files: Iterable[Path]) -> dict[tuple[str, str], Record]:
 
 def _episodes(run_dir: Path) -> list[Record]:
     files = sorted(run_dir.rglob("*.parquet"), key=lambda p: (p.stat().st_mtime, p), reverse=True)
+    collected = [path for path in files[EPISODE_FILES:] if path.parent.name == "data"]
     rows: list[Record] = []
-    for path in files[:EPISODE_FILES]:
+    for path in files[:EPISODE_FILES] + collected:
         file = pq.ParquetFile(path)
         if b"dreamgym.schema" in (file.schema_arrow.metadata or {}) and file.num_row_groups:
             table = file.read_row_group(file.num_row_groups - 1, columns=EPISODE_COLUMNS)

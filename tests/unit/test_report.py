@@ -16,6 +16,7 @@ import pytest
 from dreamgym.config import RunConfig
 from dreamgym.errors import DataError
 from dreamgym.obs.report import write_report
+from dreamgym.obs.rundata import read_run
 from dreamgym.obs.runlog import RunLog
 from dreamgym.obs.stages import run_folder, write_json
 from dreamgym.obs.stats import newcombe_paired, wilson
@@ -251,6 +252,19 @@ def test_a_dream_that_is_too_kind_is_called_so(tmp_path: Path) -> None:
             log.write("iteration", 0, {"dream/success": dream})
             log.write("eval", 0, {"real/success": 0.4})
         assert ("too kind, and what is learned" in _page(write_report(run_dir)).text) is words
+
+
+def test_a_long_run_still_shows_a_real_episode_beside_its_newest_dreams(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("seed: 0\n")
+    task = Task("t", "mapreader", "fetch the coin")
+    step = [Transition("here", "take coin", "taken", 1.0, True)]
+    write_parquet(tmp_path / "data" / "annotated.parquet", [Trajectory("r", task, "expert", "real", step)])
+    for k in range(40):
+        dream = Trajectory(f"d{k}", task, "policy", "dream", step, success=True, iteration=k)
+        write_parquet(tmp_path / "train" / "trajectories" / f"{k:05d}.parquet", [dream])
+    found = read_run(tmp_path).episodes
+    assert {(e["world"], e["source"]) for e in found} == {("dream", "policy"), ("real", "expert")}
+    assert max(e["iteration"] for e in found) == 39
 
 
 def test_a_run_that_is_not_finished_is_reported_as_far_as_it_went(tmp_path: Path) -> None:
