@@ -71,6 +71,14 @@ def test_engines_and_learner_agree_at_every_step(run: Path) -> None:
     assert apart <= sum(r["learner/trained_tokens"] for r in steps) / 200
 
 
+def test_the_engines_are_spared_what_they_have_read_or_dreamed_before(run: Path) -> None:
+    """Counts, not times: prompts that grow at their end, and beginnings that a group has in common."""
+    steps = [r for r in read_log(run / "train" / "metrics.jsonl") if r["kind"] == "iteration"]
+    assert min(r["rollout/dream_cache_hit"] for r in steps) > 0.75
+    assert min(r["rollout/policy_cache_hit"] for r in steps) > 0.65
+    assert min(r["rollout/dream_shared"] for r in steps) > 0
+
+
 def test_nothing_real_is_learned_from_and_the_test_fold_is_not_touched(run: Path) -> None:
     summary = json.loads((run / "stages" / "train.json").read_text())["summary"]
     assert summary["real_transitions_learned"] == 0 < summary["dream_transitions"]
