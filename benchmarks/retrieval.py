@@ -22,7 +22,6 @@ from dreamgym.replay.records import StoredTransition
 QUERIES, TOGETHER, STEPS, CHUNK = 200, 16, 10, 50_000
 PLACES = [f"{colour}-{room}" for colour in ("red", "old", "wide", "dim") for room in ("hall", "study", "attic", "yard")]
 ACTIONS = ("move north", "move east", "move south", "move west", "take coin", "put coin in box")
-COMMAND = ".venv/bin/python benchmarks/retrieval.py"
 
 
 def main() -> None:
@@ -34,18 +33,21 @@ def main() -> None:
         began = time.monotonic()
         while (there := buffer.count()) < size:
             buffer.add([transition(rng, k) for k in range(there, min(size, there + CHUNK))])
-        found[str(size)] = {
+        filled = time.monotonic() - began
+        found[size] = {
             **timed(buffer, rng, 1, "one"),
             **timed(buffer, rng, TOGETHER, f"of_{TOGETHER}_together"),
-            "filled_in_s": round(time.monotonic() - began, 1),
+            "filled_in_s": round(filled, 1),
             "process_gib": round(psutil.Process().memory_info().rss / 2**30, 2),
         }
-        print(size, found[str(size)], flush=True)
-    metrics = {f"retrieval_p99_ms_{name(int(size))}": one["one_p99_ms"] for size, one in found.items()}
+        print(size, found[size], flush=True)
+    metrics = {f"retrieval_p99_ms_{name(size)}": one["one_p99_ms"] for size, one in found.items()}
     how = (
-        f"milliseconds a search (top 1, 128 dimensions), {QUERIES} searches; together: as replicas batch them, a search"
+        f"milliseconds a query (top 1, 128 dimensions), {QUERIES} calls, of one query or of {TOGETHER}; "
+        "filled_in_s: since the size before"
     )
-    record(ROOT / "benchmarks" / "results" / "retrieval.json", COMMAND, metrics, how=how, by_size=found)
+    command = " ".join(["python benchmarks/retrieval.py", *map(str, sizes)])
+    record(ROOT / "benchmarks" / "results" / "retrieval.json", command, metrics, how=how, by_size=found)
 
 
 def transition(rng: random.Random, number: int) -> StoredTransition:
