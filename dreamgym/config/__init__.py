@@ -1,0 +1,99 @@
+"""Every setting of a run, typed and documented once; the recipes, the CLI help and the code read it here."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import Field
+
+from dreamgym.config.base import (
+    Section,
+)
+from dreamgym.config.data import (
+    AnnotateConfig,
+    CollectConfig,
+    EnvConfig,
+    TeacherConfig,
+)
+from dreamgym.config.loop import (
+    Aggregation,
+    AlgorithmName,
+    CurriculumConfig,
+    EvalConfig,
+    KLEstimator,
+    LearnerConfig,
+    QdrantConfig,
+    ReplayConfig,
+    TrainConfig,
+)
+from dreamgym.config.models import (
+    EngineConfig,
+    ModelConfig,
+    PolicyConfig,
+    SamplingConfig,
+    ScratchModel,
+    SFTConfig,
+    WorldConfig,
+)
+
+__all__ = [
+    "Aggregation",
+    "AlgorithmName",
+    "AnnotateConfig",
+    "CollectConfig",
+    "CurriculumConfig",
+    "EngineConfig",
+    "EnvConfig",
+    "EvalConfig",
+    "KLEstimator",
+    "LearnerConfig",
+    "ModelConfig",
+    "PolicyConfig",
+    "QdrantConfig",
+    "ReplayConfig",
+    "RunConfig",
+    "SFTConfig",
+    "SamplingConfig",
+    "ScratchModel",
+    "Section",
+    "TeacherConfig",
+    "TrainConfig",
+    "WorldConfig",
+]
+
+
+class RunConfig(Section):
+    """One experiment."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the run; its folder is `out/name-seed<seed>`."""
+    seed: int = Field(0, ge=0)
+    """Drives everything that can be driven: data, initial weights, sampling, task order."""
+    out: Path = Path("runs")
+    """Where runs are written."""
+    env: EnvConfig = EnvConfig()
+    """The real environment."""
+    collect: CollectConfig = CollectConfig()
+    """Seed data."""
+    annotate: AnnotateConfig = AnnotateConfig()
+    """Reasoning."""
+    world: WorldConfig = WorldConfig()
+    """The experience model."""
+    policy: PolicyConfig = PolicyConfig()
+    """The agent."""
+    replay: ReplayConfig = ReplayConfig()
+    """The replay buffer."""
+    curriculum: CurriculumConfig = CurriculumConfig()
+    """Tasks."""
+    learner: LearnerConfig = LearnerConfig()
+    """The learner."""
+    train: TrainConfig = TrainConfig()
+    """The RL loop."""
+    eval: EvalConfig = EvalConfig()
+    """The final evaluation."""
+
+    @property
+    def run_dir(self) -> Path:
+        """The folder of this run, absolute."""
+        return Path(os.path.abspath(self.out)) / f"{self.name}-seed{self.seed}"

@@ -1,0 +1,165 @@
+"""Settings of the RL stage: replay buffer, curriculum, learner, loop and final measurement."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from dreamgym.config.base import Section
+
+AlgorithmName = Literal[  # the registry: each is the file of this name in dreamgym/learner/algorithms
+    "grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "reinforce_pp", "reinforce_pp_baseline", "gigpo"
+]
+Aggregation = Literal["token_mean", "sequence_mean", "constant"]
+KLEstimator = Literal["k1", "k2", "k3"]
+
+
+class QdrantConfig(Section):
+    """Where the vectors live."""
+
+    url: str = ""
+    """A Qdrant service; empty is the embedded one."""
+    api_key_env: str = "QDRANT_API_KEY"
+    """The environment variable with the service's key."""
+
+
+class ReplayConfig(Section):
+    """The semantic replay buffer and what may enter it."""
+
+    qdrant: QdrantConfig = QdrantConfig()
+    """Embedded, or a service."""
+    embedder: str = "hashing"
+    """`hashing` (word n-grams, no model), or a Hugging Face encoder by name or folder."""
+    dim: int = Field(256, ge=8)
+    """Vector size of the hashing embedder."""
+    top_k: int = Field(1, ge=0)
+    """Demonstrations retrieved for a dream step; 0 dreams without."""
+    min_similarity: float = Field(0.0, ge=-1, le=1)
+    """A retrieved demonstration below this cosine is not shown: it would cost tokens and tell little."""
+    capacity: int = Field(50_000, ge=1)
+    """Transitions kept; the least useful dreamed ones go first."""
+    novelty: float = Field(0.98, ge=0, le=1)
+    """A dreamed transition at least this similar (cosine) to a stored one with the same outcome is refused."""
+    consistency: bool = True
+    """Ask the dream again with other demonstrations; refuse a transition whose reward or done differs."""
+    consistency_share: float = Field(0.1, ge=0, le=1)
+    """Share of an iteration's trajectories offered to the buffer (each offer costs a second dream step)."""
+    real_share: float = Field(0.5, ge=0, le=1)
+    """At least this share of the stored transitions is real."""
+    timeout_s: float = Field(30.0, gt=0)
+    """Deadline of one retrieval, in seconds."""
+
+
+class CurriculumConfig(Section):
+    """Which tasks are dreamed next, and how many of them are invented."""
+
+    generated_share: float = Field(0.25, ge=0, le=1)
+    """lambda: at most this share of an iteration's tasks is generated."""
+    seeds: int = Field(8, ge=1)
+    """How many of the tasks with the highest value V_tau seed new ones."""
+    focus: float = Field(0.5, ge=0, le=1)
+    """Share of the real tasks drawn by value rather than uniformly."""
+    similarity: float = Field(0.999, ge=0, le=1)
+    """A generated task this similar (cosine) to a known one is a duplicate."""
+    feasibility_steps: int = Field(2, ge=0)
+    """Dream steps that a new task must survive; 0 trusts its first state."""
+
+
+class LearnerConfig(Section):
+    """DeepSpeed, the loss and the optimiser of the RL stage."""
+
+    workers: int = Field(1, ge=1)
+    """Data-parallel learner processes."""
+    algorithm: AlgorithmName = "grpo"
+    """How advantages are made, the loss and what it is averaged over; `null` below is the algorithm's own form."""
+    advantage: AlgorithmName | None = None
+    """Take the advantages of this other algorithm."""
+    aggregation: Aggregation | None = None
+    """Average the loss over tokens, over sequences (token samples), or divide by sequences times a constant."""
+    constant_length: int = Field(256, ge=1)
+    """Tokens of that constant: about the most that the policy samples in an episode."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """AdamW, or Muon for the matrices inside the model with AdamW for the rest."""
+    muon_lr: float = Field(0.002, gt=0)
+    """Learning rate of Muon."""
+    lr: float = Field(1e-4, gt=0)
+    """Learning rate, constant after the warm-up."""
+    warmup_steps: int = Field(2, ge=0)
+    """Optimiser steps in which the rate rises from 0."""
+    weight_decay: float = Field(0.0, ge=0)
+    """AdamW weight decay."""
+    grad_clip: float = Field(1.0, gt=0)
+    """Largest gradient norm."""
+    token_budget: int = Field(8192, ge=64)
+    """Tokens in one packed micro-batch; memory is bounded by it."""
+    minibatches: int = Field(2, ge=1)
+    """Optimiser steps in a pass over an iteration's batch."""
+    epochs: int = Field(1, ge=1)
+    """Passes over an iteration's batch: more learning from the same rollouts, further from their policy."""
+    clip_low: float | None = Field(None, gt=0)
+    """The ratio is clipped at 1 - clip_low."""
+    clip_high: float | None = Field(None, gt=0)
+    """The ratio is clipped at 1 + clip_high."""
+    kl_coef: float = Field(0.0, ge=0)
+    """Weight of the KL to the warm start; 0 keeps no reference model."""
+    kl_estimator: KLEstimator | None = None
+    """The KL from sampled tokens: k1 (log ratio; it has no effect in the loss), k2 (half its square) or k3."""
+    kl_in_reward: bool | None = None
+    """The KL lowers the reward of every token, and is no term of the loss."""
+    entropy_coef: float = Field(0.0, ge=0)
+    """Weight of the entropy bonus."""
+    tis_cap: float = Field(2.0, gt=0)
+    """Truncated importance sampling: cap on learner/engine probability of a token."""
+    zero_stage: int = Field(1, ge=0, le=3)
+    """DeepSpeed ZeRO stage."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass."""
+    offload: bool = False
+    """Keep the optimiser's state in CPU memory."""
+    old_logprobs: Literal["learner", "engine"] = "learner"
+    """Those of the policy before the update: recomputed, or as the engine told them (fewer passes; for float32)."""
+    max_logprob_gap: float = Field(0.5, gt=0)
+    """Stop when the mean gap between engine and learner logprobs of a batch exceeds this, in nats."""
+    timeout_s: float = Field(600.0, gt=0)
+    """Deadline of one learner step, in seconds."""
+
+
+class TrainConfig(Section):
+    """The loop: rollouts in the dream, updates, evaluations."""
+
+    iterations: int = Field(30, ge=1)
+    """Updates of the policy."""
+    minutes: float = Field(0.0, ge=0)
+    """Wall-clock bound of the loop, where above 0; it ends after the iteration that passes it."""
+    groups: int = Field(16, ge=1)
+    """Tasks an iteration."""
+    group_size: int = Field(8, ge=2)
+    """Episodes a task."""
+    max_staleness: int = Field(0, ge=0)
+    """Updates by which a rollout may begin before the policy that learns from it; 0 plays and learns by turns."""
+    rollout_actors: int = Field(1, ge=1)
+    """Rollout actors (CPU, asyncio)."""
+    episode_timeout_s: float = Field(120.0, gt=0)
+    """Deadline of one episode, in seconds."""
+    max_failures: int = Field(64, ge=1)
+    """The circuit breaker: env_failed episodes in a row that stop the run."""
+    world: Literal["dream", "real"] = "dream"
+    """Where the policy learns."""
+    eval_every: int = Field(5, ge=0)
+    """Iterations between evaluations on the real dev fold; 0 is never."""
+    eval_games: int = Field(64, ge=1)
+    """Games of such an evaluation."""
+    keep_checkpoints: int = Field(2, ge=1)
+    """Checkpoints kept on disk."""
+    checkpoint_every: int = Field(10, ge=1)
+    """Iterations between checkpoints."""
+
+
+class EvalConfig(Section):
+    """The final measurement."""
+
+    fold: Literal["train", "dev", "test"] = "test"
+    """Which fold is played."""
+    games: int = Field(300, ge=1)
+    """Games; the interval is Wilson's at 95%."""

@@ -1,0 +1,148 @@
+"""Settings of the two models: what they are, how they are tuned, served and sampled from."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from dreamgym.config.base import Section
+
+
+class ScratchModel(Section):
+    """A small Llama made from nothing, with a tokenizer trained on the collected text."""
+
+    layers: int = Field(4, ge=1)
+    """Transformer layers."""
+    hidden: int = Field(256, ge=32)
+    """Width of the model."""
+    intermediate: int = Field(688, ge=32)
+    """Width of the MLP."""
+    heads: int = Field(4, ge=1)
+    """Attention heads."""
+    head_dim: int = Field(64, ge=32, le=256, multiple_of=16)
+    """Width of a head, whatever the model's; one that vLLM's attention knows. Wide heads tell more words apart."""
+    vocab: int = Field(512, ge=300)
+    """Size of the BPE vocabulary."""
+    drill_tokens: int = Field(400_000, ge=0)
+    """Tokens of look-ups among random words that the experience model learns before its data (see learner/drill.py)."""
+    tied: bool = True
+    """Input and output embeddings share their weights."""
+    context: int = Field(2048, ge=64)
+    """The longest sequence, in tokens."""
+
+
+class ModelConfig(Section):
+    """A causal language model."""
+
+    source: str = "scratch"
+    """`scratch`, a Hugging Face name or folder, a GGUF file, or (policy) `world`: the experience model."""
+    scratch: ScratchModel = ScratchModel()
+    """The shape, where `source` is scratch."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Precision of engines and of RL's forward pass (fine-tuning computes in bfloat16); master weights are float32."""
+
+
+class SFTConfig(Section):
+    """Supervised fine-tuning: packed sequences, a cosine schedule, weights by kind of token."""
+
+    tokens: int = Field(2_000_000, ge=0)
+    """Training budget, in tokens of the packed sequences; 0 skips the training."""
+    epochs: float = Field(0.0, ge=0)
+    """Passes over the data; where above 0, it bounds the training together with `tokens`."""
+    stop_loss: float = Field(0.0, ge=0)
+    """Where above 0: end once the mean loss of the last 8 steps is below it, so that a warm start still explores."""
+    batch_tokens: int = Field(8192, ge=64)
+    """Tokens of one optimiser step, over all workers."""
+    lr: float = Field(1e-3, gt=0)
+    """Peak learning rate."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """AdamW, or Muon for the matrices inside the model (its rate is `muon_lr`) with AdamW for the rest."""
+    muon_lr: float = Field(0.02, gt=0)
+    """Peak learning rate of Muon."""
+    warmup: float = Field(0.05, ge=0, le=1)
+    """Share of the steps in which the rate rises from 0."""
+    minutes: float = Field(0.0, ge=0)
+    """Wall-clock bound, where above 0; the schedule follows whichever bound comes first."""
+    reasoning_weight: float = Field(1.0, ge=0)
+    """Loss weight of reasoning tokens."""
+    state_weight: float = Field(1.0, ge=0)
+    """Loss weight of next-state tokens."""
+    outcome_weight: float = Field(1.0, ge=0)
+    """Loss weight of the reward and done tokens."""
+
+
+class SamplingConfig(Section):
+    """How an engine samples."""
+
+    temperature: float = Field(1.0, ge=0)
+    """0 is greedy."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Nucleus sampling."""
+    max_tokens: int = Field(96, ge=1)
+    """The longest answer, in tokens."""
+
+
+class EngineConfig(Section):
+    """One vLLM engine."""
+
+    max_model_len: int = Field(2048, ge=64)
+    """Context window, in tokens."""
+    max_num_seqs: int = Field(64, ge=1)
+    """Sequences decoded at once."""
+    kv_cache_gib: float = Field(0.5, gt=0)
+    """KV cache on a CPU, in GiB."""
+    gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
+    """Share of a GPU's memory for the engine."""
+    tensor_parallel: int = Field(1, ge=1)
+    """GPUs an engine."""
+    timeout_s: float = Field(120.0, gt=0)
+    """Deadline of one request to the engine, in seconds."""
+    enforce_eager: bool = True
+    """Skip graph compilation: faster to start, slower to decode on a GPU."""
+
+
+class WorldConfig(Section):
+    """The experience model, and the task generator that shares its weights."""
+
+    model: ModelConfig = ModelConfig()
+    """Which model."""
+    sft: SFTConfig = SFTConfig()
+    """How it is trained on annotated transitions."""
+    sft_without_demos: float = Field(0.5, ge=0, le=1)
+    """Share of training trajectories without demonstrations, so that it can also dream where there are none."""
+    sampling: SamplingConfig = SamplingConfig(temperature=0.3)
+    """How it dreams."""
+    engine: EngineConfig = EngineConfig()
+    """Its vLLM engine."""
+    replicas: int = Field(1, ge=1)
+    """Serve replicas at the start, and the least that autoscaling keeps."""
+    max_replicas: int = Field(1, ge=1)
+    """The most replicas that autoscaling may start."""
+    attempts: int = Field(3, ge=1)
+    """Tries for one dream step that cannot be parsed before the episode is env_failed."""
+    memo: bool = True
+    """Within a group, the same actions lead to the same states, dreamed once."""
+    system_prompt: str = ""
+    """Instructions at the head of every dream; a model trained on them may leave it empty."""
+
+
+class PolicyConfig(Section):
+    """The agent that is trained."""
+
+    model: ModelConfig = ModelConfig()
+    """Which model; `scratch` shares the experience model's tokenizer."""
+    sft: SFTConfig = SFTConfig(tokens=300_000)
+    """Its warm start on demonstrations."""
+    demonstrations: int = Field(100, ge=0)
+    """Trajectories of the expert and the noisy expert in the warm start; only the expert's actions carry loss."""
+    sampling: SamplingConfig = SamplingConfig(max_tokens=12)
+    """How it acts while it learns."""
+    eval_temperature: float = Field(0.0, ge=0)
+    """Temperature in evaluations; 0 is greedy."""
+    engine: EngineConfig = EngineConfig()
+    """Its vLLM engines."""
+    engines: int = Field(1, ge=1)
+    """How many engines (Ray actors) serve rollouts."""
+    system_prompt: str = ""
+    """Instructions at the head of every episode."""
