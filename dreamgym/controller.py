@@ -162,7 +162,8 @@ class Trainer:
 
     def _learn(self, trajectories: Sequence[Trajectory], iteration: int) -> dict[str, Any]:
         """Advantages, an update, and the new weights in every engine."""
-        batch, left_out = rl_batch(trajectories, resolve(self.config.learner))
+        settings = self.config.learner
+        batch, left_out = rl_batch(trajectories, resolve(settings), settings.bootstrap_truncated)
         transitions = sum(len(t.steps) for t in trajectories if t.status == "ok")
         self.learned[self._world] += transitions
         learned = {f"learner/{w}_transitions": transitions * (w == self._world) for w in ("dream", "real")}

@@ -9,7 +9,7 @@ from pydantic import Field
 from dreamgym.config.base import Section
 
 AlgorithmName = Literal[  # the registry: each is the file of this name in dreamgym/learner/algorithms
-    "grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "reinforce_pp", "reinforce_pp_baseline", "gigpo"
+    "grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "reinforce_pp", "reinforce_pp_baseline", "gigpo", "ppo"
 ]
 Aggregation = Literal["token_mean", "sequence_mean", "constant"]
 KLEstimator = Literal["k1", "k2", "k3"]
@@ -107,6 +107,18 @@ class LearnerConfig(Section):
     """The KL from sampled tokens: k1 (log ratio; it has no effect in the loss), k2 (half its square) or k3."""
     kl_in_reward: bool | None = None
     """The KL lowers the reward of every token, and is no term of the loss."""
+    gae: Literal["token", "turn"] = "token"
+    """PPO: a step of generalised advantage estimation is a sampled token, or a whole turn."""
+    gamma: float = Field(1.0, gt=0, le=1)
+    """PPO: discount a step."""
+    gae_lambda: float = Field(1.0, ge=0, le=1)
+    """PPO: 1 takes the rewards as they came, 0 the critic's word for all beyond the next step."""
+    bootstrap_truncated: bool = False
+    """PPO: a truncated episode goes on as the critic expects; off, the step limit is the task's own end."""
+    critic_lr: float = Field(3e-4, gt=0)
+    """PPO: learning rate of the critic (AdamW), with the policy's warm-up; it takes the place of a loss weight."""
+    value_clip: float = Field(0.2, gt=0)
+    """PPO: a value may move this far from what it was before the update."""
     entropy_coef: float = Field(0.0, ge=0)
     """Weight of the entropy bonus."""
     tis_cap: float = Field(2.0, gt=0)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
 from itertools import groupby, pairwise
+from typing import Any
 
 import numpy as np
 
+from dreamgym.errors import DataError
 from dreamgym.learner.algorithms.base import Episodes, Estimator, Floats
 from dreamgym.types import Trajectory
 
@@ -44,3 +46,38 @@ def token_streams(values: Sequence[float] | Floats, masks: Sequence[Sequence[int
             value = float(next(turns)) if sampled else 0.0
             streams[-1] += [value for _ in run]
     return streams
+
+
+def rewarded_part(trajectory: Trajectory, bootstrap: bool) -> dict[str, list[Any]]:
+    """What a critic learns from in an episode: ids, mask, logprobs, and as rewards each turn's on its last token.
+
+    They end with the last sampled token, after which nothing is to come. A step limit is so taken for a part of the
+    task: it is the same in every evaluation, and the policy sees how many turns it has had (arXiv 1712.00378, sec. 3).
+    With `bootstrap`, a truncated episode ends in a state instead, whose value the critic tells (ibid., sec. 4): the one
+    read after the last turn, and where the episode was cut before that was read, the one in which the last turn was
+    taken. That turn, the outcome of which is not known, is left out.
+
+    Raises:
+        DataError: the episode is not one sample with one step for each sampled turn.
+    """
+    mask = np.array([m for sample in trajectory.samples for m in sample.mask])
+    begins, ends = np.flatnonzero(np.diff(mask, prepend=0) == 1), np.flatnonzero(np.diff(mask, append=0) == -1)
+    if len(trajectory.samples) != 1 or len(ends) != len(trajectory.steps):
+        raise DataError(
+            f"episode {trajectory.id}: {len(trajectory.samples)} token samples with {len(ends)} sampled turns but "
+            f"{len(trajectory.steps)} steps; a critic needs one sample and one step for each turn, so choose another "
+            f"learner.algorithm."
+        )
+    rewards = np.zeros(len(mask))
+    rewards[ends] = [step.reward for step in trajectory.steps]
+    length = int(ends[-1]) + 1 if len(ends) else 0
+    if bootstrap and trajectory.truncated and length:
+        length = int(begins[-1]) if mask[-1] else len(mask)
+    sample = trajectory.samples[0]
+    columns: dict[str, list[Any]] = {
+        "ids": sample.ids,
+        "mask": sample.mask,
+        "logprobs": sample.logprobs,
+        "rewards": rewards.tolist(),
+    }
+    return {name: values[:length] for name, values in columns.items()}

@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 
 from dreamgym.errors import DataError
-from dreamgym.learner.advantages import advantages, token_streams
+from dreamgym.learner.advantages import advantages, rewarded_part, token_streams
 from dreamgym.learner.algorithms.base import Algorithm
 from dreamgym.learner.packing import positions
 from dreamgym.types import Trajectory
@@ -25,6 +25,8 @@ RL_SCHEMA = pa.schema(
         ("advantages", pa.list_(pa.float32())),
     ]
 )
+REWARD_SCHEMA = pa.schema([*list(RL_SCHEMA)[:-1], ("rewards", pa.list_(pa.float32()))])
+"""For a critic. Where a row goes on after its last sampled token, the episode was cut in the state read there."""
 
 NO_SIGNAL = 1e-6
 
@@ -124,17 +126,31 @@ def check_columns(batch: pa.RecordBatch | pa.Table, schema: pa.Schema) -> None:
             raise DataError(f"learner batch: column '{field.name}' must be {field.type}, but is {found}.")
 
 
-def rl_batch(trajectories: Sequence[Trajectory], algorithm: Algorithm) -> tuple[pa.RecordBatch, int]:
-    """Policy-sampled trajectories as a batch of `RL_SCHEMA`, one row a token sample, and the groups left out.
+def rl_schema(algorithm: Algorithm) -> pa.Schema:
+    """What the learner is sent: advantages, or where a critic makes them rewards."""
+    return REWARD_SCHEMA if algorithm.advantage is None else RL_SCHEMA
+
+
+def rl_batch(
+    trajectories: Sequence[Trajectory], algorithm: Algorithm, bootstrap: bool = False
+) -> tuple[pa.RecordBatch, int]:
+    """Policy-sampled trajectories as a batch of `rl_schema`, one row a token sample, and the groups left out.
 
     Episodes that are `env_failed` are left out before the groups are formed. Where the algorithm drops flat
     groups, those without an advantage in any turn are left out too and counted (dynamic sampling, DAPO,
-    arXiv 2503.14476); the batch is empty where no group is left.
+    arXiv 2503.14476); the batch is empty where no group is left. Where a critic makes the advantages, no group is
+    compared or left out.
+
+    Args:
+        bootstrap: to a critic, the end of a truncated episode is no end (see `rewarded_part`).
 
     Raises:
-        DataError: the algorithm needs one step for each sampled turn, and an episode has not.
+        DataError: the algorithm needs one step for each sampled turn, or one sample an episode, and there is another.
     """
     kept = [t for t in trajectories if t.status == "ok" and t.samples]
+    if algorithm.advantage is None:
+        parts = [rewarded_part(t, bootstrap) for t in kept]
+        return pa.RecordBatch.from_pylist([p for p in parts if any(p["mask"])], schema=REWARD_SCHEMA), 0
     values = advantages(algorithm.advantage, kept)
     taught = {t.group for t, turns in zip(kept, values, strict=True) if (np.abs(turns) > NO_SIGNAL).any()}
     dropped = {t.group for t in kept} - taught if algorithm.drop_flat else set()

@@ -15,7 +15,8 @@ import ray
 from dreamgym.config import LearnerConfig, SFTConfig
 from dreamgym.errors import DataError, DreamgymError, EngineError
 from dreamgym.learner import sft
-from dreamgym.learner.batches import RL_SCHEMA, SFT_SCHEMA, check_columns
+from dreamgym.learner.algorithms import resolve
+from dreamgym.learner.batches import SFT_SCHEMA, check_columns, rl_schema
 from dreamgym.learner.worker import LearnerSpec, LearnerWorker, Pack
 
 OnStep = Callable[[dict[str, float]], None]
@@ -52,6 +53,7 @@ class Learner:
             gpu=gpu,
         )
         self.config = config
+        self._rl_schema = rl_schema(resolve(config))
         actor = ray.remote(num_cpus=0, num_gpus=1 if gpu else 0)(LearnerWorker)
         self._workers = [actor.remote(spec, rank) for rank in range(config.workers)]
         self._address = self._workers[0].listen.remote()
@@ -128,20 +130,20 @@ class Learner:
         }
 
     def rl_step(self, batch: pa.RecordBatch) -> dict[str, float]:
-        """One update from a batch of `RL_SCHEMA`; the metrics are those of `LearnerWorker.rl_step`.
+        """One update from a batch of `rl_schema`; the metrics are those of `LearnerWorker.rl_step`.
 
         Raises:
             DataError: no row, a wrong column, or a row longer than `learner.token_budget`.
             WeightSyncError: engine and learner hold different weights; nothing was changed.
             EngineError: a worker died or missed its deadline.
         """
-        self._lengths(batch, RL_SCHEMA)
+        self._lengths(batch, self._rl_schema)
         metrics: dict[str, float] = self._all("rl_step", ray.put(batch))[0]
         return metrics
 
     def logprobs(self, batch: pa.RecordBatch) -> list[list[float]]:
-        """Logprobs (nats) of the targets (mask 1) of each row of `RL_SCHEMA` under the current weights."""
-        self._lengths(batch, RL_SCHEMA)
+        """Logprobs (nats) of the targets (mask 1) of each row of `rl_schema` under the current weights."""
+        self._lengths(batch, self._rl_schema)
         rows: list[list[float]] = self._all("logprobs", ray.put(batch))[0]
         return rows
 

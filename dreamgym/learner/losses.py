@@ -58,6 +58,15 @@ def aggregate(values: Tensor, sequence: Tensor, algorithm: Algorithm, config: Le
     return values.sum() / (max(totals.sequences, 1.0) * config.constant_length)
 
 
+def value_loss(new: Tensor, old: Tensor, returns: Tensor, clip: float) -> tuple[Tensor, Tensor]:
+    """max((V - R)^2, (V' - R)^2) / 2 of each step, where V' is V held within `clip` of the old value.
+
+    Also whether that binds, and with it the gradient is 0 (PPO's reference code; arXiv 2006.05990, section 3.2).
+    """
+    plain, bounded = (new - returns) ** 2, (old + (new - old).clamp(-clip, clip) - returns) ** 2
+    return torch.maximum(plain, bounded) / 2, bounded > plain
+
+
 def cross_entropy(logprobs: Tensor, weights: Tensor, total: float) -> Tensor:
     """Weighted token cross-entropy: -sum(w * logprob) / total, with `total` the weight of the whole batch."""
     return -(weights * logprobs).sum() / total

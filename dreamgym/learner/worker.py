@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from dreamgym.config import LearnerConfig
 from dreamgym.errors import WeightSyncError
+from dreamgym.learner.engines import import_deepspeed, initialize
 
 if TYPE_CHECKING:
     import torch
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
     from dreamgym.learner.losses import Totals
 
 Pack = Callable[[Iterable[tuple[str, "torch.Tensor"]], int], Any]
-ADAM_BETAS = (0.9, 0.95)
-MUON_MOMENTUM = 0.95
 CHECKPOINT_TAG = "learner"
+PER_STEP = ("loss", "value_loss", "value_clip_frac")
+"""Sums over a minibatch that are means already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class LearnerWorker:
         self.rank = rank
         self._store: Any = None
         self._rl_steps = 0
-        _import_deepspeed()  # takes seconds, in which the caller goes on
+        import_deepspeed()  # takes seconds, in which the caller goes on
 
     def listen(self) -> tuple[str, int]:
         """Open the rendezvous on a free port of this node; returns (host, port)."""
@@ -76,7 +77,7 @@ class LearnerWorker:
 
         if self.spec.threads:
             torch.set_num_threads(self.spec.threads)
-        deepspeed = _import_deepspeed()
+        deepspeed = import_deepspeed()
         torch.manual_seed(self.spec.seed)
         if self._store is None:
             self._store = TCPStore(host, port, self.spec.world, is_master=False)
@@ -84,7 +85,7 @@ class LearnerWorker:
         torch.distributed.init_process_group(backend, store=self._store, rank=self.rank, world_size=self.spec.world)
         deepspeed.init_distributed(backend)
         self._device = torch.device("cuda:0" if self.spec.gpu else "cpu")
-        self._build_engine(deepspeed)
+        self._build_engine()
 
     def sft_step(self, examples: pa.Table, rows: Sequence[int], lr: float) -> dict[str, float]:
         """One optimiser step of weighted cross-entropy on some rows of `SFT_SCHEMA`; all ranks get the same rows.
@@ -113,24 +114,24 @@ class LearnerWorker:
         }
 
     def rl_step(self, batch: pa.RecordBatch) -> dict[str, float]:
-        """`epochs` times `minibatches` optimiser steps on a batch of `RL_SCHEMA`; all ranks get the same batch.
+        """`epochs` times `minibatches` optimiser steps on a batch of `rl_schema`; all ranks get the same batch.
 
         Before any update the logprobs of the batch are recomputed once with the current weights: they
         are `old` in the loss, and their distance from the engine's is checked and reported. With
         `old_logprobs=engine` the engine's are `old`, and only the first minibatch is recomputed and checked.
 
         Returns means per trainable token (entropy, clip_frac, ratio, kl), the loss a step, what
-        `importance.mismatch` tells, grad_norm, tokens, trained_tokens and seconds.
+        `importance.mismatch` tells, grad_norm, tokens, trained_tokens and seconds; of a critic what `Critic.advise`
+        and `Critic.accumulate` tell.
 
         Raises:
             WeightSyncError: the mean gap exceeds `learner.max_logprob_gap`; no weight was changed.
         """
-
-        from dreamgym.learner.batches import RL_SCHEMA, Columns
+        from dreamgym.learner.batches import Columns, rl_schema
         from dreamgym.learner.losses import Totals
 
         began = time.perf_counter()
-        columns = Columns(batch, RL_SCHEMA, select="mask")
+        columns = Columns(batch, rl_schema(self._algorithm), select="mask")
         order = np.random.default_rng([self.spec.seed, self._rl_steps]).permutation(len(columns.lengths))
         minibatches = [m.tolist() for m in np.array_split(order, self.spec.config.minibatches) if len(m)]
         plan = [
@@ -146,9 +147,11 @@ class LearnerWorker:
                 for name, value in self._accumulate(micro, totals).items():
                     sums[name] = sums.get(name, 0.0) + value
             norms.append(self._step(self._rl_lr()))
+            if self._critic is not None:
+                self._critic.step()
         self._rl_steps += 1
         seen = sum(totals.tokens for _, totals in passes)
-        means = {k: v / (len(passes) if k == "loss" else max(seen, 1.0)) for k, v in self._reduce(sums).items()}
+        means = {k: v / (len(passes) if k in PER_STEP else max(seen, 1.0)) for k, v in self._reduce(sums).items()}
         ended = {
             "tokens": float(columns.lengths.sum()),
             "trained_tokens": seen / self.spec.config.epochs,
@@ -157,12 +160,12 @@ class LearnerWorker:
         return {**metrics, **means, "grad_norm": float(np.mean(norms)), **ended}
 
     def logprobs(self, batch: pa.RecordBatch) -> list[list[float]]:
-        """Logprobs (nats) of the targets (mask 1) of each row of `RL_SCHEMA` under the current weights; no update."""
+        """Logprobs (nats) of the targets (mask 1) of each row of `rl_schema` under the current weights; no update."""
         import torch
 
-        from dreamgym.learner.batches import RL_SCHEMA, Columns
+        from dreamgym.learner.batches import Columns, rl_schema
 
-        columns = Columns(batch, RL_SCHEMA, select="mask")
+        columns = Columns(batch, rl_schema(self._algorithm), select="mask")
         with torch.no_grad():
             rows = [columns.micro_batch([r]).to(self._device) for r in range(len(columns.lengths))]
             return [self._engine(row)[0].tolist() for row in rows]
@@ -192,16 +195,20 @@ class LearnerWorker:
 
         state = {"rl_steps": self._rl_steps, "rng": torch.get_rng_state()}
         self._engine.save_checkpoint(path, tag=CHECKPOINT_TAG, client_state=state)
+        if self._critic is not None:
+            self._critic.save(str(Path(path) / "critic"), CHECKPOINT_TAG)
 
     def load_checkpoint(self, path: str) -> None:
         """Go back to a checkpoint of `save_checkpoint`, made with the same number of workers."""
         import torch
 
         _, state = self._engine.load_checkpoint(str(Path(path)), tag=CHECKPOINT_TAG)
+        if self._critic is not None:
+            self._critic.load(str(Path(path) / "critic"), CHECKPOINT_TAG)
         self._rl_steps = state["rl_steps"]
         torch.set_rng_state(state["rng"])
 
-    def _build_engine(self, deepspeed: Any) -> None:
+    def _build_engine(self) -> None:
         import torch
 
         from dreamgym.learner.algorithms import resolve
@@ -217,15 +224,12 @@ class LearnerWorker:
         if config.kl_coef > 0:
             frozen = load_network(spec.reference or spec.model_path, dtype, spec.temperature)
             self._reference = frozen.to(self._device).eval().requires_grad_(False)
-        optimizer = None
-        if config.optimizer == "adamw":
-            optimizer = torch.optim.AdamW(
-                self._network.parameters(), lr=config.lr, betas=ADAM_BETAS, weight_decay=config.weight_decay, fused=True
-            )
-        self._engine, *_ = deepspeed.initialize(
-            model=self._network, optimizer=optimizer, config=_deepspeed_config(config, spec.dtype)
-        )
-        self._engine.train()
+        self._engine = initialize(self._network, config, spec.dtype)
+        self._critic = None
+        if self._algorithm.advantage is None:
+            from dreamgym.learner.critic import Critic
+
+            self._critic = Critic(spec.model_path, config, spec.dtype, self._reduce)
 
     def _my_share(self, columns: Columns, rows: Sequence[int]) -> Iterable[MicroBatch]:
         """This rank's packed micro-batches of some rows; every rank has the same number of them."""
@@ -253,22 +257,27 @@ class LearnerWorker:
             batch.streams["old"] = logprobs
         if self._reference is not None and self._algorithm.kl_in_reward:
             metrics["kl"] = self._charge_kl(batches)
+        if self._critic is not None:
+            metrics |= self._critic.advise(shares)
         return metrics
 
     def _charge_kl(self, batches: Sequence[MicroBatch]) -> float:
-        """Move the KL to the reference into the advantages; returns its mean over all tokens, in nats."""
-        from dreamgym.learner.algorithms.kl import KL, charge
+        """Move the KL to the reference into the advantages, or into the rewards that a critic is still to weigh.
 
-        estimate = KL[self._algorithm.kl_estimator]
-        charged, mean = charge(
-            [b.streams["advantages"] for b in batches],
-            [estimate(b.streams.pop("reference") - b.streams["old"]) for b in batches],
-            [b.sequence for b in batches],
-            self.spec.config.kl_coef,
-            self._reduce,
-        )
-        for batch, advantages in zip(batches, charged, strict=True):
-            batch.streams["advantages"] = advantages
+        Returns its mean over all tokens, in nats.
+        """
+        from dreamgym.learner.algorithms.kl import KL, charge, charge_rewards
+
+        estimate, coefficient = KL[self._algorithm.kl_estimator], self.spec.config.kl_coef
+        kls = [estimate(b.streams.pop("reference") - b.streams["old"]) for b in batches]
+        name = "advantages" if self._critic is None else "rewards"
+        before = [b.streams[name] for b in batches]
+        if self._critic is None:
+            after, mean = charge(before, kls, [b.sequence for b in batches], coefficient, self._reduce)
+        else:
+            after, mean = charge_rewards(before, kls, coefficient, self._reduce)
+        for batch, stream in zip(batches, after, strict=True):
+            batch.streams[name] = stream
         return mean
 
     def _accumulate(self, micro: MicroBatch, totals: Totals) -> dict[str, float]:
@@ -288,7 +297,8 @@ class LearnerWorker:
         )
         loss, sums = policy_loss(tokens, self._algorithm, self.spec.config, totals)
         self._backward(loss)
-        return {name: value.item() for name, value in sums.items()}
+        reported = {name: value.item() for name, value in sums.items()}
+        return reported if self._critic is None else reported | self._critic.accumulate(micro)
 
     def _backward(self, loss: torch.Tensor) -> None:
         """DeepSpeed averages gradients over ranks; losses here are shares of one global sum."""
@@ -337,49 +347,3 @@ class LearnerWorker:
         from deepspeed.runtime.zero.partition_parameters import GatheredParameters
 
         return GatheredParameters(list(self._network.parameters()), enabled=self.spec.config.zero_stage == 3)
-
-
-def _import_deepspeed() -> Any:
-    """DeepSpeed without its optional C++ kernels: it would compile them, for minutes, at first use."""
-    import logging
-
-    import deepspeed
-    import deepspeed.ops
-
-    deepspeed.ops.__compatible_ops__ = {}
-    deepspeed.utils.logger.setLevel(logging.ERROR)
-    return deepspeed
-
-
-def _deepspeed_config(config: LearnerConfig, dtype: str) -> dict[str, Any]:
-    """The caller owns the accumulation boundary, so that a step may hold any number of micro-batches."""
-    zero: dict[str, Any] = {"stage": config.zero_stage, "overlap_comm": False}
-    if config.offload and config.zero_stage:
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": False}
-    half = dtype == "bfloat16"
-    muon: dict[str, Any] = {
-        "type": "Muon",
-        "params": {
-            "muon_lr": config.muon_lr,
-            "adam_lr": config.lr,
-            "lr": config.lr,
-            "betas": list(ADAM_BETAS),
-            "momentum": MUON_MOMENTUM,
-            "ns_method": "standard",
-            "torch_adam": True,  # the rest of the parameters; DeepSpeed's own Adam is compiled at its first use
-            "weight_decay": config.weight_decay,
-        },
-    }
-    return {
-        **({"optimizer": muon} if config.optimizer == "muon" else {}),
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,
-        "managed_gradient_accumulation": False,
-        # In float32 DeepSpeed clips what Muon made of the gradient, not the gradient: steps would all but vanish.
-        "gradient_clipping": 0.0 if config.optimizer == "muon" and not half else config.grad_clip,
-        "zero_optimization": zero,
-        "zero_force_ds_cpu_optimizer": False,
-        "bf16": {"enabled": half},
-        "data_types": {"grad_accum_dtype": "fp32"} if half and config.zero_stage else {},
-        "steps_per_print": None,
-    }

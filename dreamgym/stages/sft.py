@@ -97,13 +97,13 @@ def _read(run_dir: Path) -> list[Trajectory]:
 def _tuner(config: RunConfig, model: Path, section: WorldConfig | PolicyConfig) -> Iterator[Learner]:
     """A learner of `model` as its `sft` section says; its workers start while the caller makes model and examples.
 
-    It computes in bfloat16, whatever the engines do: master weights and sums are float32.
+    It computes in bfloat16, whatever the engines do: master weights and sums are float32. It has no critic.
     """
     ensure_ray()
     tuning = section.sft
     settings = LearnerConfig(
         **{
-            **config.learner.model_dump(),
+            **config.learner.model_dump(exclude={"algorithm", "advantage"}),
             "kl_coef": 0.0,
             "entropy_coef": 0.0,
             "optimizer": tuning.optimizer,

@@ -34,6 +34,7 @@ FORMS: dict[AlgorithmName, tuple[str, float, float, Aggregation]] = {
     "reinforce_pp": ("token", 0.2, 0.2, "token_mean"),
     "reinforce_pp_baseline": ("token", 0.2, 0.2, "token_mean"),
     "gigpo": ("token", 0.2, 0.2, "token_mean"),
+    "ppo": ("token", 0.2, 0.2, "token_mean"),
 }
 
 

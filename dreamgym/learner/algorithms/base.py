@@ -90,7 +90,7 @@ Loss = Callable[[TokenStreams, float, float], Surrogate]
 class Algorithm:
     """Three choices and what belongs to them; most are settings of `LearnerConfig` too, which then win.
 
-    advantage     from episodes to a number a turn
+    advantage     from episodes to a number a turn; None where a critic makes them in the learner (learner/critic.py)
     loss          from streams to an objective a token, given the clipping range
     aggregation   what the objective is averaged over
     clip_low      a ratio counts as at least 1 - clip_low
@@ -100,7 +100,7 @@ class Algorithm:
     kl_in_reward  that KL lowers the rewards, and is no term of the loss
     """
 
-    advantage: Estimator
+    advantage: Estimator | None
     loss: Loss
     aggregation: Aggregation
     clip_low: float = 0.2

@@ -41,6 +41,21 @@ def kl_to_go(kl: Tensor, sequence: Tensor) -> Tensor:
     return torch.cat(parts) if parts else kl.double()
 
 
+def charge_rewards(
+    rewards: Sequence[Tensor], kls: Sequence[Tensor], coefficient: float, reduce: Reduce
+) -> tuple[list[Tensor], float]:
+    """Rewards less coefficient * KL of the same token, for a critic to make advantages of; and the mean KL, in nats.
+
+    Args:
+        rewards, kls: of each of this worker's micro-batches, (N,).
+    """
+    sums = reduce(
+        {"kl": sum(float(kl.sum(dtype=torch.float64)) for kl in kls), "tokens": float(sum(len(kl) for kl in kls))}
+    )
+    charged = [reward - coefficient * kl for reward, kl in zip(rewards, kls, strict=True)]
+    return charged, sums["kl"] / max(sums["tokens"], 1.0)
+
+
 def charge(
     advantages: Sequence[Tensor],
     kls: Sequence[Tensor],

@@ -1,0 +1,75 @@
+"""DeepSpeed engines: a network with its optimiser, partitioned as ZeRO says, for the policy and for the critic."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dreamgym.config import LearnerConfig
+
+if TYPE_CHECKING:
+    from torch import nn
+
+ADAM_BETAS = (0.9, 0.95)
+MUON_MOMENTUM = 0.95
+
+
+def initialize(network: nn.Module, config: LearnerConfig, dtype: str) -> Any:
+    """An engine in training mode, by the config's optimiser, rate, ZeRO stage and offload."""
+    import torch
+
+    optimizer = None
+    if config.optimizer == "adamw":
+        optimizer = torch.optim.AdamW(
+            network.parameters(), lr=config.lr, betas=ADAM_BETAS, weight_decay=config.weight_decay, fused=True
+        )
+    engine, *_ = import_deepspeed().initialize(
+        model=network, optimizer=optimizer, config=_deepspeed_config(config, dtype)
+    )
+    engine.train()
+    return engine
+
+
+def import_deepspeed() -> Any:
+    """DeepSpeed without its optional C++ kernels: it would compile them, for minutes, at first use."""
+    import logging
+
+    import deepspeed
+    import deepspeed.ops
+
+    deepspeed.ops.__compatible_ops__ = {}
+    deepspeed.utils.logger.setLevel(logging.ERROR)
+    return deepspeed
+
+
+def _deepspeed_config(config: LearnerConfig, dtype: str) -> dict[str, Any]:
+    """The caller owns the accumulation boundary, so that a step may hold any number of micro-batches."""
+    zero: dict[str, Any] = {"stage": config.zero_stage, "overlap_comm": False}
+    if config.offload and config.zero_stage:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": False}
+    half = dtype == "bfloat16"
+    muon: dict[str, Any] = {
+        "type": "Muon",
+        "params": {
+            "muon_lr": config.muon_lr,
+            "adam_lr": config.lr,
+            "lr": config.lr,
+            "betas": list(ADAM_BETAS),
+            "momentum": MUON_MOMENTUM,
+            "ns_method": "standard",
+            "torch_adam": True,  # the rest of the parameters; DeepSpeed's own Adam is compiled at its first use
+            "weight_decay": config.weight_decay,
+        },
+    }
+    return {
+        **({"optimizer": muon} if config.optimizer == "muon" else {}),
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "managed_gradient_accumulation": False,
+        # In float32 DeepSpeed clips what Muon made of the gradient, not the gradient: steps would all but vanish.
+        "gradient_clipping": 0.0 if config.optimizer == "muon" and not half else config.grad_clip,
+        "zero_optimization": zero,
+        "zero_force_ds_cpu_optimizer": False,
+        "bf16": {"enabled": half},
+        "data_types": {"grad_accum_dtype": "fp32"} if half and config.zero_stage else {},
+        "steps_per_print": None,
+    }
