@@ -11,9 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dreamgym.config import LearnerConfig
 from dreamgym.errors import DataError
-from dreamgym.learner.algorithms import find
-from dreamgym.learner.batches import REWARD_SCHEMA, Columns, rl_batch
+from dreamgym.learner.algorithms import find, resolve
+from dreamgym.learner.batches import REWARD_SCHEMA, RL_SCHEMA, Columns, rl_batch, rl_schema
 from dreamgym.learner.critic import ahead
 from dreamgym.learner.gae import credit, whiten
 from dreamgym.learner.losses import value_loss
@@ -106,6 +107,12 @@ def test_an_episode_of_which_nothing_is_left_is_no_row_and_flat_groups_stay() ->
     batch, left_out = rl_batch([only, failed, play([(1, 0.0)], False)], find("ppo"), bootstrap=True)
     assert (batch.num_rows, left_out) == (1, 0)
     assert rl_batch([only, failed], find("ppo"))[0].num_rows == 1
+
+
+def test_any_objective_takes_a_critic_s_advantages() -> None:
+    mixed = resolve(LearnerConfig(algorithm="gspo", advantage="ppo"))
+    assert (mixed.loss, rl_schema(mixed)) == (find("gspo").loss, REWARD_SCHEMA)
+    assert rl_schema(resolve(LearnerConfig(algorithm="ppo", advantage="rloo"))) == RL_SCHEMA
 
 
 def test_a_critic_needs_whole_episodes_with_a_step_a_turn() -> None:
