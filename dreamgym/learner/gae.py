@@ -59,16 +59,16 @@ def gae(rewards: Tensor, values: Tensor, ahead: Tensor, sequence: Tensor, gamma:
         rewards, values, sequence: (K,), sequences one after another.
         ahead: (S,).
     """
-    result = torch.empty_like(values)
-    rest, last = ahead.tolist(), -1
+    result, rest, last = [], ahead.tolist(), -1
     following = advantage = 0.0
-    columns = zip(rewards.tolist(), values.tolist(), sequence.tolist(), strict=True)
-    for place, (reward, value, owner) in reversed(list(enumerate(columns))):
+    columns = list(zip(rewards.tolist(), values.tolist(), sequence.tolist(), strict=True))
+    for reward, value, owner in reversed(columns):
         if owner != last:
             following, advantage, last = rest[owner], 0.0, owner
         advantage = reward + gamma * following - value + gamma * lam * advantage
-        result[place], following = advantage, value
-    return result
+        following = value
+        result.append(advantage)
+    return values.new_tensor(result[::-1])
 
 
 def whiten(parts: Sequence[Tensor], reduce: Reduce) -> list[Tensor]:
