@@ -19,8 +19,9 @@ def initialize(network: nn.Module, config: LearnerConfig, dtype: str) -> Any:
 
     optimizer = None
     if config.optimizer == "adamw":
+        trained = [p for p in network.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(
-            network.parameters(), lr=config.lr, betas=ADAM_BETAS, weight_decay=config.weight_decay, fused=True
+            trained, lr=config.lr, betas=ADAM_BETAS, weight_decay=config.weight_decay, fused=True
         )
     engine, *_ = import_deepspeed().initialize(
         model=network, optimizer=optimizer, config=_deepspeed_config(config, dtype)
