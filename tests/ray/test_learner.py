@@ -176,7 +176,7 @@ def test_passes_over_a_batch_are_ppo_steps_of_a_plain_loop(
     model: Path, tmp_path: Path, source: Literal["learner", "engine"]
 ) -> None:
     batch = rollouts(model)
-    config = LearnerConfig(lr=1e-3, warmup_steps=0, minibatches=1, epochs=3, old_logprobs=source)
+    config = LearnerConfig(algorithm="dapo", lr=1e-3, warmup_steps=0, minibatches=1, epochs=3, old_logprobs=source)
     learner = Learner.start(model, config, dtype="float32", seed=3, threads=1)
     learner.rl_step(batch)
     got = saved(learner, tmp_path / "m")

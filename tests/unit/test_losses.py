@@ -25,7 +25,7 @@ Token = tuple[float, float, float, float, float, float]
 Sequences = list[list[Token]]
 TOTALS = Totals(tokens=17.0, sequences=6.0)
 FORMS: dict[AlgorithmName, tuple[str, float, float, Aggregation]] = {
-    "grpo": ("token", 0.2, 0.28, "token_mean"),
+    "grpo": ("token", 0.2, 0.2, "sequence_mean"),
     "dr_grpo": ("token", 0.2, 0.2, "constant"),
     "dapo": ("token", 0.2, 0.28, "token_mean"),
     "gspo": ("sequence", 3e-4, 4e-4, "sequence_mean"),

@@ -26,11 +26,11 @@ LONGEST = 14
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "grpo": (
         {"loss_type": "grpo"},
-        {"algorithm": "grpo", "aggregation": "sequence_mean", "clip_high": 0.2},
+        {"algorithm": "grpo"},
     ),
     "grpo with KL": (
         {"loss_type": "grpo", "beta": 0.3},
-        {"algorithm": "grpo", "aggregation": "sequence_mean", "clip_high": 0.2, "kl_coef": 0.3},
+        {"algorithm": "grpo", "kl_coef": 0.3},
     ),
     "dr_grpo": (
         {"loss_type": "dr_grpo", "max_completion_length": LONGEST},

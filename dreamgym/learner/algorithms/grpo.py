@@ -1,6 +1,6 @@
-"""GRPO (arXiv 2402.03300), as it is run today: averaged over tokens, clip-higher, no flat groups (2503.14476).
+"""GRPO (arXiv 2402.03300): the group's mean and std make the advantage, and every sequence weighs the same.
 
-The first paper's own loss is had by `aggregation: sequence_mean` and `clip_high: 0.2`.
+A group of equal rewards has no gradient and is left out: that saves its passes, and changes only what is averaged over.
 """
 
 from __future__ import annotations
@@ -45,4 +45,4 @@ def pessimistic(ratio: Tensor, advantage: Tensor, low: float, high: float) -> Su
     return Surrogate(torch.minimum(plain, bounded), ratio, bounded < plain)
 
 
-ALGORITHM = Algorithm(group_advantage, clipped_loss, "token_mean", clip_high=0.28, drop_flat=True)
+ALGORITHM = Algorithm(group_advantage, clipped_loss, "sequence_mean", drop_flat=True)
