@@ -1,8 +1,8 @@
 """The algorithms: one file each, found by its name.
 
 A new one is a file `NAME.py` here that defines `ALGORITHM`, and its name in `config.AlgorithmName`. It says how
-advantages are made (numpy, before the learner), what a token's objective is (torch, in the learner) and what the
-objective is averaged over; a part that another algorithm has already is imported from its file.
+advantages are made (numpy, before the learner, or by a critic in it), what a token's objective is (torch, in the
+learner) and what the objective is averaged over; a part that another algorithm has already is imported from its file.
 """
 
 from __future__ import annotations
