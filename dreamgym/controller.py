@@ -24,6 +24,7 @@ from dreamgym.actors.fleet import Batch
 from dreamgym.chat import ChatFormat
 from dreamgym.config import RunConfig
 from dreamgym.curriculum.curriculum import Curriculum
+from dreamgym.errors import DataError
 from dreamgym.evaluation import evaluate_policy
 from dreamgym.fidelity import named, predict
 from dreamgym.learner.algorithms import resolve
@@ -43,7 +44,11 @@ FIDELITY_EPISODES = 24
 
 
 class Trainer:
-    """One policy in training; `run` goes from the last checkpoint, or from the warm start, to the end."""
+    """One policy in training; `run` goes from its last checkpoint, or from where it begins, to the end.
+
+    It begins with the warm start, or where the run of the folder `after` ended: learner, optimiser and the count of
+    iterations go on. In the real environment it ends where `real.transitions` leave no room for another group.
+    """
 
     def __init__(
         self,
@@ -53,6 +58,7 @@ class Trainer:
         tasks: Sequence[Task],
         dev_tasks: Sequence[Task],
         heldout: Sequence[Trajectory],
+        after: Path | None = None,
     ) -> None:
         self.config = config
         self.folder = folder
@@ -69,34 +75,37 @@ class Trainer:
         self._log = RunLog(folder / "metrics.jsonl")
         self._refresher = Refresher(config, services, self.curriculum)
         self._world: World = config.train.world
+        self._budget = config.real.transitions if self._world == "real" else 0
+        self._after = after
         self._dreams: list[Trajectory] = []
         self._under_way: deque[Batch] = deque()
         self._version = 0
 
     def run(self, resume: bool, bar: Bar) -> int:
-        """Train to the end; returns the number of iterations done."""
+        """Train to the end; returns the number of the last iteration."""
         first = self._resume() if resume else self._fresh()
         began = time.monotonic()
         if first == 0:
             self._evaluate(0)
+        iteration, last = first, not self._groups_of(first)
         with ThreadPoolExecutor(1) as beside:
-            for iteration in range(first, self.config.train.iterations):
+            while not last:
                 metrics = self._iterate(iteration, beside)
-                self._log.write("iteration", iteration + 1, metrics)
-                bar.advance(1, f"dream {metrics['dream/success']:.0%}")
+                iteration += 1
+                self._log.write("iteration", iteration, metrics)
+                done = metrics["learner/real_transitions"] if self._budget else 1
+                bar.advance(done, f"{self._world} {metrics['dream/success']:.0%}")
                 minutes = (time.monotonic() - began) / 60
-                last = iteration + 1 == self.config.train.iterations or 0 < self.config.train.minutes <= minutes
+                last = 0 < self.config.train.minutes <= minutes or not (self._under_way or self._groups_of(iteration))
                 if last and self._under_way:
                     self.services.fleet.abandon()  # type: ignore[union-attr]
                 every = self.config.train.eval_every
-                if every and ((iteration + 1) % every == 0 or last):
-                    self._evaluate(iteration + 1)
-                if last or (iteration + 1) % self.config.train.checkpoint_every == 0:
-                    self._checkpoint(iteration + 1)
-                if last:
-                    break
+                if every and (iteration % every == 0 or last):
+                    self._evaluate(iteration)
+                if last or iteration % self.config.train.checkpoint_every == 0:
+                    self._checkpoint(iteration)
         self._log.close()
-        return iteration + 1 if first < self.config.train.iterations else first
+        return iteration
 
     # One iteration -----------------------------------------------------------------------------
 
@@ -124,13 +133,31 @@ class Trainer:
         """
         fleet, train = self.services.fleet, self.config.train
         assert fleet is not None
-        while len(self._under_way) <= train.max_staleness and iteration + len(self._under_way) < train.iterations:
-            self._under_way.append(fleet.begin(self._episodes(iteration + len(self._under_way))))
+        while len(self._under_way) <= train.max_staleness:
+            at = iteration + len(self._under_way)
+            groups = self._groups_of(at)
+            if not groups:
+                break
+            self._under_way.append(fleet.begin(self._episodes(at, groups)))
         return fleet.finish(self._under_way.popleft())
 
-    def _episodes(self, iteration: int) -> list[Episode]:
+    def _groups_of(self, iteration: int) -> int:
+        """How many groups an iteration may play: 0 after the last one.
+
+        With a budget of real transitions they are whole groups that fit into what is left of it however long their
+        episodes get, and however long those under way get.
+        """
+        train = self.config.train
+        if iteration >= train.iterations:
+            return 0
+        if not self._budget:
+            return train.groups
+        taken = self.learned["real"] + self.config.env.max_steps * sum(len(b.episodes) for b in self._under_way)
+        return min(train.groups, max(self._budget - taken, 0) // largest_group(self.config))
+
+    def _episodes(self, iteration: int, groups: int) -> list[Episode]:
         episodes = []
-        for task in self.curriculum.next_tasks(self.config.train.groups):
+        for task in self.curriculum.next_tasks(groups):
             for index in range(self.config.train.group_size):
                 name = stable_id(self.config.seed, iteration, task.id, index)
                 episodes.append(
@@ -265,8 +292,8 @@ class Trainer:
                 shutil.rmtree(old)
 
     def _resume(self) -> int:
-        """Back to the newest checkpoint; returns its iteration (0 where there is none)."""
-        found = sorted((self.folder / "checkpoints").glob("iteration-?????"))
+        """Back to the newest checkpoint, where there is one; returns the iteration to go on from."""
+        found = _checkpoints(self.folder)
         if not found:
             return self._fresh()
         state = json.loads((found[-1] / "state.json").read_text())
@@ -285,4 +312,27 @@ class Trainer:
         shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
         shutil.rmtree(self.folder / "trajectories", ignore_errors=True)
         self._log.truncate_after(-1)
-        return 0
+        return 0 if self._after is None else self._take_over(self._after)
+
+    def _take_over(self, folder: Path) -> int:
+        """The learner, and the count of iterations, of the run that ended in `folder`."""
+        learner, policy = self.services.learner, self.services.policy
+        assert learner is not None and policy is not None
+        found = _checkpoints(folder)
+        if not found:
+            raise DataError(f"{folder / 'checkpoints'}: no checkpoint to go on from; train again in a new run folder.")
+        self._version = int(json.loads((found[-1] / "state.json").read_text())["iteration"])
+        learner.load_checkpoint(found[-1] / "learner")
+        if max(policy.versions()) < self._version:
+            self._send_weights(self._version)
+        return self._version
+
+
+def largest_group(config: RunConfig) -> int:
+    """The most transitions that a group can take."""
+    return config.train.group_size * config.env.max_steps
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Oldest first."""
+    return sorted((folder / "checkpoints").glob("iteration-?????"))

@@ -24,16 +24,19 @@ from dreamgym.config.loop import (
     KLEstimator,
     LearnerConfig,
     QdrantConfig,
+    RealConfig,
     ReplayConfig,
     TrainConfig,
 )
 from dreamgym.config.models import (
+    DPOConfig,
     EngineConfig,
     ModelConfig,
     PolicyConfig,
     SamplingConfig,
     ScratchModel,
     SFTConfig,
+    TuningConfig,
     WorldConfig,
 )
 
@@ -43,6 +46,7 @@ __all__ = [
     "AnnotateConfig",
     "CollectConfig",
     "CurriculumConfig",
+    "DPOConfig",
     "EngineConfig",
     "EnvConfig",
     "EvalConfig",
@@ -51,6 +55,7 @@ __all__ = [
     "ModelConfig",
     "PolicyConfig",
     "QdrantConfig",
+    "RealConfig",
     "ReplayConfig",
     "RunConfig",
     "SFTConfig",
@@ -59,6 +64,7 @@ __all__ = [
     "Section",
     "TeacherConfig",
     "TrainConfig",
+    "TuningConfig",
     "WorldConfig",
 ]
 
@@ -90,6 +96,8 @@ class RunConfig(Section):
     """The learner."""
     train: TrainConfig = TrainConfig()
     """The RL loop."""
+    real: RealConfig = RealConfig()
+    """Sim-to-real."""
     eval: EvalConfig = EvalConfig()
     """The final evaluation."""
 

@@ -168,6 +168,15 @@ class TrainConfig(Section):
     """Iterations between checkpoints."""
 
 
+class RealConfig(Section):
+    """RL on real rollouts: after the dream (`dreamgym real`), or in place of it (`train.world=real`)."""
+
+    transitions: int = Field(0, ge=0)
+    """Budget of real transitions that are learned from; 0 is no stage `real`, and no bound with `train.world=real`."""
+    groups: int = Field(4, ge=1)
+    """Tasks an iteration after the dream: a small budget makes more updates of smaller batches."""
+
+
 class EvalConfig(Section):
     """The final measurement."""
 

@@ -43,8 +43,8 @@ class ModelConfig(Section):
     """Precision of engines and of RL's forward pass (fine-tuning computes in bfloat16); master weights are float32."""
 
 
-class SFTConfig(Section):
-    """Supervised fine-tuning: packed sequences, a cosine schedule, weights by kind of token."""
+class TuningConfig(Section):
+    """Training on a fixed set of sequences, packed, on a cosine schedule."""
 
     tokens: int = Field(2_000_000, ge=0)
     """Training budget, in tokens of the packed sequences; 0 skips the training."""
@@ -64,12 +64,30 @@ class SFTConfig(Section):
     """Share of the steps in which the rate rises from 0."""
     minutes: float = Field(0.0, ge=0)
     """Wall-clock bound, where above 0; the schedule follows whichever bound comes first."""
+
+
+class SFTConfig(TuningConfig):
+    """Supervised fine-tuning: weights by kind of token."""
+
     reasoning_weight: float = Field(1.0, ge=0)
     """Loss weight of reasoning tokens."""
     state_weight: float = Field(1.0, ge=0)
     """Loss weight of next-state tokens."""
     outcome_weight: float = Field(1.0, ge=0)
     """Loss weight of the reward and done tokens."""
+
+
+class DPOConfig(TuningConfig):
+    """Direct preference optimisation on pairs of offline trajectories, from the warm start (`dreamgym dpo`)."""
+
+    epochs: float = Field(1.0, ge=0)
+    """Passes over the pairs; where above 0, it bounds the training together with `tokens`."""
+    lr: float = Field(1e-4, gt=0)
+    """Peak learning rate."""
+    pairs: int = Field(2000, ge=1)
+    """At most so many pairs of a better and a worse trajectory of one task."""
+    beta: float = Field(0.1, gt=0)
+    """How strongly the policy is held to the warm start: the scale of the implicit reward."""
 
 
 class SamplingConfig(Section):
@@ -134,6 +152,8 @@ class PolicyConfig(Section):
     """Which model; `scratch` shares the experience model's tokenizer."""
     sft: SFTConfig = SFTConfig(tokens=300_000)
     """Its warm start on demonstrations."""
+    dpo: DPOConfig = DPOConfig()
+    """A baseline without rollouts."""
     demonstrations: int = Field(100, ge=0)
     """Trajectories of the expert and the noisy expert in the warm start; only the expert's actions carry loss."""
     sampling: SamplingConfig = SamplingConfig(max_tokens=12)

@@ -1,4 +1,4 @@
-"""The schedule of supervised fine-tuning: which rows make a step, and the learning rate of it."""
+"""The schedule of tuning on a fixed set: which of its members make a step, and the learning rate of it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from dreamgym.config import SFTConfig
+from dreamgym.config import TuningConfig
 
 
 def batches(lengths: Sequence[int], batch_tokens: int, seed: int) -> Iterator[list[int]]:
@@ -27,14 +27,14 @@ def batches(lengths: Sequence[int], batch_tokens: int, seed: int) -> Iterator[li
             tokens += lengths[row]
 
 
-def token_budget(config: SFTConfig, data_tokens: int) -> int:
+def token_budget(config: TuningConfig, data_tokens: int) -> int:
     """Tokens of the whole training: `tokens`, or `epochs` passes where that is less."""
     if config.epochs > 0:
         return min(config.tokens, math.ceil(config.epochs * data_tokens))
     return config.tokens
 
 
-def learning_rate(config: SFTConfig, progress: float) -> float:
+def learning_rate(config: TuningConfig, progress: float) -> float:
     """Cosine from the peak to zero after a linear warm-up; `progress` is the share of the budget, 0 to 1."""
     if progress < config.warmup:
         return config.lr * progress / config.warmup

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from dreamgym.obs import plots
 from dreamgym.obs.render import Block, Cards, Listing, Pair, Plot, Section, Table, Text, to_html, to_markdown
-from dreamgym.obs.rundata import RunData, busy_seconds, gain, headline, interval, read_run
+from dreamgym.obs.rundata import RunData, busy_seconds, gain, headline, interval, read_run, real_transitions
 from dreamgym.obs.runlog import duration
 from dreamgym.obs.stages import shown, write_json, write_text
 from dreamgym.obs.stats import Interval
@@ -20,6 +20,7 @@ PLOT_FOLDER = "report-plots"
 ALARM_POINTS = 15
 PLAYERS = {
     "policy": "policy after the dream",
+    "policy_real": "after the dream and real rollouts",
     "warm_start": "its warm start",
     "expert": "expert",
     "random": "random",
@@ -90,11 +91,12 @@ def _result(data: RunData) -> Section:
     finals = sorted(data.finals.values(), key=lambda r: (r["fold"], order.index(r["who"]) if r["who"] in order else 9))
     rows = [
         [PLAYERS.get(r["who"], r["who"]), r["fold"], f"{interval(r).point:.1%}", _span(interval(r)),
-         f"{r['successes']:,} of {r['games']:,}", f"{r['env_failed']:,}", duration(r["seconds"])]
+         f"{r['successes']:,} of {r['games']:,}", f"{r['env_failed']:,}", f"{real_transitions(data, r['who']):,}",
+         duration(r["seconds"])]
         for r in finals
     ]  # fmt: skip
     if rows:
-        header = ["player", "fold", "games won", "95% interval", "won", "left out", "time"]
+        header = ["player", "fold", "games won", "95% interval", "won", "left out", "real transitions in RL", "time"]
         section.blocks.append(Table(header, rows, left=(0, 1)))
     return section
 

@@ -129,6 +129,12 @@ def gain(before: Record, after: Record) -> tuple[Interval, bool]:
     return newcombe(after["successes"], after["games"], before["successes"], before["games"]), False
 
 
+def real_transitions(data: RunData, who: str) -> int:
+    """How many real transitions a player learned from by RL."""
+    stages = {"policy": ["train"], "policy_real": ["train", "real"]}.get(who, [])
+    return sum(s["summary"].get("real_transitions_learned", 0) for s in data.stages if s["stage"] in stages)
+
+
 def interval(record: Record) -> Interval:
     """Success of an evaluation with Wilson's 95% interval."""
     return Interval(record["successes"] / max(record["games"], 1), *wilson(record["successes"], record["games"]))

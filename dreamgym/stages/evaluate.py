@@ -17,7 +17,9 @@ from dreamgym.services import Services, start_services
 from dreamgym.stages.collect import play_tasks
 from dreamgym.types import Task
 
-Who = Literal["policy", "warm_start", "random", "expert"]
+Who = Literal["policy", "policy_real", "warm_start", "random", "expert"]
+MODELS = {"policy": "train", "policy_real": "real", "warm_start": "sft-policy"}
+"""The players that are checkpoints of the run, and the stages that make them."""
 INPUTS = ["env", "eval", "policy.eval_temperature", "policy.sampling.max_tokens"]
 
 
@@ -30,7 +32,7 @@ def evaluate(config: RunConfig, who: Who = "policy", services: Services | None =
         DataError: the player has no checkpoint yet.
         EnvError: the environment cannot be played, or it has no expert.
     """
-    upstream = {"policy": ["train"], "warm_start": ["sft-policy"]}.get(who, [])
+    upstream = [MODELS[who]] if who in MODELS else []
     with stage(config, f"eval-{who}", INPUTS, upstream=upstream) as current:
         if current.done:
             return

@@ -12,6 +12,7 @@ from dreamgym.obs.console import console
 from dreamgym.stages.annotate import annotate
 from dreamgym.stages.collect import collect
 from dreamgym.stages.evaluate import evaluate
+from dreamgym.stages.real import real
 from dreamgym.stages.report import report
 from dreamgym.stages.sft import sft
 from dreamgym.stages.train import train
@@ -24,8 +25,13 @@ def quickstart(config: RunConfig) -> None:
     sft(config)
     with ExitStack() as alive:
         services = train(config, alive)
+        sim_to_real = config.train.world == "dream" and config.real.transitions > 0
+        if sim_to_real:
+            real(config, services)
         evaluate(config, "warm_start", services)
         evaluate(config, "policy", services)
+        if sim_to_real:
+            evaluate(config, "policy_real", services)
     report(config)
     console.print(_result(config))
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -33,6 +34,8 @@ TINY = [
     "train.eval_every=3",
     "train.eval_games=8",
     "train.checkpoint_every=1",
+    "real.transitions=200",
+    "real.groups=2",
     "eval.games=12",
 ]
 RECIPE = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
@@ -54,9 +57,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_stage_leaves_what_it_promises(run: Path) -> None:
     for name in ("config.yaml", "report.html", "report.md", "report.json", "train/metrics.jsonl", "train/tasks.json"):
         assert (run / name).stat().st_size > 0, name
-    for model in ("world", "warm_start", "policy"):
+    for model in ("world", "warm_start", "policy", "policy_real"):
         assert (run / model / "model.safetensors").exists() and (run / model / "tokenizer.json").exists()
-    for who in ("warm_start", "policy"):
+    for who in ("warm_start", "policy", "policy_real"):
         result = json.loads((run / "eval" / f"{who}-test.json").read_text())
         assert result["games"] + result["env_failed"] == 12
         assert len(result["results"]) == len(set(result["game_ids"])) == result["games"]
@@ -86,6 +89,20 @@ def test_nothing_real_is_learned_from_and_the_test_fold_is_not_touched(run: Path
     for file in run.rglob("*.parquet"):
         if b"dreamgym.schema" in (pq.read_schema(file).metadata or {}):
             assert not test_games & {t.task.id for t in read_parquet(file)}, file
+
+
+def test_after_the_dream_real_rollouts_are_learned_from_within_their_budget_in_whole_groups(run: Path) -> None:
+    summary = json.loads((run / "stages" / "real.json").read_text())["summary"]
+    steps = [r for r in read_log(run / "real" / "metrics.jsonl") if r["kind"] == "iteration"]
+    assert [r["iteration"] for r in steps] == [3 + i for i in range(1, summary["iterations"] + 1)]
+    batches = [read_parquet(file) for file in sorted((run / "real" / "trajectories").glob("*.parquet"))]
+    played = [t for batch in batches for t in batch]
+    assert {t.world for t in played} == {"real"}
+    assert all(set(Counter(t.group for t in batch).values()) == {4} for batch in batches)
+    learned = sum(len(t.steps) for t in played if t.status == "ok")
+    assert learned == summary["real_transitions_learned"] == sum(r["learner/real_transitions"] for r in steps)
+    assert 200 - 4 * 12 < learned <= 200
+    assert "real transitions in RL" in (run / "report.md").read_text()
 
 
 def test_what_the_learner_sees_is_what_the_policy_sampled(run: Path) -> None:

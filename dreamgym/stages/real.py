@@ -1,0 +1,52 @@
+"""The stage `real`: after the dream the policy goes on in the real environment, and becomes `policy_real/`."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from dataclasses import replace
+
+from dreamgym.config import RunConfig
+from dreamgym.controller import Trainer
+from dreamgym.errors import ConfigError
+from dreamgym.obs.console import progress
+from dreamgym.obs.stages import read_stage, stage
+from dreamgym.schema import read_parquet
+from dreamgym.services import Services, start_services
+from dreamgym.stages.train import check_budget, dev_tasks, tell, training_tasks
+
+
+def real(config: RunConfig, running: Services | None = None) -> None:
+    """Sim-to-real: RL on real rollouts, until `real.transitions` leave no room for another group.
+
+    The learner goes on from the last checkpoint of `train`, optimiser included, with the engines and rollout actors
+    of `running` where they still are. Transitions that are only measured on do not count.
+
+    Raises:
+        ConfigError: there is no budget, it is less than a group can take, or `train` was in the real environment.
+        DataError: `train` is not finished.
+    """
+    if config.train.world == "real":
+        raise ConfigError("train.world=real: all of the training is real already; `dreamgym real` follows a dream.")
+    check_budget(config)
+    with stage(config, "real", ["real"], upstream=["train"]) as current:
+        if current.done:
+            return
+        run_dir = current.run_dir
+        tasks, dev = training_tasks(read_parquet(run_dir / "data" / "annotated.parquet")), dev_tasks(config)
+        loop = {"world": "real", "groups": config.real.groups, "iterations": sys.maxsize, "minutes": 0.0}
+        settings = config.model_copy(update={"train": config.train.model_copy(update=loop)})
+        with ExitStack() as until_trained:
+            services = running or until_trained.enter_context(
+                start_services(settings, run_dir / "warm_start", learner=True, actors=config.train.rollout_actors)
+            )
+            awake = replace(services, dream=None, replay=None)
+            trainer = Trainer(settings, run_dir / "real", awake, tasks, dev, [], after=run_dir / "train")
+            with progress("real", config.real.transitions) as bar:
+                reached = trainer.run(current.resuming, bar)
+            assert services.learner is not None
+            services.learner.save(run_dir / "policy_real")
+        dreamed = read_stage(run_dir, "train")
+        assert dreamed is not None
+        current.summary |= {"iterations": reached - dreamed["summary"]["iterations"], "budget": config.real.transitions}
+        tell(current, trainer)
