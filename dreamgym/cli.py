@@ -23,7 +23,7 @@ from dreamgym.errors import ConfigError, DreamgymError
 from dreamgym.settings import COMMAND_LINE, describe_fields, load_config
 
 QUICKSTART = Path("recipes/quickstart.yaml")
-PLAYERS = ("policy", "policy_real", "warm_start", "random", "expert")
+PLAYERS = ("policy", "policy_real", "dpo", "warm_start", "random", "expert")
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.]*\s*=")
 
 
@@ -43,6 +43,7 @@ COMMANDS = {
     "sft": Command("dreamgym.stages.sft:sft", "Train the experience model, and warm-start the policy."),
     "train": Command("dreamgym.stages.train:train", "Train the policy by reinforcement learning in the dream."),
     "real": Command("dreamgym.stages.real:real", "Go on in the real environment, for a budget of transitions."),
+    "dpo": Command("dreamgym.stages.dpo:dpo", "Tune the warm start by DPO on pairs of recorded trajectories."),
     "eval": Command(
         "dreamgym.stages.evaluate:evaluate", "Measure a player in the real environment, with a 95% interval."
     ),
@@ -144,7 +145,8 @@ def _print_help(name: str) -> None:
     words.add_row("[cyan]field=value[/]", "sets one field, over the recipe: learner.lr=1e-6, env.options.num_rooms=4")
     if who:
         words.add_row(
-            "[cyan]--who[/]", "the trained policy (default), what `real` made of it, its warm start, or a player"
+            "[cyan]--who[/]",
+            "the policy after the dream (default), real rollouts or DPO, its warm start, or a player without a model",
         )
     console.print(Padding(words, (0, 0, 0, 2)))
     console.print("\n[bold]Fields[/] [dim](type, default)[/]")

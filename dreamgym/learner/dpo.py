@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -28,5 +27,5 @@ def dpo_loss(
     rewards = beta * (logprobs - reference).new_zeros(2 * pairs).index_add(0, sequence, logprobs - reference)
     margin = rewards[0::2] - rewards[1::2]
     loss = -logsigmoid(margin).sum() / total
-    shares = {"loss": loss, "accuracy": (margin > 0).float().sum() / total, "margin": margin.sum() / total}
+    shares = {"loss": loss, "accuracy": (margin > 0).to(margin.dtype).sum() / total, "margin": margin.sum() / total}
     return loss, {name: value.detach() for name, value in shares.items()}

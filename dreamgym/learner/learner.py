@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from dreamgym.config import LearnerConfig, SFTConfig
+from dreamgym.config import DPOConfig, LearnerConfig, SFTConfig, TuningConfig
 from dreamgym.errors import DataError, DreamgymError, EngineError
 from dreamgym.learner import sft
 from dreamgym.learner.algorithms import resolve
@@ -20,6 +20,10 @@ from dreamgym.learner.batches import SFT_SCHEMA, check_columns, rl_schema
 from dreamgym.learner.worker import LearnerSpec, LearnerWorker, Pack
 
 OnStep = Callable[[dict[str, float]], None]
+Step = Callable[[list[int], float], dict[str, float]]
+"""(members of the set, learning rate) -> metrics of one optimiser step on them."""
+TOLD = ("loss", "accuracy", "margin")
+"""Metrics of the last steps that tell how a tuning ended."""
 RECENT = 8
 """Steps over which a loss is averaged before it is held against `stop_loss`."""
 
@@ -101,9 +105,39 @@ class Learner:
         """
         table = pa.Table.from_batches([examples]) if isinstance(examples, pa.RecordBatch) else examples
         lengths = self._lengths(table, SFT_SCHEMA)
+        shared = ray.put(table.combine_chunks())
+        return self._tune(lengths, lambda rows, lr: self._all("sft_step", shared, rows, lr)[0], config, seed, on_step)
+
+    def dpo(self, pairs: pa.Table, config: DPOConfig, seed: int, on_step: OnStep | None = None) -> dict[str, float]:
+        """Optimise preferences on pairs of rows of `SFT_SCHEMA`, the better one first; bounded as `sft` is.
+
+        The reference is the constructor's.
+
+        Args:
+            on_step: called after each step with what `sft` tells, accuracy and margin.
+
+        Returns:
+            What `sft` returns, and accuracy and margin (see `dpo_loss`; means of the last tenth of the steps).
+
+        Raises:
+            DataError: no pair, a wrong column, or a pair longer than `learner.token_budget`.
+            EngineError: a worker died or missed its deadline.
+        """
+        lengths = self._lengths(pairs, SFT_SCHEMA, together=2)
+        shared = ray.put(pairs.combine_chunks())
+
+        def step(chosen: list[int], lr: float) -> dict[str, float]:
+            metrics: dict[str, float] = self._all("dpo_step", shared, chosen, lr, config.beta)[0]
+            return metrics
+
+        return self._tune(lengths, step, config, seed, on_step)
+
+    def _tune(
+        self, lengths: list[int], take: Step, config: TuningConfig, seed: int, on_step: OnStep | None
+    ) -> dict[str, float]:
+        """Take steps on members of a set, given the tokens of each, until a bound of `config` is reached."""
         budget = sft.token_budget(config, sum(lengths))
-        reference = ray.put(table.combine_chunks())
-        began, done, losses = time.monotonic(), 0, []
+        began, done, steps = time.monotonic(), 0, []
         for rows in sft.batches(lengths, config.batch_tokens, seed):
             minutes = (time.monotonic() - began) / 60
             if done >= budget or (config.minutes and minutes >= config.minutes):
@@ -111,22 +145,23 @@ class Learner:
             clock = minutes / config.minutes if config.minutes else 0.0
             progress = min(1.0, max((done + sum(lengths[r] for r in rows) / 2) / budget, clock))
             lr = sft.learning_rate(config, progress)
-            step = self._all("sft_step", reference, rows, lr)[0]
+            step = take(rows, lr)
             done += int(step["tokens"])
-            losses.append(step["loss"])
+            steps.append(step)
             if on_step is not None:
                 rate = done / (time.monotonic() - began)
-                on_step({**step, "step": len(losses), "lr": lr, "progress": progress, "tokens_per_s": rate})
-            if len(losses) >= RECENT and np.mean(losses[-RECENT:]) < config.stop_loss:
+                on_step({**step, "step": len(steps), "lr": lr, "progress": progress, "tokens_per_s": rate})
+            if len(steps) >= RECENT and np.mean([s["loss"] for s in steps[-RECENT:]]) < config.stop_loss:
                 break
         seconds = time.monotonic() - began
+        ending = steps[-max(1, len(steps) // 10) :]
         return {
-            "steps": float(len(losses)),
+            "steps": float(len(steps)),
             "tokens": float(done),
             "seconds": seconds,
             "tokens_per_s": done / max(seconds, 1e-9),
             "epochs": done / sum(lengths),
-            "loss": float(np.mean(losses[-max(1, len(losses) // 10) :])) if losses else float("nan"),
+            **{name: float(np.mean([s[name] for s in ending])) for name in TOLD if ending and name in ending[0]},
         }
 
     def rl_step(self, batch: pa.RecordBatch) -> dict[str, float]:
@@ -177,14 +212,17 @@ class Learner:
             ray.kill(worker)
         self._workers = []
 
-    def _lengths(self, batch: pa.Table | pa.RecordBatch, schema: pa.Schema) -> list[int]:
+    def _lengths(self, batch: pa.Table | pa.RecordBatch, schema: pa.Schema, together: int = 1) -> list[int]:
+        """Tokens of each `together` rows that follow one another, which one micro-batch must hold."""
         check_columns(batch, schema)
         if batch.num_rows == 0:
             raise DataError("learner batch: it holds no row; collect more data.")
-        lengths: list[int] = [len(ids) for ids in batch.column("ids")]
+        rows = [len(ids) for ids in batch.column("ids")]
+        lengths = [sum(rows[at : at + together]) for at in range(0, len(rows), together)]
         if max(lengths) > self.config.token_budget:
+            what = "a row has" if together == 1 else "the rows of a pair have"
             raise DataError(
-                f"learner batch: a row has {max(lengths)} tokens, above learner.token_budget="
+                f"learner batch: {what} {max(lengths)} tokens, above learner.token_budget="
                 f"{self.config.token_budget}; raise it, or shorten the sequences."
             )
         return lengths

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from dreamgym.learner.losses import Totals
 
 Pack = Callable[[Iterable[tuple[str, "torch.Tensor"]], int], Any]
+Shares = tuple["torch.Tensor", dict[str, "torch.Tensor"]]
+"""A micro-batch's share of the loss, which carries the gradient, and of the means that are reported."""
 CHECKPOINT_TAG = "learner"
 PER_STEP = ("loss", "value_loss", "value_clip_frac")
 """Sums over a minibatch that are means already."""
@@ -96,22 +98,36 @@ class LearnerWorker:
         from dreamgym.learner.batches import SFT_SCHEMA, Columns
         from dreamgym.learner.losses import cross_entropy
 
-        began = time.perf_counter()
         columns = Columns(examples, SFT_SCHEMA, select="weights")
         total = max(columns.target_sum(rows), 1e-8)
-        summed = 0.0
-        for batch in self._my_share(columns, rows):
+
+        def loss(batch: MicroBatch) -> Shares:
+            value = cross_entropy(self._engine(batch)[0], batch.streams["weights"], total)
+            return value, {"loss": value.detach()}
+
+        return self._tune(columns, rows, loss, lr)
+
+    def dpo_step(self, pairs: pa.Table, chosen: Sequence[int], lr: float, beta: float) -> dict[str, float]:
+        """One optimiser step of DPO on some pairs; all ranks get the same ones.
+
+        Rows 2i and 2i + 1 of `SFT_SCHEMA` are the better and the worse episode of pair i, with weight 1 where the
+        agent acts. Returns what `dpo_loss` tells of the pairs, and grad_norm, tokens and seconds as `sft_step`.
+        """
+        import torch
+
+        from dreamgym.learner.batches import SFT_SCHEMA, Columns
+        from dreamgym.learner.dpo import dpo_loss
+
+        columns = Columns(pairs, SFT_SCHEMA, select="weights")
+
+        def loss(batch: MicroBatch) -> Shares:
+            with torch.no_grad():
+                reference = self._reference(batch)[0]
             logprobs, _ = self._engine(batch)
-            loss = cross_entropy(logprobs, batch.streams["weights"], total)
-            self._backward(loss)
-            summed += loss.item()
-        grad_norm = self._step(lr)
-        return {
-            "loss": self._reduce({"loss": summed})["loss"],
-            "grad_norm": grad_norm,
-            "tokens": float(columns.lengths[list(rows)].sum()),
-            "seconds": time.perf_counter() - began,
-        }
+            return dpo_loss(logprobs, reference, batch.sequence, len(batch.lengths) // 2, beta, len(chosen))
+
+        rows = [row for pair in chosen for row in (2 * pair, 2 * pair + 1)]
+        return self._tune(columns, rows, loss, lr, together=2)
 
     def rl_step(self, batch: pa.RecordBatch) -> dict[str, float]:
         """`epochs` times `minibatches` optimiser steps on a batch of `rl_schema`; all ranks get the same batch.
@@ -220,8 +236,8 @@ class LearnerWorker:
         self._network = load_network(spec.model_path, dtype, spec.temperature, config.entropy_coef > 0)
         if config.gradient_checkpointing:
             self._network.lm.gradient_checkpointing_enable({"use_reentrant": False})
-        self._reference = None
-        if config.kl_coef > 0:
+        self._reference: Any = None
+        if config.kl_coef > 0 or spec.reference:
             frozen = load_network(spec.reference or spec.model_path, dtype, spec.temperature)
             self._reference = frozen.to(self._device).eval().requires_grad_(False)
         self._engine = initialize(self._network, config, spec.dtype)
@@ -231,13 +247,41 @@ class LearnerWorker:
 
             self._critic = Critic(spec.model_path, config, spec.dtype, self._reduce)
 
-    def _my_share(self, columns: Columns, rows: Sequence[int]) -> Iterable[MicroBatch]:
-        """This rank's packed micro-batches of some rows; every rank has the same number of them."""
+    def _tune(
+        self,
+        columns: Columns,
+        rows: Sequence[int],
+        loss: Callable[[MicroBatch], Shares],
+        lr: float,
+        together: int = 1,
+    ) -> dict[str, float]:
+        """One optimiser step on some rows; each `together` of them are in one micro-batch, side by side."""
+        began = time.perf_counter()
+        sums: dict[str, float] = {}
+        for batch in self._my_share(columns, rows, together):
+            value, shares = loss(batch)
+            self._backward(value)
+            for name, share in shares.items():
+                sums[name] = sums.get(name, 0.0) + share.item()
+        grad_norm = self._step(lr)
+        return {
+            **self._reduce(sums),
+            "grad_norm": grad_norm,
+            "tokens": float(columns.lengths[list(rows)].sum()),
+            "seconds": time.perf_counter() - began,
+        }
+
+    def _my_share(self, columns: Columns, rows: Sequence[int], together: int = 1) -> Iterable[MicroBatch]:
+        """This rank's packed micro-batches of some rows; every rank has the same number of them.
+
+        Each `together` rows that follow one another are in one micro-batch, side by side.
+        """
         from dreamgym.learner.packing import pack
 
-        bins = pack([int(columns.lengths[r]) for r in rows], self.spec.config.token_budget, self.spec.world)
+        units = np.asarray(rows).reshape(-1, together)
+        bins = pack(columns.lengths[units].sum(1).tolist(), self.spec.config.token_budget, self.spec.world)
         for part in bins[self.rank :: self.spec.world]:
-            yield columns.micro_batch([rows[index] for index in part]).to(self._device)
+            yield columns.micro_batch(units[part].flatten().tolist()).to(self._device)
 
     def _prepare(self, shares: Sequence[Sequence[MicroBatch]]) -> dict[str, float]:
         """Add what the loss needs of the weights before any update: the stream `old`, and `reference` or its price."""

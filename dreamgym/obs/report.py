@@ -21,6 +21,7 @@ ALARM_POINTS = 15
 PLAYERS = {
     "policy": "policy after the dream",
     "policy_real": "after the dream and real rollouts",
+    "dpo": "its warm start after DPO",
     "warm_start": "its warm start",
     "expert": "expert",
     "random": "random",

@@ -17,8 +17,8 @@ from dreamgym.services import Services, start_services
 from dreamgym.stages.collect import play_tasks
 from dreamgym.types import Task
 
-Who = Literal["policy", "policy_real", "warm_start", "random", "expert"]
-MODELS = {"policy": "train", "policy_real": "real", "warm_start": "sft-policy"}
+Who = Literal["policy", "policy_real", "dpo", "warm_start", "random", "expert"]
+MODELS = {"policy": "train", "policy_real": "real", "dpo": "dpo", "warm_start": "sft-policy"}
 """The players that are checkpoints of the run, and the stages that make them."""
 INPUTS = ["env", "eval", "policy.eval_temperature", "policy.sampling.max_tokens"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import pyarrow as pa
 
@@ -63,7 +63,15 @@ def policy_examples(config: RunConfig, trajectories: Iterable[Trajectory], chat:
     shown = [t for t in trajectories if t.source in ("expert", "noisy") and any(map(_by_expert, t.steps))]
     shown.sort(key=lambda t: stable_id(config.seed, t.id))
     chosen = shown[: config.policy.demonstrations]
-    return _table([_demonstration(config, t, chat) for t in chosen], config.policy.engine.max_model_len)
+    return _table([_episode(config, t, chat, _by_expert) for t in chosen], config.policy.engine.max_model_len)
+
+
+def preference_examples(
+    config: RunConfig, pairs: Iterable[tuple[Trajectory, Trajectory]], chat: ChatFormat
+) -> pa.Table:
+    """Two rows a pair, the better episode first; all that the agent did has weight 1, and what it read 0."""
+    episodes = [_episode(config, t, chat, lambda _: True) for pair in pairs for t in pair]
+    return _table(episodes, config.policy.engine.max_model_len)
 
 
 def _by_expert(step: Transition) -> bool:
@@ -120,12 +128,13 @@ def _written(message: str, answer: str, weight: float, chat: ChatFormat) -> Exam
     return prompt + ids, [0.0] * len(prompt) + [weight] * len(ids)
 
 
-def _demonstration(config: RunConfig, t: Trajectory, chat: ChatFormat) -> Example:
+def _episode(config: RunConfig, t: Trajectory, chat: ChatFormat, taught: Callable[[Transition], bool]) -> Example:
+    """An episode as the policy sees it; the actions that are taught have weight 1."""
     ids = chat.start(policy_opening(t.task, t.steps[0].state, config.policy.system_prompt))
     weights = [0.0] * len(ids)
     for index, step in enumerate(t.steps):
         answer = chat.answer(step.action)
-        ids, weights = ids + answer, weights + [float(_by_expert(step))] * len(answer)
+        ids, weights = ids + answer, weights + [float(taught(step))] * len(answer)
         if index + 1 < len(t.steps):
             seen = chat.turn(step.next_state)
             ids, weights = ids + seen, weights + [0.0] * len(seen)

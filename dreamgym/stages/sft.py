@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from dreamgym.chat import ChatFormat
-from dreamgym.config import LearnerConfig, PolicyConfig, RunConfig, SFTConfig, WorldConfig
+from dreamgym.config import LearnerConfig, RunConfig, SFTConfig, TuningConfig
 from dreamgym.errors import DataError
 from dreamgym.learner.drill import drill
 from dreamgym.learner.learner import Learner
@@ -50,7 +50,7 @@ def sft_world(config: RunConfig) -> None:
         if current.done:
             return
         base = current.run_dir / "world.base"
-        with _tuner(config, base, config.world) as learner:
+        with tuner(config, base, config.world.sft) as learner:
             trajectories = _read(current.run_dir)
             prepare_model(config.world.model, base, tokenizer_texts(trajectories), config.seed)
             chat = ChatFormat(load_tokenizer(base))
@@ -67,7 +67,7 @@ def sft_policy(config: RunConfig) -> None:
         if current.done:
             return
         base = current.run_dir / "warm_start.base"
-        with _tuner(config, base, config.policy) as learner:
+        with tuner(config, base, config.policy.sft) as learner:
             trajectories = _read(current.run_dir)
             _prepare_policy(config, current.run_dir, base, trajectories)
             examples = policy_examples(config, trajectories, ChatFormat(load_tokenizer(base)))
@@ -94,13 +94,15 @@ def _read(run_dir: Path) -> list[Trajectory]:
 
 
 @contextmanager
-def _tuner(config: RunConfig, model: Path, section: WorldConfig | PolicyConfig) -> Iterator[Learner]:
-    """A learner of `model` as its `sft` section says; its workers start while the caller makes model and examples.
+def tuner(
+    config: RunConfig, model: Path, tuning: TuningConfig, dtype: str = SFT_DTYPE, reference: Path | None = None
+) -> Iterator[Learner]:
+    """A learner of `model` as `tuning` says; its workers start while the caller makes model and examples.
 
-    It computes in bfloat16, whatever the engines do: master weights and sums are float32. It has no critic.
+    It computes in bfloat16 where not told otherwise, whatever the engines do: master weights and sums are float32.
+    It has no critic.
     """
     ensure_ray()
-    tuning = section.sft
     settings = LearnerConfig(
         **{
             **config.learner.model_dump(exclude={"algorithm", "advantage"}),
@@ -111,7 +113,7 @@ def _tuner(config: RunConfig, model: Path, section: WorldConfig | PolicyConfig) 
             "muon_lr": tuning.muon_lr,
         }
     )
-    learner = Learner(model, settings, dtype=SFT_DTYPE, seed=config.seed)
+    learner = Learner(model, settings, dtype=dtype, seed=config.seed, reference=reference)
     try:
         yield learner
     finally:
@@ -147,8 +149,9 @@ def _tune(
 def _fit(label: str, learner: Learner, rows: pa.Table, tuning: SFTConfig, seed: int) -> dict[str, float]:
     """`Learner.sft` behind a progress bar."""
     with progress(label, tuning.tokens) as bar:
-        return learner.sft(rows, tuning, seed, lambda step: _show(bar, step))
+        return learner.sft(rows, tuning, seed, lambda step: show(bar, step))
 
 
-def _show(bar: Bar, step: dict[str, float]) -> None:
+def show(bar: Bar, step: dict[str, float]) -> None:
+    """Say how a step of a tuning went."""
     bar.advance(step["tokens"], f"loss {step['loss']:.3f} · {step['tokens_per_s']:,.0f} tokens/s")
