@@ -103,6 +103,7 @@ def _start_learner(config: RunConfig, model: Path, services: Services) -> None:
         "dtype": config.policy.model.dtype,
         "seed": config.seed,
         "reference": model if config.learner.kl_coef > 0 else None,
+        "lora": config.policy.lora,
         "temperature": config.policy.sampling.temperature,
     }
     services.learner = Learner.start(model, config.learner, **options)

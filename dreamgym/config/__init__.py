@@ -31,6 +31,7 @@ from dreamgym.config.loop import (
 from dreamgym.config.models import (
     DPOConfig,
     EngineConfig,
+    LoRAConfig,
     ModelConfig,
     PolicyConfig,
     SamplingConfig,
@@ -52,6 +53,7 @@ __all__ = [
     "EvalConfig",
     "KLEstimator",
     "LearnerConfig",
+    "LoRAConfig",
     "ModelConfig",
     "PolicyConfig",
     "QdrantConfig",

@@ -90,6 +90,17 @@ class DPOConfig(TuningConfig):
     """How strongly the policy is held to the warm start: the scale of the implicit reward."""
 
 
+class LoRAConfig(Section):
+    """Low-rank adapters (arXiv 2106.09685) in place of all weights, where RL or DPO trains the policy."""
+
+    rank: int = Field(0, ge=0)
+    """Rank of what the adapters add to a layer; 0 trains all weights."""
+    alpha: int = Field(32, ge=1)
+    """What they add is scaled by alpha / rank."""
+    targets: list[str] = Field(default_factory=list)
+    """Names of the linear layers that have adapters, such as q_proj; empty is all but the output head."""
+
+
 class SamplingConfig(Section):
     """How an engine samples."""
 
@@ -154,6 +165,8 @@ class PolicyConfig(Section):
     """Its warm start on demonstrations."""
     dpo: DPOConfig = DPOConfig()
     """A baseline without rollouts."""
+    lora: LoRAConfig = LoRAConfig()
+    """Adapters in place of all weights."""
     demonstrations: int = Field(100, ge=0)
     """Trajectories of the expert and the noisy expert in the warm start; only the expert's actions carry loss."""
     sampling: SamplingConfig = SamplingConfig(max_tokens=12)

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from dreamgym.config import DPOConfig, LearnerConfig, SFTConfig, TuningConfig
+from dreamgym.config import DPOConfig, LearnerConfig, LoRAConfig, SFTConfig, TuningConfig
 from dreamgym.errors import DataError, DreamgymError, EngineError
 from dreamgym.learner import sft
 from dreamgym.learner.algorithms import resolve
@@ -41,6 +41,7 @@ class Learner:
         dtype: str,
         seed: int,
         reference: str | Path | None = None,
+        lora: LoRAConfig | None = None,
         temperature: float = 1.0,
         threads: int | None = None,
     ) -> None:
@@ -52,6 +53,7 @@ class Learner:
             seed=seed,
             temperature=temperature,
             reference=str(reference) if reference else None,
+            lora=lora or LoRAConfig(),
             threads=threads or (0 if gpu else max(1, (os.cpu_count() or 1) // config.workers)),
             world=config.workers,
             gpu=gpu,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from dreamgym.config import LearnerConfig
+from dreamgym.config import LearnerConfig, LoRAConfig
 from dreamgym.errors import WeightSyncError
 from dreamgym.learner.engines import import_deepspeed, initialize
 
@@ -32,7 +32,10 @@ PER_STEP = ("loss", "value_loss", "value_clip_frac")
 
 @dataclass(frozen=True, slots=True)
 class LearnerSpec:
-    """What every rank is built from; `threads` is PyTorch's, and 0 leaves its default."""
+    """What every rank is built from; `threads` is PyTorch's, and 0 leaves its default.
+
+    With adapters the reference is the model without them, whatever `reference` names.
+    """
 
     model_path: str
     config: LearnerConfig
@@ -40,6 +43,7 @@ class LearnerSpec:
     seed: int
     temperature: float
     reference: str | None
+    lora: LoRAConfig
     threads: int
     world: int
     gpu: bool
@@ -187,30 +191,31 @@ class LearnerWorker:
             return [self._engine(row)[0].tolist() for row in rows]
 
     def weights(self, version: int, pack: Pack) -> Any:
-        """`pack(named weights, version)` on rank 0, and None on the others; all ranks must be called.
+        """`pack(whole_weights, version)` on rank 0, and None on the others; all ranks must be called."""
+        from dreamgym.learner.lora import whole_weights
 
-        Names and shapes are the checkpoint's; tied weights appear once, under the input embedding.
-        """
         with self._gathered():
             if self.rank == 0:
-                return pack(((n, p.detach()) for n, p in self._network.lm.named_parameters()), version)
+                return pack(whole_weights(self._network.lm), version)
         return None
 
     def save(self, path: str) -> None:
         """Write a Hugging Face checkpoint with its tokenizer; all ranks must be called."""
         with self._gathered():
             if self.rank == 0:
+                from dreamgym.learner.lora import whole_weights
                 from dreamgym.learner.models import load_tokenizer
 
-                self._network.lm.save_pretrained(path)
+                merged = dict(whole_weights(self._network.lm)) if self.spec.lora.rank else None
+                self._network.lm.save_pretrained(path, state_dict=merged)
                 load_tokenizer(self.spec.model_path).save_pretrained(path)
 
     def save_checkpoint(self, path: str) -> None:
-        """Write everything that the next step depends on: weights, optimiser, step and random state."""
+        """Write everything that the next step depends on: trained weights, optimiser, step and random state."""
         import torch
 
         state = {"rl_steps": self._rl_steps, "rng": torch.get_rng_state()}
-        self._engine.save_checkpoint(path, tag=CHECKPOINT_TAG, client_state=state)
+        self._engine.save_checkpoint(path, tag=CHECKPOINT_TAG, client_state=state, exclude_frozen_parameters=True)
         if self._critic is not None:
             self._critic.save(str(Path(path) / "critic"), CHECKPOINT_TAG)
 
@@ -218,7 +223,8 @@ class LearnerWorker:
         """Go back to a checkpoint of `save_checkpoint`, made with the same number of workers."""
         import torch
 
-        _, state = self._engine.load_checkpoint(str(Path(path)), tag=CHECKPOINT_TAG)
+        strict = not self.spec.lora.rank
+        _, state = self._engine.load_checkpoint(str(Path(path)), tag=CHECKPOINT_TAG, load_module_strict=strict)
         if self._critic is not None:
             self._critic.load(str(Path(path) / "critic"), CHECKPOINT_TAG)
         self._rl_steps = state["rl_steps"]
@@ -228,16 +234,21 @@ class LearnerWorker:
         import torch
 
         from dreamgym.learner.algorithms import resolve
+        from dreamgym.learner.lora import WithoutAdapters, add_adapters
         from dreamgym.learner.network import load_network
 
         spec, config = self.spec, self.spec.config
         self._algorithm = resolve(config)
         dtype = getattr(torch, spec.dtype)
         self._network = load_network(spec.model_path, dtype, spec.temperature, config.entropy_coef > 0)
+        if spec.lora.rank:
+            add_adapters(self._network.lm, spec.lora)
         if config.gradient_checkpointing:
             self._network.lm.gradient_checkpointing_enable({"use_reentrant": False})
         self._reference: Any = None
-        if config.kl_coef > 0 or spec.reference:
+        if spec.lora.rank:
+            self._reference = WithoutAdapters(self._network) if config.kl_coef > 0 or spec.reference else None
+        elif config.kl_coef > 0 or spec.reference:
             frozen = load_network(spec.reference or spec.model_path, dtype, spec.temperature)
             self._reference = frozen.to(self._device).eval().requires_grad_(False)
         self._engine = initialize(self._network, config, spec.dtype)

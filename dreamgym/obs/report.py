@@ -69,11 +69,12 @@ def _subtitle(data: RunData) -> str:
 
 def _result(data: RunData) -> Section:
     section = Section(f"Result in the real environment, {data.fold} fold")
-    before, after = (data.finals.get((who, data.fold)) for who in ("warm_start", "policy"))
+    labels = {"warm_start": "Warm start", "policy": "After the dream", "policy_real": "Then in the real environment"}
+    finals = {who: data.finals[who, data.fold] for who in labels if (who, data.fold) in data.finals}
+    before, after = finals.get("warm_start"), finals.get("policy")
     cards = [
-        (label, f"{interval(final).point:.1%}", f"95% interval {_span(interval(final))} · {final['games']} games")
-        for label, final in (("Warm start", before), ("After the dream", after))
-        if final
+        (labels[who], f"{interval(final).point:.1%}", f"95% interval {_span(interval(final))} · {final['games']} games")
+        for who, final in finals.items()
     ]
     if before and after:
         difference, paired = gain(before, after)
@@ -89,12 +90,14 @@ def _result(data: RunData) -> Section:
     if cards:
         section.blocks.append(Cards(cards))
     order = list(PLAYERS)
-    finals = sorted(data.finals.values(), key=lambda r: (r["fold"], order.index(r["who"]) if r["who"] in order else 9))
+    everyone = sorted(
+        data.finals.values(), key=lambda r: (r["fold"], order.index(r["who"]) if r["who"] in order else 9)
+    )
     rows = [
         [PLAYERS.get(r["who"], r["who"]), r["fold"], f"{interval(r).point:.1%}", _span(interval(r)),
          f"{r['successes']:,} of {r['games']:,}", f"{r['env_failed']:,}", f"{real_transitions(data, r['who']):,}",
          duration(r["seconds"])]
-        for r in finals
+        for r in everyone
     ]  # fmt: skip
     if rows:
         header = ["player", "fold", "games won", "95% interval", "won", "left out", "real transitions in RL", "time"]

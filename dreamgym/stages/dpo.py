@@ -24,11 +24,12 @@ def dpo(config: RunConfig) -> None:
     Raises:
         DataError: the warm start is not there, the seed data holds no pair, or a pair exceeds `learner.token_budget`.
     """
-    with stage(config, "dpo", ["policy.dpo"], upstream=["sft-policy"]) as current:
+    with stage(config, "dpo", ["policy.dpo", "policy.lora"], upstream=["sft-policy"]) as current:
         if current.done:
             return
         start, tuning = current.run_dir / "warm_start", config.policy.dpo
-        with tuner(config, start, tuning, config.policy.model.dtype, reference=start) as learner:
+        options = {"reference": start, "lora": config.policy.lora}
+        with tuner(config, start, tuning, config.policy.model.dtype, **options) as learner:
             pairs = preference_pairs(config, read_parquet(current.run_dir / "data" / "annotated.parquet"))
             rows = preference_examples(config, pairs, ChatFormat(load_tokenizer(start)))
             learner.ready()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -95,12 +96,12 @@ def _read(run_dir: Path) -> list[Trajectory]:
 
 @contextmanager
 def tuner(
-    config: RunConfig, model: Path, tuning: TuningConfig, dtype: str = SFT_DTYPE, reference: Path | None = None
+    config: RunConfig, model: Path, tuning: TuningConfig, dtype: str = SFT_DTYPE, **options: Any
 ) -> Iterator[Learner]:
     """A learner of `model` as `tuning` says; its workers start while the caller makes model and examples.
 
     It computes in bfloat16 where not told otherwise, whatever the engines do: master weights and sums are float32.
-    It has no critic.
+    It has no critic. The options are those of `Learner`.
     """
     ensure_ray()
     settings = LearnerConfig(
@@ -113,7 +114,7 @@ def tuner(
             "muon_lr": tuning.muon_lr,
         }
     )
-    learner = Learner(model, settings, dtype=dtype, seed=config.seed, reference=reference)
+    learner = Learner(model, settings, dtype=dtype, seed=config.seed, **options)
     try:
         yield learner
     finally:

@@ -15,7 +15,14 @@ from dreamgym.schema import read_parquet
 from dreamgym.services import Services, start_services
 from dreamgym.types import Task, Trajectory
 
-INPUTS = ["env.max_steps", "world.sampling", "world.attempts", "policy.sampling", "policy.eval_temperature"]
+INPUTS = [
+    "env.max_steps",
+    "world.sampling",
+    "world.attempts",
+    "policy.sampling",
+    "policy.eval_temperature",
+    "policy.lora",
+]
 SECTIONS = ["replay", "curriculum", "learner", "train"]
 
 

@@ -1,0 +1,60 @@
+"""Low-rank adapters of a causal LM (LoRA, arXiv 2106.09685): put in by PEFT, merged whenever its weights leave."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+
+from dreamgym.config import LoRAConfig
+from dreamgym.errors import ModelError
+
+
+def add_adapters(lm: Any, config: LoRAConfig) -> None:
+    """Give the linear layers of `lm` adapters that add nothing yet, and freeze all other parameters.
+
+    Raises:
+        ModelError: a target is no layer of the model, or is an embedding.
+    """
+    import peft
+    from peft.tuners.lora import LoraLayer
+
+    targets = config.targets or "all-linear"
+    settings = peft.LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=targets)
+    try:
+        peft.inject_adapter_in_model(settings, lm)
+    except ValueError as error:
+        raise ModelError(f"policy.lora.targets: {str(error).splitlines()[0].rstrip('.')}.") from error
+    if any(isinstance(m, LoraLayer) for m in (lm.get_input_embeddings(), lm.get_output_embeddings())):
+        raise ModelError("policy.lora.targets: embeddings and the output head cannot have adapters; name other layers.")
+
+
+def whole_weights(lm: Any) -> Iterator[tuple[str, Tensor]]:
+    """The parameters under the names of the Hugging Face checkpoint, with adapters, where there are any, merged in.
+
+    Tied weights appear once, under the input embedding.
+    """
+    adapted = {name: module for name, module in lm.named_modules() if hasattr(module, "get_delta_weight")}
+    for name, parameter in lm.named_parameters():
+        layer, is_base, leaf = name.rpartition(".base_layer.")
+        if is_base and leaf == "weight":
+            delta = adapted[layer].get_delta_weight("default")
+            yield f"{layer}.{leaf}", (parameter.detach().float() + delta.detach().float()).to(parameter.dtype)
+        elif is_base:
+            yield f"{layer}.{leaf}", parameter.detach()
+        elif ".lora_" not in name:
+            yield name, parameter.detach()
+
+
+class WithoutAdapters:
+    """The network as it was before it had adapters, called like it: the KL's reference, at no memory of its own."""
+
+    def __init__(self, network: Any) -> None:
+        self._network = network
+
+    def __call__(self, batch: Any) -> Any:
+        from peft.helpers import rescale_adapter_scale
+
+        with rescale_adapter_scale(self._network.lm, 0.0):
+            return self._network(batch)

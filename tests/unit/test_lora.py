@@ -1,0 +1,98 @@
+"""Adapters: they alone are trained, merged they are the same model, and without them it is the model of before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from dreamgym.config import LoRAConfig, ModelConfig, ScratchModel
+from dreamgym.errors import ModelError
+from dreamgym.learner.batches import SFT_SCHEMA, Columns, MicroBatch
+from dreamgym.learner.lora import WithoutAdapters, add_adapters, whole_weights
+from dreamgym.learner.models import prepare_model
+from dreamgym.learner.network import LogprobModel, load_network
+
+RANK = 3
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    shape = ScratchModel(layers=2, hidden=64, intermediate=96, heads=2, vocab=320, context=128, tied=request.param)
+    config = ModelConfig(scratch=shape, dtype="float32")
+    return prepare_model(config, tmp_path_factory.mktemp("model") / "m", ["state: go north\n"] * 20, 0)
+
+
+def adapted(folder: Path, **settings: Any) -> LogprobModel:
+    network = load_network(str(folder), torch.float32, temperature=1.0)
+    add_adapters(network.lm, LoRAConfig(rank=RANK, alpha=6, **settings))
+    return network
+
+
+def row() -> MicroBatch:
+    ids = np.random.default_rng(0).integers(0, 256, 40).tolist()
+    return Columns(
+        pa.table({"ids": [ids], "weights": [[1.0] * 40]}, schema=SFT_SCHEMA), SFT_SCHEMA, "weights"
+    ).micro_batch([0])
+
+
+def train(network: LogprobModel, steps: int = 3) -> None:
+    optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=0.02)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        network(row())[0].mean().backward()
+        optimizer.step()
+
+
+def test_new_adapters_change_nothing_and_are_all_that_is_trained(folder: Path) -> None:
+    before, network = load_network(str(folder), torch.float32, temperature=1.0), adapted(folder)
+    assert torch.equal(network(row())[0], before(row())[0])
+    trained = {name for name, p in network.named_parameters() if p.requires_grad}
+    assert trained and all(".lora_" in name for name in trained)
+    linear = [m for m in before.lm.model.modules() if isinstance(m, torch.nn.Linear)]
+    assert len(trained) == 2 * len(linear)
+
+
+def test_merged_weights_are_the_same_model_under_the_names_of_the_checkpoint(folder: Path) -> None:
+    plain, network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), adapted(folder)
+    before = {name: p.detach().clone() for name, p in plain.named_parameters()}
+    train(network)
+    merged = dict(whole_weights(network.lm))
+    assert merged.keys() == before.keys()
+    ranks = {
+        name: int(torch.linalg.matrix_rank(merged[name] - before[name], atol=1e-4))
+        for name in before
+        if merged[name].ndim == 2
+    }
+    assert {rank for name, rank in ranks.items() if "_proj" in name} == {RANK}
+    assert all(torch.equal(merged[name], before[name]) for name in before if "_proj.weight" not in name)
+    plain.load_state_dict(merged, strict=False)
+    batch = row()
+    logs = plain(batch.ids).logits[0].log_softmax(-1)[batch.index].gather(1, batch.targets[:, None])[:, 0]
+    mine = network(batch)[0]
+    torch.testing.assert_close(mine, logs, atol=1e-4, rtol=0)
+    assert (mine - load_network(str(folder), torch.float32, 1.0)(batch)[0]).abs().max() > 0.1
+
+
+def test_without_adapters_it_is_the_model_of_before_and_with_them_again_the_trained_one(folder: Path) -> None:
+    before, network = load_network(str(folder), torch.float32, temperature=1.0), adapted(folder)
+    train(network)
+    trained = network(row())[0]
+    assert torch.equal(WithoutAdapters(network)(row())[0], before(row())[0])
+    assert torch.equal(network(row())[0], trained)
+
+
+def test_targets_choose_the_layers(folder: Path) -> None:
+    trained = [name for name, p in adapted(folder, targets=["q_proj"]).named_parameters() if p.requires_grad]
+    assert len(trained) == 4 and all("q_proj" in name for name in trained)
+
+
+@pytest.mark.parametrize("target", ["w_proj", "lm_head", "embed_tokens"])
+def test_a_layer_that_cannot_have_adapters_is_named(folder: Path, target: str) -> None:
+    with pytest.raises(ModelError, match=r"policy\.lora\.targets: "):
+        adapted(folder, targets=[target])
