@@ -232,7 +232,7 @@ def _suggest(name: str) -> str:
     beside = [k for k in known if k.rpartition(".")[0] == section]
     close = difflib.get_close_matches(leaf, [k.rpartition(".")[2] for k in beside], n=1)
     found = [f"{section}.{close[0]}" if section else close[0]] if close else []
-    found = found or [k for k in known if k.rpartition(".")[2] == leaf][:3]
+    found = found or sorted((k for k in known if k.rpartition(".")[2] == leaf), key=lambda k: k.count("."))[:3]
     found = found or difflib.get_close_matches(name, [*known, *{f.section for f in describe_fields()}], n=1)
     return f"; did you mean {' or '.join(map(repr, found))}?" if found else "; `dreamgym train --help` lists all."
 
