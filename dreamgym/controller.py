@@ -31,12 +31,12 @@ from dreamgym.learner.algorithms import resolve
 from dreamgym.learner.batches import rl_batch
 from dreamgym.learner.models import load_tokenizer
 from dreamgym.obs.console import Bar
+from dreamgym.obs.ledger import Ledger
 from dreamgym.obs.rollouts import rollout_metrics
 from dreamgym.obs.runlog import Clock, RunLog
 from dreamgym.obs.stages import write_json
 from dreamgym.policy.weight_transfer import pack_weights
 from dreamgym.refresh import Refresher
-from dreamgym.schema import write_parquet
 from dreamgym.services import Services
 from dreamgym.types import Task, Trajectory, World, stable_id
 
@@ -73,6 +73,7 @@ class Trainer:
         self._heldout = list(heldout)
         self._world_chat = ChatFormat(load_tokenizer(config.run_dir / "world"))
         self._log = RunLog(folder / "metrics.jsonl")
+        self._ledger = Ledger(folder)
         self._refresher = Refresher(config, services, self.curriculum)
         self._world: World = config.train.world
         self._budget = config.real.transitions if self._world == "real" else 0
@@ -81,10 +82,9 @@ class Trainer:
         self._under_way: deque[Batch] = deque()
         self._version = 0
 
-    def run(self, resume: bool, bar: Bar) -> int:
-        """Train to the end; returns the number of the last iteration."""
-        first = self._resume() if resume else self._fresh()
-        began = time.monotonic()
+    def run(self, bar: Bar) -> int:
+        """Train to the end, from wherever the folder's newest checkpoint is; returns the number of the last iteration."""
+        first = self._resume()
         if first == 0:
             self._evaluate(0)
         iteration, last = first, not self._groups_of(first)
@@ -93,18 +93,20 @@ class Trainer:
                 metrics = self._iterate(iteration, beside)
                 iteration += 1
                 self._log.write("iteration", iteration, metrics)
-                done = metrics["learner/real_transitions"] if self._budget else 1
-                bar.advance(done, f"{self._world} {metrics['dream/success']:.0%}")
-                minutes = (time.monotonic() - began) / 60
+                done = self.learned["real"] if self._budget else iteration
+                bar.reach(done, f"{self._world} {metrics['dream/success']:.0%}")
+                minutes = self.clock.total / 60
                 last = 0 < self.config.train.minutes <= minutes or not (self._under_way or self._groups_of(iteration))
                 if last and self._under_way:
                     self.services.fleet.abandon()  # type: ignore[union-attr]
+                    self._ledger.write("abandoned", iteration, (e.id for b in self._under_way for e in b.episodes))
                 every = self.config.train.eval_every
                 if every and (iteration % every == 0 or last):
                     self._evaluate(iteration)
                 if last or iteration % self.config.train.checkpoint_every == 0:
                     self._checkpoint(iteration)
         self._log.close()
+        self._ledger.close()
         return iteration
 
     # One iteration -----------------------------------------------------------------------------
@@ -115,11 +117,12 @@ class Trainer:
             trajectories = self._next_batch(iteration)
         self._dreams = [t for t in trajectories if t.world == "dream" and t.task.origin == "real" and t.status == "ok"]
         metrics = rollout_metrics(trajectories, time.monotonic() - before, self._version)
+        self._ledger.finish(iteration, trajectories)
         self.tokens += metrics["rollout/tokens"]
         metrics |= self._value_tasks(trajectories, iteration)
-        write_parquet(self.folder / "trajectories" / f"iteration-{iteration:05d}.parquet", trajectories)
         refreshed = beside.submit(self._refresher.run, trajectories, iteration)
         metrics |= self._learn(trajectories, iteration)
+        self._ledger.write("trained", iteration, (t.id for t in trajectories))
         with self.clock("curriculum and replay"):
             metrics |= refreshed.result()
         return metrics
@@ -138,8 +141,27 @@ class Trainer:
             groups = self._groups_of(at)
             if not groups:
                 break
-            self._under_way.append(fleet.begin(self._episodes(at, groups)))
-        return fleet.finish(self._under_way.popleft())
+            self._under_way.append(self._begin(at, groups))
+        batch = self._under_way.popleft()
+        trajectories = fleet.finish(batch)
+        if batch.retried:
+            self._ledger.write("retried", iteration, batch.retried)
+        return trajectories
+
+    def _begin(self, iteration: int, groups: int) -> Batch:
+        """Send out an iteration's episodes; drawn before, they are drawn alike, and finished before, kept as they are."""
+        fleet, drawn = self.services.fleet, self._ledger.drawn_from(iteration)
+        assert fleet is not None
+        if drawn is None:
+            self._ledger.draw(iteration, self.curriculum.state())
+        else:
+            self.curriculum.load_state(drawn)
+        episodes = self._episodes(iteration, groups)
+        kept = [] if drawn is None else self._ledger.finished(iteration)
+        sent = [e.id for e in episodes if e.id not in {t.id for t in kept}]
+        if sent:
+            self._ledger.write("started" if drawn is None else "retried", iteration, sent)
+        return fleet.begin(episodes, kept)
 
     def _groups_of(self, iteration: int) -> int:
         """How many groups an iteration may play: 0 after the last one.
@@ -283,36 +305,38 @@ class Trainer:
                 "max_gap": self.max_gap,
                 "learned": self.learned,
                 "tokens": self.tokens,
+                "clock": self.clock.parts(),
             }
             write_json(partial_home / "state.json", state)
             whole = home / f"iteration-{iteration:05d}"
             shutil.rmtree(whole, ignore_errors=True)
             partial_home.rename(whole)
-            for old in sorted(home.glob("iteration-?????"))[: -self.config.train.keep_checkpoints]:
+            for old in _checkpoints(self.folder)[: -self.config.train.keep_checkpoints]:
                 shutil.rmtree(old)
+            self._ledger.forget_draws(before=int(_checkpoints(self.folder)[0].name.removeprefix("iteration-")))
 
     def _resume(self) -> int:
-        """Back to the newest checkpoint, where there is one; returns the iteration to go on from."""
+        """Back to the newest checkpoint, or to where the run begins; returns the iteration to go on from."""
         found = _checkpoints(self.folder)
         if not found:
-            return self._fresh()
+            first = 0 if self._after is None else self._take_over(self._after)
+            self._log.truncate_after(-1)
+            if self._ledger.drawn_from(first) is not None:
+                self._ledger.write("resumed", first)
+            return first
         state = json.loads((found[-1] / "state.json").read_text())
         iteration = int(state["iteration"])
         self.curriculum.load_state(state["curriculum"])
         self.real_measured, self.max_gap = int(state["real_measured"]), float(state["max_gap"])
         self.learned, self.tokens = dict(state["learned"]), int(state["tokens"])
+        self.clock.go_on(state["clock"])
         self.services.learner.load_checkpoint(found[-1] / "learner")  # type: ignore[union-attr]
         if self.services.replay is not None:
             asyncio.run(self.services.replay.load(found[-1]))
         self._log.truncate_after(iteration)
+        self._ledger.write("resumed", iteration)
         self._send_weights(iteration)
         return iteration
-
-    def _fresh(self) -> int:
-        shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
-        shutil.rmtree(self.folder / "trajectories", ignore_errors=True)
-        self._log.truncate_after(-1)
-        return 0 if self._after is None else self._take_over(self._after)
 
     def _take_over(self, folder: Path) -> int:
         """The learner, and the count of iterations, of the run that ended in `folder`."""
@@ -334,5 +358,5 @@ def largest_group(config: RunConfig) -> int:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    """Oldest first."""
+    """Oldest first; one that was not written to its end has another name."""
     return sorted((folder / "checkpoints").glob("iteration-?????"))

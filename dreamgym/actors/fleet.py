@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 import ray
 from ray.actor import ActorHandle
@@ -37,10 +37,15 @@ class FleetCounts:
 
 @dataclass
 class Batch:
-    """Episodes under way; `tag` is their name with the actors' manager, `waves` how often an environment serves."""
+    """Episodes under way; `tag` is their name with the actors' manager, `waves` how often an environment serves.
+
+    `kept` holds, by id, those that need not be played; `retried` the ids of those that were sent out again.
+    """
 
     tag: str
     episodes: list[Episode]
+    kept: dict[str, Trajectory]
+    retried: list[str] = field(default_factory=list)
     waves: int = 1
 
 
@@ -74,21 +79,22 @@ class RolloutFleet:
         """Play every episode; the result has their order. Blocks."""
         return self.finish(self.begin(episodes))
 
-    def begin(self, episodes: Sequence[Episode]) -> Batch:
-        """Send episodes out, group by group over the healthy actors, and return at once."""
-        batch = Batch(str(next(self._tags)), list(episodes))
-        self._send(batch, batch.episodes)
+    def begin(self, episodes: Sequence[Episode], kept: Iterable[Trajectory] = ()) -> Batch:
+        """Send out the episodes that are not `kept` from before, group by group over the healthy actors; at once."""
+        batch = Batch(str(next(self._tags)), list(episodes), {t.id: t for t in kept})
+        self._send(batch, [e for e in batch.episodes if e.id not in batch.kept])
         return batch
 
     def finish(self, batch: Batch) -> list[Trajectory]:
         """Wait for a batch; what an actor took with it is played again. The result has the order of its episodes."""
-        done: dict[str, Trajectory] = {}
+        done = dict(batch.kept)
         for attempt in range(ROUNDS):
             left = [e for e in batch.episodes if e.id not in done]
             if not left:
                 break
             if attempt:
                 self.counts.replayed += len(left)
+                batch.retried += [e.id for e in left]
                 self._revive()
                 self._send(batch, left)
             for trajectory in self._received(batch):
@@ -98,9 +104,8 @@ class RolloutFleet:
             raise EngineError(
                 f"{len(missing)} episodes found no living rollout actor in {ROUNDS} rounds; see the actors' logs."
             )
-        played = [done[e.id] for e in batch.episodes]
-        self._watch(played)
-        return played
+        self._watch([done[e.id] for e in batch.episodes if e.id not in batch.kept])
+        return [done[e.id] for e in batch.episodes]
 
     def abandon(self) -> None:
         """End whatever is being played; nobody will `finish` it."""
@@ -125,7 +130,7 @@ class RolloutFleet:
 
     def _send(self, batch: Batch, episodes: Sequence[Episode]) -> None:
         actors = self._manager.healthy_actor_ids()
-        if not actors:
+        if not actors or not episodes:
             return
         order = sorted(range(len(episodes)), key=lambda i: (episodes[i].group, i))
         size = -(-len(order) // len(actors))

@@ -141,8 +141,8 @@ class LearnerWorker:
         `old_logprobs=engine` the engine's are `old`, and only the first minibatch is recomputed and checked.
 
         Returns means per trainable token (entropy, clip_frac, ratio, kl), the loss a step, what
-        `importance.mismatch` tells, grad_norm, tokens, trained_tokens and seconds; of a critic what `Critic.advise`
-        and `Critic.accumulate` tell.
+        `importance.mismatch` tells, grad_norm, tokens, trained_tokens, seconds, and updates: how many batches these
+        weights have learned from; of a critic what `Critic.advise` and `Critic.accumulate` tell.
 
         Raises:
             WeightSyncError: the mean gap exceeds `learner.max_logprob_gap`; no weight was changed.
@@ -176,6 +176,7 @@ class LearnerWorker:
             "tokens": float(columns.lengths.sum()),
             "trained_tokens": seen / self.spec.config.epochs,
             "seconds": time.perf_counter() - began,
+            "updates": float(self._rl_steps),
         }
         return {**metrics, **means, "grad_norm": float(np.mean(norms)), **ended}
 

@@ -61,7 +61,11 @@ class Bar:
 
     def advance(self, amount: float = 1, note: str | None = None) -> None:
         """`amount` more units are done; `note` is a few words on how it goes, such as 'loss 0.42'."""
-        self._done += amount
+        self.reach(self._done + amount, note)
+
+    def reach(self, done: float, note: str | None = None) -> None:
+        """`done` units in all are done; work that goes on from a checkpoint begins with some, or goes back."""
+        self._done = done
         self._note = self._note if note is None else note
         if self._live:
             self._live.update(self._task, completed=self._done, note=self._note)

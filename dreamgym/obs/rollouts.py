@@ -21,7 +21,8 @@ def rollout_metrics(trajectories: Sequence[Trajectory], seconds: float, version:
     """
     ok = [t for t in trajectories if t.status == "ok"]
     if not ok:
-        raise DataError("rollout: every episode of the iteration failed; see train/trajectories for why.")
+        why = trajectories[-1].error if trajectories else "there is none"
+        raise DataError(f"rollout: every episode of the iteration failed, the last with: {why}; mend that first.")
     sampled = [
         (logprob, version - v)
         for t in ok

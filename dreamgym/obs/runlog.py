@@ -109,6 +109,11 @@ class Clock:
             self._charge()
             self._stack.pop()
 
+    def go_on(self, parts: Mapping[str, float]) -> None:
+        """Count from the `parts()` of an earlier clock on."""
+        self._begin -= sum(parts.values())
+        self._seconds = {part: seconds for part, seconds in parts.items() if part != "other"}
+
     def _charge(self) -> None:
         now = self._now()
         if self._stack:

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -55,7 +56,9 @@ class Stage:
 
 
 @contextmanager
-def stage(config: RunConfig, name: str, inputs: Sequence[str], upstream: Sequence[str] = ()) -> Iterator[Stage]:
+def stage(
+    config: RunConfig, name: str, inputs: Sequence[str], upstream: Sequence[str] = (), scratch: Sequence[str] = ()
+) -> Iterator[Stage]:
     """Run a stage unless it is done; on success, and only then, write its record.
 
         with stage(config, "collect", inputs=["env", "collect"]) as s:
@@ -65,6 +68,7 @@ def stage(config: RunConfig, name: str, inputs: Sequence[str], upstream: Sequenc
             s.summary["episodes"] = 2400
 
     `inputs` are dotted names of sections or fields; the seed always counts. `upstream` stages must be finished.
+    `scratch` names folders of the run in which nothing made with other settings may be found: they are removed first.
 
     Raises:
         DataError: an upstream stage is missing, or was run with other settings.
@@ -81,10 +85,10 @@ def stage(config: RunConfig, name: str, inputs: Sequence[str], upstream: Sequenc
             console.print(f"[green]✓[/] [bold]{name}[/] [dim]done before{_line(finished)}[/]")
             yield current
             return
-        yield from _work(Stage(name, run_dir, fingerprint), settings, list(upstream))
+        yield from _work(Stage(name, run_dir, fingerprint), settings, list(upstream), scratch)
 
 
-def _work(current: Stage, settings: Settings, upstream: list[str]) -> Iterator[Stage]:
+def _work(current: Stage, settings: Settings, upstream: list[str], scratch: Sequence[str]) -> Iterator[Stage]:
     partial_path = _path(current.run_dir, current.name, ".partial")
     partial = _read(partial_path)
     current.resuming = partial is not None and partial["fingerprint"] == current.fingerprint
@@ -93,6 +97,10 @@ def _work(current: Stage, settings: Settings, upstream: list[str]) -> Iterator[S
         started, before = partial["started"], partial["seconds"]
     begin = {"fingerprint": current.fingerprint, "started": started, "seconds": before}
     _path(current.run_dir, current.name).unlink(missing_ok=True)
+    if not current.resuming:
+        partial_path.unlink(missing_ok=True)  # in this order: killed in between, the next call begins anew as well
+        for folder in scratch:
+            shutil.rmtree(current.run_dir / folder, ignore_errors=True)
     write_json(partial_path, begin)
     console.print(f"[cyan]▶[/] [bold]{current.name}[/]{' [dim]going on[/]' if current.resuming else ''}")
     clock = time.monotonic()

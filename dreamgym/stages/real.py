@@ -29,7 +29,7 @@ def real(config: RunConfig, running: Services | None = None) -> None:
     if config.train.world == "real":
         raise ConfigError("train.world=real: all of the training is real already; `dreamgym real` follows a dream.")
     check_budget(config)
-    with stage(config, "real", ["real"], upstream=["train"]) as current:
+    with stage(config, "real", ["real"], upstream=["train"], scratch=["real"]) as current:
         if current.done:
             return
         run_dir = current.run_dir
@@ -43,7 +43,7 @@ def real(config: RunConfig, running: Services | None = None) -> None:
             awake = replace(services, dream=None, replay=None)
             trainer = Trainer(settings, run_dir / "real", awake, tasks, dev, [], after=run_dir / "train")
             with progress("real", config.real.transitions) as bar:
-                reached = trainer.run(current.resuming, bar)
+                reached = trainer.run(bar)
             assert services.learner is not None
             services.learner.save(run_dir / "policy_real")
         dreamed = read_stage(run_dir, "train")

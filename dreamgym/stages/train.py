@@ -40,7 +40,7 @@ def train(config: RunConfig, alive: ExitStack | None = None) -> Services | None:
     """
     dream = config.train.world == "dream"
     inputs = [*INPUTS, *SECTIONS, *([] if dream else ["real.transitions"])]
-    with stage(config, "train", inputs, upstream=["sft-policy"]) as current:
+    with stage(config, "train", inputs, upstream=["sft-policy"], scratch=["train"]) as current:
         if current.done:
             return None
         if not dream and config.real.transitions:
@@ -62,7 +62,7 @@ def train(config: RunConfig, alive: ExitStack | None = None) -> Services | None:
             trainer = Trainer(config, run_dir / "train", services, training_tasks(seed_data), dev, heldout)
             total = config.train.iterations if dream else config.real.transitions or config.train.iterations
             with progress("train", total) as bar:
-                current.summary["iterations"] = trainer.run(current.resuming, bar)
+                current.summary["iterations"] = trainer.run(bar)
             assert services.learner is not None
             services.learner.save(run_dir / "policy")
         write_json(run_dir / "train" / "tasks.json", trainer.curriculum.fates())

@@ -94,6 +94,17 @@ def test_a_part_inside_another_is_counted_once_and_all_add_up() -> None:
     assert sum(clock.parts().values()) == clock.total == 25
 
 
+def test_a_clock_goes_on_from_the_parts_of_an_earlier_one() -> None:
+    now = _Time()
+    clock = Clock(now)
+    clock.go_on({"rollout": 12, "learner": 3, "other": 5})
+    with clock("learner"):
+        now.now += 4
+    now.now += 1
+    assert clock.parts() == {"rollout": 12, "learner": 7, "other": 6}
+    assert clock.total == 25
+
+
 def test_time_is_charged_also_when_a_part_fails_or_still_runs() -> None:
     now = _Time()
     clock = Clock(now)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,22 @@ def test_partial_work_of_other_settings_is_not_gone_on_with(tmp_path: Path) -> N
         _ = 1 / 0
     with stage(_config(tmp_path, "collect.tasks=7"), "collect", inputs=["collect"]) as s:
         assert not s.resuming
+
+
+def test_scratch_of_other_settings_is_gone_before_the_stage_begins_and_its_own_stays(tmp_path: Path) -> None:
+    def begin(*overrides: str) -> bool:
+        """Whether an earlier checkpoint was found; the stage then fails, and leaves one."""
+        with suppress(ZeroDivisionError), stage(_config(tmp_path, *overrides), "train", ["train"], (), ["train"]) as s:
+            checkpoint = s.run_dir / "train" / "checkpoint"
+            found = checkpoint.exists()
+            checkpoint.parent.mkdir(exist_ok=True)
+            checkpoint.touch()
+            _ = 1 / 0
+        return found
+
+    assert not begin("train.groups=2")
+    assert begin("train.groups=2", "learner.lr=0.5")
+    assert not begin("train.groups=3")
 
 
 def test_a_stage_that_is_made_again_and_fails_is_no_longer_done(tmp_path: Path) -> None:

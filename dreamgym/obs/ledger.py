@@ -1,0 +1,138 @@
+"""What became of every trajectory of a run, on disk before it matters, so that a resumed run trains each exactly once.
+
+    train/ledger.jsonl             one line an event, with the ids of the trajectories it is about
+    train/draws/iteration-*.json   the curriculum as it was before it drew the tasks of an iteration
+    train/trajectories/            the episodes of an iteration, once all of them are over
+
+A checkpoint holds the weights, and these files what was played since: a resumed run draws the same tasks again, takes
+the episodes that are over as they were, plays those that were under way anew, and repeats the updates after the
+checkpoint with the very batches that they had.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from dreamgym.obs.runlog import Record, RunLog, read_log
+from dreamgym.obs.stages import write_json
+from dreamgym.schema import read_parquet, write_parquet
+from dreamgym.types import Trajectory
+
+Event = Literal["started", "retried", "finished", "trained", "abandoned", "resumed"]
+"""Sent out, sent again, over and on disk, consumed by an update, given up when the run ended; back at a checkpoint."""
+
+
+class Ledger:
+    """The book of one run; its folder is that of the stage."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._log = RunLog(folder / "ledger.jsonl")
+
+    def write(self, event: Event, iteration: int, ids: Iterable[str] = ()) -> None:
+        """Add an event; it is on disk when this returns."""
+        self._log.write(event, iteration, {"ids": list(ids)})
+
+    def drawn_from(self, iteration: int) -> dict[str, Any] | None:
+        """The curriculum's state before the tasks of an iteration were drawn; None where they never were."""
+        path = self._draw(iteration)
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def draw(self, iteration: int, state: dict[str, Any]) -> None:
+        """Keep the state from which the tasks of an iteration are drawn now."""
+        write_json(self._draw(iteration), state)
+
+    def finished(self, iteration: int) -> list[Trajectory]:
+        """The episodes of an iteration as they were played; empty where they are not over."""
+        path = self._trajectories(iteration)
+        return read_parquet(path) if path.exists() else []
+
+    def finish(self, iteration: int, trajectories: Sequence[Trajectory]) -> None:
+        """Keep the episodes of an iteration, whole."""
+        write_parquet(self._trajectories(iteration), trajectories)
+        self.write("finished", iteration, (t.id for t in trajectories))
+
+    def forget_draws(self, before: int) -> None:
+        """Remove the draws of iterations to which no checkpoint leads back any more."""
+        for path in (self._folder / "draws").glob("iteration-*.json"):
+            if path < self._draw(before):
+                path.unlink()
+
+    def close(self) -> None:
+        self._log.close()
+
+    def _draw(self, iteration: int) -> Path:
+        return self._folder / "draws" / f"iteration-{iteration:05d}.json"
+
+    def _trajectories(self, iteration: int) -> Path:
+        return self._folder / "trajectories" / f"iteration-{iteration:05d}.parquet"
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Trajectories of a run that has ended, by id where nothing else is said.
+
+    started        ever sent out
+    finished       over and on disk
+    retried        times that one was sent out again, because whoever played it died or the run went back
+    abandoned      under way when the run had all it wanted
+    lost           started, yet in no update of the weights that the run ended with, and not abandoned
+    trained_twice  times that such an update consumed one that those weights had seen before
+    resumed        times that the run went back to a checkpoint
+    """
+
+    started: int
+    finished: int
+    retried: int
+    abandoned: int
+    lost: int
+    trained_twice: int
+    resumed: int
+
+
+def account(path: Path) -> Account:
+    """Add up a ledger; an update counts unless the run went back to a checkpoint before it.
+
+    Raises:
+        DataError: there is no such file, or it is broken.
+    """
+    return add_up(read_log(path))
+
+
+def add_up(events: Iterable[Record]) -> Account:
+    """See `account`."""
+    started: set[str] = set()
+    finished: set[str] = set()
+    abandoned: set[str] = set()
+    updates: list[tuple[int, list[str]]] = []
+    retried = resumed = 0
+    for event in events:
+        kind, iteration, ids = event["kind"], event["iteration"], event["ids"]
+        if kind == "retried":
+            retried += len(started.intersection(ids))
+        if kind in ("started", "retried"):
+            started.update(ids)
+        elif kind == "finished":
+            finished.update(ids)
+        elif kind == "abandoned":
+            abandoned.update(ids)
+        elif kind == "trained":
+            updates.append((iteration, ids))
+        elif kind == "resumed":
+            resumed += 1
+            updates = [update for update in updates if update[0] < iteration]
+    trained = Counter(trajectory for _, ids in updates for trajectory in ids)
+    return Account(
+        started=len(started),
+        finished=len(finished),
+        retried=retried,
+        abandoned=len(abandoned - trained.keys()),
+        lost=len(started - trained.keys() - abandoned),
+        trained_twice=trained.total() - len(trained),
+        resumed=resumed,
+    )
