@@ -22,10 +22,11 @@ def machine() -> str:
     return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores, {gib:.0f} GiB, no GPU"
 
 
-def record(path: Path, command: str, metrics: dict[str, Any], **more: Any) -> None:
-    """Write {command, machine, date, metrics, …} and print it."""
+def record(path: Path, command: str, metrics: dict[str, Any] | None = None, **more: Any) -> None:
+    """Write {command, machine, date, metrics where there are some, …} and print it."""
     today = datetime.now(UTC).date().isoformat()
-    result = {"command": command, "machine": machine(), "date": today, "metrics": metrics, **more}
+    result = {"command": command, "machine": machine(), "date": today}
+    result |= ({"metrics": metrics} if metrics is not None else {}) | more
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(path.read_text(encoding="utf-8"))

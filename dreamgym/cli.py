@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import importlib
 import itertools
 import re
@@ -70,9 +71,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         return _run(arguments[0], arguments[1:])
-    except DreamgymError as error:
-        cause = getattr(error, "cause", None)  # an error that crossed Ray carries its traceback as text
-        sentence = escape(str(cause if isinstance(cause, DreamgymError) else error))
+    except (DreamgymError, OSError) as error:
+        cause = getattr(error, "cause", None) or error  # an error that crossed Ray carries its traceback as text
+        if isinstance(cause, OSError) and cause.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        full = "the disk is full ({}); make room, and run the same command again to go on."
+        sentence = escape(full.format(cause) if isinstance(cause, OSError) else str(cause))
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {sentence}")
         return 2
 

@@ -149,7 +149,7 @@ class Trainer:
         return trajectories
 
     def _begin(self, iteration: int, groups: int) -> Batch:
-        """Send out an iteration's episodes; drawn before, they are drawn alike, and finished before, kept as they are."""
+        """Send out an iteration's episodes; what was drawn before is drawn alike, what was finished before is kept."""
         fleet, drawn = self.services.fleet, self._ledger.drawn_from(iteration)
         assert fleet is not None
         if drawn is None:
@@ -311,13 +311,13 @@ class Trainer:
             whole = home / f"iteration-{iteration:05d}"
             shutil.rmtree(whole, ignore_errors=True)
             partial_home.rename(whole)
-            for old in _checkpoints(self.folder)[: -self.config.train.keep_checkpoints]:
+            for old in checkpoints(self.folder)[: -self.config.train.keep_checkpoints]:
                 shutil.rmtree(old)
-            self._ledger.forget_draws(before=int(_checkpoints(self.folder)[0].name.removeprefix("iteration-")))
+            self._ledger.forget_draws(before=int(checkpoints(self.folder)[0].name.removeprefix("iteration-")))
 
     def _resume(self) -> int:
         """Back to the newest checkpoint, or to where the run begins; returns the iteration to go on from."""
-        found = _checkpoints(self.folder)
+        found = checkpoints(self.folder)
         if not found:
             first = 0 if self._after is None else self._take_over(self._after)
             self._log.truncate_after(-1)
@@ -342,7 +342,7 @@ class Trainer:
         """The learner, and the count of iterations, of the run that ended in `folder`."""
         learner, policy = self.services.learner, self.services.policy
         assert learner is not None and policy is not None
-        found = _checkpoints(folder)
+        found = checkpoints(folder)
         if not found:
             raise DataError(f"{folder / 'checkpoints'}: no checkpoint to go on from; train again in a new run folder.")
         self._version = int(json.loads((found[-1] / "state.json").read_text())["iteration"])
@@ -357,6 +357,6 @@ def largest_group(config: RunConfig) -> int:
     return config.train.group_size * config.env.max_steps
 
 
-def _checkpoints(folder: Path) -> list[Path]:
+def checkpoints(folder: Path) -> list[Path]:
     """Oldest first; one that was not written to its end has another name."""
     return sorted((folder / "checkpoints").glob("iteration-?????"))

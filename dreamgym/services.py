@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,9 +36,23 @@ class Services:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for part in (self.fleet, self.dream, self.policy, self.learner):
-            if part is not None:
-                part.close()
+        with ExitStack() as closing:  # the last one first, and each of them whatever becomes of the others
+            for part in (self.replay, self.learner, self.policy, self.dream, self.fleet):
+                if part is not None:
+                    closing.callback(part.close)
+
+    def check(self) -> None:
+        """Ask whatever episodes lean on for a sign of life.
+
+        Raises:
+            EngineError, ReplayError: a part is dead, or gave none before its deadline.
+        """
+        if self.policy is not None:
+            self.policy.versions()
+        if self.dream is not None:
+            asyncio.run(self.dream.world.metrics())
+        if self.replay is not None:
+            asyncio.run(self.replay.check())
 
 
 def start_services(
@@ -69,7 +84,7 @@ def start_services(
                 job.result()
         assert services.policy is not None
         address = WorldAddress(services.dream.name, WORLD) if services.dream else None
-        services.fleet = RolloutFleet(config, str(policy), services.policy, address, actors=actors)
+        services.fleet = RolloutFleet(config, str(policy), services.policy, address, actors, services.check)
     except BaseException:
         services.__exit__()
         raise

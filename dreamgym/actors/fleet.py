@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import ray
@@ -39,7 +39,8 @@ class FleetCounts:
 class Batch:
     """Episodes under way; `tag` is their name with the actors' manager, `waves` how often an environment serves.
 
-    `kept` holds, by id, those that need not be played; `retried` the ids of those that were sent out again.
+    `kept` holds, by id, those that need not be played; `retried` the ids of those that were played again,
+    because their actor died or their world failed.
     """
 
     tag: str
@@ -66,8 +67,11 @@ class RolloutFleet:
         policy: PolicyPool,
         world: WorldAddress | None,
         actors: int,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
+        """`check` raises where a part that episodes lean on has died: then it is not they that failed."""
         self._config = config
+        self._check = check
         self.counts = FleetCounts()
         self._failures_in_a_row = 0
         self._tags = itertools.count()
@@ -104,7 +108,9 @@ class RolloutFleet:
             raise EngineError(
                 f"{len(missing)} episodes found no living rollout actor in {ROUNDS} rounds; see the actors' logs."
             )
-        self._watch([done[e.id] for e in batch.episodes if e.id not in batch.kept])
+        fresh = [done[e.id] for e in batch.episodes if e.id not in batch.kept]
+        batch.retried += [t.id for t in fresh if t.info["attempts"] > 1]
+        self._watch(fresh)
         return [done[e.id] for e in batch.episodes]
 
     def abandon(self) -> None:
@@ -161,6 +167,8 @@ class RolloutFleet:
             time.sleep(0.5)
 
     def _watch(self, trajectories: Sequence[Trajectory]) -> None:
+        if any(t.status != "ok" for t in trajectories):
+            self._check()
         for t in trajectories:
             self.counts.played += 1
             failed = t.status != "ok"

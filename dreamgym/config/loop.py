@@ -156,6 +156,8 @@ class TrainConfig(Section):
     """Deadline of one episode, in seconds."""
     max_failures: int = Field(64, ge=1)
     """The circuit breaker: env_failed episodes in a row that stop the run."""
+    max_restarts: int = Field(3, ge=0)
+    """Times that a run may start everything again from one checkpoint because an engine, learner or node died."""
     world: Literal["dream", "real"] = "dream"
     """Where the policy learns."""
     eval_every: int = Field(5, ge=0)

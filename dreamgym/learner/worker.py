@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from dreamgym.config import LearnerConfig, LoRAConfig
-from dreamgym.errors import WeightSyncError
+from dreamgym.errors import DataError, WeightSyncError
 from dreamgym.learner.engines import import_deepspeed, initialize
 
 if TYPE_CHECKING:
@@ -212,13 +212,23 @@ class LearnerWorker:
                 load_tokenizer(self.spec.model_path).save_pretrained(path)
 
     def save_checkpoint(self, path: str) -> None:
-        """Write everything that the next step depends on: trained weights, optimiser, step and random state."""
+        """Write everything that the next step depends on: trained weights, optimiser, step and random state.
+
+        Raises:
+            DataError: it cannot be written, most often because the disk is full.
+        """
         import torch
 
         state = {"rl_steps": self._rl_steps, "rng": torch.get_rng_state()}
-        self._engine.save_checkpoint(path, tag=CHECKPOINT_TAG, client_state=state, exclude_frozen_parameters=True)
-        if self._critic is not None:
-            self._critic.save(str(Path(path) / "critic"), CHECKPOINT_TAG)
+        try:
+            self._engine.save_checkpoint(path, tag=CHECKPOINT_TAG, client_state=state, exclude_frozen_parameters=True)
+            if self._critic is not None:
+                self._critic.save(str(Path(path) / "critic"), CHECKPOINT_TAG)
+        except (OSError, RuntimeError) as error:  # the latter is PyTorch's for a disk that is full
+            raise DataError(
+                f"{path}: the checkpoint cannot be written ({str(error).splitlines()[0]}); make room on that disk, "
+                "and run the same command again."
+            ) from error
 
     def load_checkpoint(self, path: str) -> None:
         """Go back to a checkpoint of `save_checkpoint`, made with the same number of workers."""

@@ -24,7 +24,7 @@ from dreamgym.schema import read_parquet, write_parquet
 from dreamgym.types import Trajectory
 
 Event = Literal["started", "retried", "finished", "trained", "abandoned", "resumed"]
-"""Sent out, sent again, over and on disk, consumed by an update, given up when the run ended; back at a checkpoint."""
+"""Sent out, played again, over and on disk, consumed by an update, given up when the run ended; back at a checkpoint."""
 
 
 class Ledger:
@@ -79,7 +79,7 @@ class Account:
 
     started        ever sent out
     finished       over and on disk
-    retried        times that one was sent out again, because whoever played it died or the run went back
+    retried        times that one was played again, because its actor died, its world failed, or the run went back
     abandoned      under way when the run had all it wanted
     lost           started, yet in no update of the weights that the run ended with, and not abandoned
     trained_twice  times that such an update consumed one that those weights had seen before

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 
 from dreamgym.config import ReplayConfig
 from dreamgym.replay.buffer import ReplayBuffer, ReplayStats
@@ -31,9 +32,14 @@ class ReplayActor:
     """`ReplayBuffer` for the whole cluster; see there for what each method does and raises."""
 
     def __init__(self, config: ReplayConfig, seed: int, collection: str) -> None:
-        self._buffer = ReplayBuffer(config, seed, collection)
+        self._make = partial(ReplayBuffer, config, seed, collection)
         self._open: dict[int, _Batch] = {}
         self._batches = 0
+
+    @cached_property
+    def _buffer(self) -> ReplayBuffer:
+        """Made at the first call, so that a service that is down is an answer to it, not the actor's death."""
+        return self._make()
 
     async def search(
         self, queries: Sequence[tuple[str, str]], k: int, exclude_trajectories: Sequence[str | None] | None = None
@@ -66,6 +72,9 @@ class ReplayActor:
     async def stats(self) -> ReplayStats:
         return self._buffer.stats()
 
+    async def check(self) -> None:
+        self._buffer.check()
+
     async def save(self, folder: Path) -> None:
         self._buffer.save(folder)
 
@@ -85,7 +94,9 @@ class ReplayActor:
 
 def start_replay(config: ReplayConfig, seed: int, collection: str) -> Any:
     """Start the actor (it reserves no CPU) and return its handle, to be given to a `ReplayClient`."""
-    return ray.remote(ReplayActor).options(num_cpus=0).remote(config, seed, collection)
+    handle = ray.remote(ReplayActor).options(num_cpus=0).remote(config, seed, collection)
+    handle.check.remote()  # the buffer is made while the caller goes on; who asks next hears of a failure
+    return handle
 
 
 class ReplayClient:
@@ -121,6 +132,10 @@ class ReplayClient:
         """See `ReplayBuffer.stats`."""
         return await self._bounded("stats", self._handle.stats.remote())
 
+    async def check(self) -> None:
+        """See `ReplayBuffer.check`."""
+        await self._bounded("check", self._handle.check.remote())
+
     async def save(self, folder: Path) -> None:
         """See `ReplayBuffer.save`; the folder must be one that the actor's machine shares."""
         await self._bounded("save", self._handle.save.remote(folder))
@@ -129,6 +144,10 @@ class ReplayClient:
         """See `ReplayBuffer.load`."""
         await self._bounded("load", self._handle.load.remote(folder))
 
+    def close(self) -> None:
+        """End the actor."""
+        ray.kill(self._handle)
+
     async def _bounded(self, what: str, answer: Awaitable[T]) -> T:
         try:
             return await asyncio.wait_for(answer, self._timeout_s)
@@ -136,6 +155,8 @@ class ReplayClient:
             raise ReplayError(
                 f"replay.timeout_s: no answer to {what} in {self._timeout_s:g} s; raise it, or see the actor's log."
             ) from error
+        except RayTaskError as error:
+            raise error.cause or error from error
         except RayActorError as error:
             raise ReplayError(
                 f"replay: the replay actor died ({type(error).__name__}); resume from a checkpoint."

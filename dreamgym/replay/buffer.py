@@ -144,6 +144,10 @@ class ReplayBuffer:
             watermark=self._watermark,
         )
 
+    def check(self) -> None:
+        """Raise ReplayError where the Qdrant service does not answer."""
+        self._index.check()
+
     def items(self) -> list[StoredTransition]:
         """Everything stored, oldest first."""
         return list(self._items.values())

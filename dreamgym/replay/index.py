@@ -141,6 +141,10 @@ class VectorIndex:
             out[row_of[str(record.id)]] = np.asarray(record.vector, np.float32)
         return out
 
+    def check(self) -> None:
+        """Raise ReplayError where the collection cannot be reached."""
+        self._call(partial(self._client.get_collection, self._collection))
+
     def close(self) -> None:
         """Close the client."""
         self._client.close()

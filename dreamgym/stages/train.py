@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
+from ray.exceptions import RayError, RayTaskError
+from rich.markup import escape
+
 from dreamgym.config import RunConfig
-from dreamgym.controller import Trainer, largest_group
+from dreamgym.controller import Trainer, checkpoints, largest_group
 from dreamgym.envs.tasks import fold_tasks
-from dreamgym.errors import ConfigError
-from dreamgym.obs.console import console, progress
+from dreamgym.errors import ConfigError, DreamgymError, EngineError
+from dreamgym.obs.console import Bar, console, progress
 from dreamgym.obs.runlog import time_table
 from dreamgym.obs.stages import Stage, stage, write_json
+from dreamgym.replay.records import ReplayError
 from dreamgym.schema import read_parquet
 from dreamgym.services import Services, start_services
 from dreamgym.types import Task, Trajectory
@@ -23,6 +27,7 @@ INPUTS = [
     "policy.eval_temperature",
     "policy.lora",
 ]
+DIED = (EngineError, ReplayError, RayError, TimeoutError)
 SECTIONS = ["replay", "curriculum", "learner", "train"]
 
 
@@ -47,24 +52,10 @@ def train(config: RunConfig, alive: ExitStack | None = None) -> Services | None:
             check_budget(config)
         run_dir = current.run_dir
         seed_data = read_parquet(run_dir / "data" / "annotated.parquet")
-        dev = dev_tasks(config)
-        services = start_services(
-            config,
-            run_dir / "warm_start",
-            world=run_dir / "world" if dream else None,
-            seed_data=seed_data,
-            learner=True,
-            actors=config.train.rollout_actors,
-        )
-        with ExitStack() as until_trained:
+        total = config.train.iterations if dream else config.real.transitions or config.train.iterations
+        with ExitStack() as until_trained, progress("train", total) as bar:
+            services, trainer, current.summary["iterations"] = _survive(config, seed_data, bar)
             (alive or until_trained).enter_context(services)
-            heldout = read_parquet(run_dir / "data" / "heldout.parquet")
-            trainer = Trainer(config, run_dir / "train", services, training_tasks(seed_data), dev, heldout)
-            total = config.train.iterations if dream else config.real.transitions or config.train.iterations
-            with progress("train", total) as bar:
-                current.summary["iterations"] = trainer.run(bar)
-            assert services.learner is not None
-            services.learner.save(run_dir / "policy")
         write_json(run_dir / "train" / "tasks.json", trainer.curriculum.fates())
         current.summary["dream_transitions"] = trainer.learned["dream"]
         tell(current, trainer)
@@ -96,6 +87,55 @@ def check_budget(config: RunConfig) -> None:
 def dev_tasks(config: RunConfig) -> list[Task]:
     """The games of the dev fold on which training is measured; none where it is not."""
     return fold_tasks(config.env, "dev", config.train.eval_games, config.seed) if config.train.eval_every else []
+
+
+def _survive(config: RunConfig, seed_data: list[Trajectory], bar: Bar) -> tuple[Services, Trainer, int]:
+    """Train to the end and save the policy; where a part dies, all are started again and go on from a checkpoint.
+
+    Returns:
+        The services, for the caller to close; the trainer; and the number of iterations.
+
+    Raises:
+        DreamgymError: what failed is not mended by starting again, or was not by `train.max_restarts` of them.
+    """
+    folder, restarts, last = config.run_dir / "train", 0, None
+    dev, tasks = dev_tasks(config), training_tasks(seed_data)
+    heldout = read_parquet(config.run_dir / "data" / "heldout.parquet")
+    while True:
+        with ExitStack() as running:
+            services = running.enter_context(_start(config, seed_data))
+            trainer = Trainer(config, folder, services, tasks, dev, heldout)
+            try:
+                iterations = trainer.run(bar)
+                services.learner.save(config.run_dir / "policy")  # type: ignore[union-attr]
+                running.pop_all()
+                return services, trainer, iterations
+            except DIED as error:
+                if isinstance(error, RayTaskError) and not isinstance(error.cause, DreamgymError):
+                    raise  # code that failed inside an actor would fail again
+                newest = checkpoints(folder)[-1:]
+                restarts, last = restarts + 1 if newest == last else 1, newest
+                if restarts > config.train.max_restarts:
+                    raise EngineError(
+                        f"{_first_line(error)} (train.max_restarts={restarts - 1} did not help)"
+                    ) from error
+                console.print(f"[yellow]{escape(_first_line(error))}[/] Starting again from the last checkpoint.")
+
+
+def _first_line(error: Exception) -> str:
+    cause = getattr(error, "cause", None) or error  # an error that crossed Ray carries its traceback as text
+    return (str(cause).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _start(config: RunConfig, seed_data: list[Trajectory]) -> Services:
+    return start_services(
+        config,
+        config.run_dir / "warm_start",
+        world=config.run_dir / "world" if config.train.world == "dream" else None,
+        seed_data=seed_data,
+        learner=True,
+        actors=config.train.rollout_actors,
+    )
 
 
 def training_tasks(trajectories: list[Trajectory]) -> list[Task]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from dreamgym.obs.ledger import account
 from dreamgym.obs.runlog import read_log
 from dreamgym.schema import read_parquet
 
@@ -128,23 +128,31 @@ def test_a_second_call_does_nothing_again(run: Path) -> None:
     assert (run / "stages" / "train.json").read_bytes() == before
 
 
-def test_killed_in_training_it_goes_on_from_its_checkpoint(run: Path) -> None:
-    more = ["train.iterations=5", "train.eval_every=0", "curriculum.generated_share=0"]
+def test_killed_in_training_it_goes_on_from_its_checkpoint_with_what_was_played(run: Path) -> None:
+    more = ["train.iterations=5", "train.eval_every=0", "curriculum.generated_share=0", "train.checkpoint_every=2"]
     call = [sys.executable, "-m", "dreamgym.cli", "train", str(RECIPE), *TINY, f"out={run.parent}", *more]
-    checkpoint = run / "train" / "checkpoints" / "iteration-00002"
-    shutil.rmtree(checkpoint.parent)
+    played = [run / "train" / "trajectories" / f"iteration-{index:05d}.parquet" for index in range(5)]
     process = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 300
-    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert checkpoint.exists()
+    while not played[3].exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert played[3].exists()
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    before = [read_parquet(path) for path in played[:4]]
+    third = read_log(run / "train" / "metrics.jsonl")[2]
     done = dreamgym("train", run.parent, *more)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "going on" in done.stdout
-    numbers = [r["iteration"] for r in read_log(run / "train" / "metrics.jsonl") if r["kind"] == "iteration"]
-    assert numbers == [1, 2, 3, 4, 5]
+    assert [read_parquet(path) for path in played[:4]] == before
+    steps = [r for r in read_log(run / "train" / "metrics.jsonl") if r["kind"] == "iteration"]
+    assert [r["iteration"] for r in steps] == [1, 2, 3, 4, 5]
+    assert steps[2].get("learner/loss") == pytest.approx(third.get("learner/loss"), rel=1e-4)
+    updates = [r["learner/updates"] for r in steps if not r.get("learner/skipped")]
+    assert updates == list(range(1, len(updates) + 1))
+    told = account(run / "train" / "ledger.jsonl")
+    assert told.started == told.finished == 5 * 16
+    assert (told.resumed, told.lost, told.trained_twice) == (1, 0, 0)
 
 
 def test_rollouts_beside_the_learner_are_no_older_than_allowed_and_all_are_learned_from(run: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import ray
 
-from dreamgym.config import ReplayConfig
+from dreamgym.config import QdrantConfig, ReplayConfig
 from dreamgym.errors import DataError
 from dreamgym.replay import Candidate, Outcome, ReplayError, StoredTransition
 from dreamgym.replay.actor import ReplayClient, start_replay
@@ -92,3 +92,12 @@ async def test_a_missed_deadline_and_a_dead_actor_are_one_sentence(handle: Any) 
     ray.kill(handle)
     with pytest.raises(ReplayError, match="died"):
         await ReplayClient(handle, 30.0).search([("s", "a")], 1)
+
+
+async def test_a_service_that_is_down_is_named_with_its_setting(cluster: None) -> None:
+    closed = ReplayConfig(dim=64, qdrant=QdrantConfig(url="http://127.0.0.1:9"))
+    client = ReplayClient(start_replay(closed, 0, "down"), 30.0)
+    for call in (client.add(ITEMS), client.check()):
+        with pytest.raises(ReplayError, match=r"replay\.qdrant\.url is reachable"):
+            await call
+    client.close()

@@ -117,6 +117,17 @@ def test_a_signal_ends_the_run_with_a_sentence_and_no_process_left(
     assert [c for c in children if c.is_running() and c.status() != psutil.STATUS_ZOMBIE] == []
 
 
+def test_a_full_disk_is_one_sentence_and_another_fault_of_a_file_is_not(tmp_path: Path) -> None:
+    write = "def run(config, who): open({!r}, 'w').write('x' * 10**6)"
+    process = _run(STAGE.format(body=write.format("/dev/full")), str(tmp_path))
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("error: the disk is full") and "No space left" in err
+    process = _run(STAGE.format(body=write.format("/nowhere/file")), str(tmp_path))
+    assert "FileNotFoundError" in process.communicate(timeout=20)[1]
+    assert process.returncode == 1
+
+
 def test_a_failing_stage_leaves_no_process_and_shows_its_traceback(tmp_path: Path) -> None:
     body = "def run(config, who): print(subprocess.Popen(['sleep', '300']).pid, flush=True); 1 / 0"
     begin = time.monotonic()
