@@ -83,7 +83,7 @@ class Trainer:
         self._version = 0
 
     def run(self, bar: Bar) -> int:
-        """Train to the end, from wherever the folder's newest checkpoint is; returns the number of the last iteration."""
+        """Train to the end, from where the folder's newest checkpoint is; returns the number of the last iteration."""
         first = self._resume()
         if first == 0:
             self._evaluate(0)

@@ -24,7 +24,7 @@ from dreamgym.schema import read_parquet, write_parquet
 from dreamgym.types import Trajectory
 
 Event = Literal["started", "retried", "finished", "trained", "abandoned", "resumed"]
-"""Sent out, played again, over and on disk, consumed by an update, given up when the run ended; back at a checkpoint."""
+"""Sent out, played again, over and on disk, learned from, given up at the end of the run; back at a checkpoint."""
 
 
 class Ledger:
