@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -26,6 +27,7 @@ from dreamgym.config.loop import (
     QdrantConfig,
     RealConfig,
     ReplayConfig,
+    TrackerName,
     TrainConfig,
 )
 from dreamgym.config.models import (
@@ -65,6 +67,7 @@ __all__ = [
     "ScratchModel",
     "Section",
     "TeacherConfig",
+    "TrackerName",
     "TrainConfig",
     "TuningConfig",
     "WorldConfig",
@@ -80,6 +83,8 @@ class RunConfig(Section):
     """Drives everything that can be driven: data, initial weights, sampling, task order."""
     out: Path = Path("runs")
     """Where runs are written."""
+    log_level: Literal["debug", "info", "warning"] = "info"
+    """What the parts write to the logs of Ray's session; `debug` follows a trajectory through every dream step."""
     env: EnvConfig = EnvConfig()
     """The real environment."""
     collect: CollectConfig = CollectConfig()

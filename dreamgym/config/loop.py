@@ -11,6 +11,7 @@ from dreamgym.config.base import Section
 AlgorithmName = Literal[  # the registry: each is the file of this name in dreamgym/learner/algorithms
     "grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "reinforce_pp", "reinforce_pp_baseline", "gigpo", "ppo"
 ]
+TrackerName = Literal["tensorboard", "wandb", "mlflow"]
 Aggregation = Literal["token_mean", "sequence_mean", "constant"]
 KLEstimator = Literal["k1", "k2", "k3"]
 
@@ -168,6 +169,8 @@ class TrainConfig(Section):
     """Checkpoints kept on disk."""
     checkpoint_every: int = Field(10, ge=1)
     """Iterations between checkpoints."""
+    trackers: list[TrackerName] = Field(default_factory=list)
+    """Where the metrics go beside `metrics.jsonl`; each needs the extra of its name, and stays offline by default."""
 
 
 class RealConfig(Section):

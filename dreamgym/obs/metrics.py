@@ -1,0 +1,99 @@
+"""What the loop measures: where records go (sinks), under which name each metric is exported, and what it means."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+
+class Sink(Protocol):
+    """Takes the records of a run: its log, Ray's metrics, a tracker."""
+
+    def write(self, kind: str, iteration: int, metrics: Mapping[str, Any]) -> None:
+        """Take one record; `kind` is `iteration` or `eval`, `metrics` maps `section/name` to a number."""
+
+    def close(self) -> None:
+        """Let go of what is open; nothing is written afterwards."""
+
+
+def exported_name(key: str) -> str:
+    """The name of `section/name` outside the run log: `dreamgym_section_name`."""
+    return "dreamgym_" + re.sub(r"[^a-zA-Z0-9_]", "_", key)
+
+
+def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Those of a record's values that are finite numbers, as floats; arrays of one element count as such."""
+    plain = {key: value.item() if hasattr(value, "item") else value for key, value in metrics.items()}
+    return {key: float(v) for key, v in plain.items() if isinstance(v, (int, float)) and math.isfinite(v)}
+
+
+def is_counter(key: str) -> bool:
+    """Whether a metric only grows, so that its rate and not its level is what tells; it may begin at 0 again."""
+    return key in COUNTERS or key.startswith(("replay/refused_", "time/"))
+
+
+GAUGES = {
+    "loop/iteration": "iterations done",
+    "dream/success": "share of the iteration's rollouts that were won (of real ones with train.world=real)",
+    "dream/env_failed": "episodes of the iteration that failed for good and left every statistic",
+    "dream/steps": "mean steps of an episode",
+    "dream/truncated": "share of episodes that ran out of steps",
+    "dream/dev_success": "success in the dream on the games of the dev fold",
+    "real/success": "success in the real environment on the dev fold",
+    "real/low": "lower end of its 95% interval",
+    "real/high": "upper end of its 95% interval",
+    "again/wins": "won dreams that were played again in the real environment",
+    "again/kept": "share of them that the same actions win there too",
+    "again/obeyed": "share of them that were won because the dream let happen what the environment refuses",
+    "rollout/episodes": "episodes of the iteration",
+    "rollout/seconds": "seconds that the loop waited for the iteration's rollouts",
+    "rollout/tokens": "tokens of the iteration's episodes, read and sampled",
+    "rollout/staleness": "mean age of a sampled token, in updates",
+    "rollout/staleness_max": "greatest age of a sampled token, in updates",
+    "rollout/entropy": "mean surprise of a sampled token, in nats",
+    "rollout/policy_cache_hit": "share of the policy's prompt tokens from the prefix cache",
+    "rollout/dream_cache_hit": "share of the dream's prompt tokens from the prefix cache",
+    "rollout/dream_shared": "share of dream steps that another episode of the group had dreamed",
+    "rollout/dream_computed": "tokens that the dream's engines read or wrote",
+    "learner/gap_mean": "mean difference between the logprobs of engine and learner, in nats",
+    "learner/gap_p999": "99.9% quantile of that difference, in nats",
+    "learner/grad_norm": "gradient norm",
+    "learner/loss": "loss of a step",
+    "learner/seconds": "seconds of the update",
+    "learner/trained_tokens": "tokens that carried loss",
+    "learner/rows": "sequences learned from",
+    "learner/groups_left_out": "groups without a signal that were left out",
+    "learner/skipped": "1 where an iteration had nothing to learn from",
+    "sync/seconds": "seconds of a weight transfer",
+    "sync/standstill_seconds": "longest time for which an engine stood still for new weights",
+    "curriculum/value_mean": "mean value V_tau of the iteration's tasks",
+    "curriculum/flat_groups": "share of groups whose episodes all ended alike",
+    "curriculum/generated_share": "share of tasks that were invented",
+    "replay/real": "real transitions in the buffer",
+    "replay/dream": "dreamed transitions in the buffer",
+    "fleet/healthy": "rollout actors that answer",
+}
+"""Levels, and values of one iteration."""
+
+COUNTERS = {
+    "fleet/played": "episodes played, evaluations included",
+    "fleet/env_failed": "episodes that failed in every attempt",
+    "fleet/retried": "attempts at an episode that failed and were made again",
+    "fleet/late": "attempts that met train.episode_timeout_s",
+    "fleet/replayed": "episodes played again because their actor died or was late",
+    "fleet/restarts": "times that a dead rollout actor came back",
+    "replay/pruned": "transitions that left the buffer",
+    "real/transitions": "real transitions that measuring took",
+    "policy/requests": "requests to the policy's engines",
+    "policy/prompt_tokens": "tokens of their prompts",
+    "policy/cached_prompt_tokens": "of those, from the prefix cache",
+    "policy/generated_tokens": "tokens that they sampled",
+    "world/steps": "dream steps asked of a replica",
+    "world/reasked": "answers of the dream that could not be read or did not come, and were asked again",
+    "world/unparsed": "dream steps given up after world.attempts",
+    "world/demos": "demonstrations shown to the dream",
+}
+"""What is counted from the start of the parts, beside `replay/refused_REASON` (candidates that the write gate turned
+away) and `time/PART` (seconds that the loop spent in a part, or waited for it)."""
