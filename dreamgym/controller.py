@@ -32,11 +32,13 @@ from dreamgym.learner.batches import rl_batch
 from dreamgym.learner.models import load_tokenizer
 from dreamgym.obs.console import Bar
 from dreamgym.obs.ledger import Ledger
+from dreamgym.obs.metrics import Sink
 from dreamgym.obs.rollouts import rollout_metrics
 from dreamgym.obs.runlog import Clock, RunLog
 from dreamgym.obs.stages import write_json
 from dreamgym.policy.weight_transfer import pack_weights
 from dreamgym.refresh import Refresher
+from dreamgym.serve.engine import LOAD
 from dreamgym.services import Services
 from dreamgym.types import Task, Trajectory, World, stable_id
 
@@ -59,6 +61,7 @@ class Trainer:
         dev_tasks: Sequence[Task],
         heldout: Sequence[Trajectory],
         after: Path | None = None,
+        sinks: Sequence[Sink] = (),
     ) -> None:
         self.config = config
         self.folder = folder
@@ -73,6 +76,7 @@ class Trainer:
         self._heldout = list(heldout)
         self._world_chat = ChatFormat(load_tokenizer(config.run_dir / "world"))
         self._log = RunLog(folder / "metrics.jsonl")
+        self._sinks = [self._log, *sinks]
         self._ledger = Ledger(folder)
         self._refresher = Refresher(config, services, self.curriculum)
         self._world: World = config.train.world
@@ -92,7 +96,7 @@ class Trainer:
             while not last:
                 metrics = self._iterate(iteration, beside)
                 iteration += 1
-                self._log.write("iteration", iteration, metrics)
+                self._record("iteration", iteration, metrics)
                 done = self.learned["real"] if self._budget else iteration
                 bar.reach(done, f"{self._world} {metrics['dream/success']:.0%}")
                 minutes = self.clock.total / 60
@@ -125,7 +129,17 @@ class Trainer:
         self._ledger.write("trained", iteration, (t.id for t in trajectories))
         with self.clock("curriculum and replay"):
             metrics |= refreshed.result()
-        return metrics
+        return metrics | self._accounts()
+
+    def _accounts(self) -> dict[str, Any]:
+        """What the fleet has counted, and where the loop's time went, since the start."""
+        assert self.services.fleet is not None
+        fleet = {f"fleet/{name}": count for name, count in self.services.fleet.metrics().items()}
+        return fleet | {f"time/{part.replace(' ', '_')}": seconds for part, seconds in self.clock.parts().items()}
+
+    def _record(self, kind: str, iteration: int, metrics: dict[str, Any]) -> None:
+        for sink in self._sinks:
+            sink.write(kind, iteration, metrics)
 
     def _next_batch(self, iteration: int) -> list[Trajectory]:
         """This iteration's rollouts; those of at most `max_staleness` later ones are sent out before they are awaited.
@@ -226,16 +240,19 @@ class Trainer:
         self.max_gap = max(self.max_gap, metrics["learner/gap_mean"])
         began = time.monotonic()
         with self.clock("weight transfer"):
-            self._send_weights(iteration + 1)
-        return learned | metrics | {"sync/seconds": time.monotonic() - began, "learner/rows": batch.num_rows}
+            stood_still = self._send_weights(iteration + 1)
+        sync = {"sync/seconds": time.monotonic() - began, "sync/standstill_seconds": stood_still}
+        return learned | metrics | sync | {"learner/rows": batch.num_rows}
 
-    def _send_weights(self, version: int) -> None:
+    def _send_weights(self, version: int) -> float:
+        """Bring the engines to the learner's weights; returns the longest standstill of one, in seconds."""
         import ray
 
         learner, policy = self.services.learner, self.services.policy
         assert learner is not None and policy is not None
         self._version = version
-        policy.update_weights(ray.get(learner.weights(version, pack_weights), timeout=self.config.learner.timeout_s))
+        weights = ray.get(learner.weights(version, pack_weights), timeout=self.config.learner.timeout_s)
+        return policy.update_weights(weights)
 
     # Measuring ---------------------------------------------------------------------------------
 
@@ -256,8 +273,8 @@ class Trainer:
                     fidelity = beside.submit(self._fidelity, real.ok[:FIDELITY_EPISODES], iteration)
                     metrics |= self._play_again() | fidelity.result()
             metrics["real/transitions"] = self.real_measured
-            metrics |= {f"policy/{k}": v for k, v in self.services.policy.metrics().items()}  # type: ignore[union-attr]
-        self._log.write("eval", iteration, metrics)
+            metrics |= _counts("policy", self.services.policy.metrics())  # type: ignore[union-attr]
+        self._record("eval", iteration, metrics)
 
     def _fidelity(self, own: Sequence[Trajectory], iteration: int) -> dict[str, Any]:
         """What the dream says along the policy's own real episodes and, at first, along held-out ones."""
@@ -274,7 +291,7 @@ class Trainer:
         metrics: dict[str, Any] = named(mine, "policy")
         if heldout:
             metrics |= named(told, "heldout") | named([p for p in told if not p.real.valid], "invalid")
-        return metrics | {f"world/{k}": v for k, v in (await world.metrics()).items()}
+        return metrics | _counts("world", await world.metrics())
 
     def _play_again(self) -> dict[str, Any]:
         """The dreams that the last iteration learned from, in the real environment: only measured, and counted."""
@@ -360,3 +377,8 @@ def largest_group(config: RunConfig) -> int:
 def checkpoints(folder: Path) -> list[Path]:
     """Oldest first; one that was not written to its end has another name."""
     return sorted((folder / "checkpoints").glob("iteration-?????"))
+
+
+def _counts(section: str, metrics: dict[str, float]) -> dict[str, float]:
+    """What engines have counted, as `section/name`; their load is left out, which is that of a moment of rest here."""
+    return {f"{section}/{name}": value for name, value in metrics.items() if name not in LOAD}

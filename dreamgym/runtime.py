@@ -18,10 +18,12 @@ class Machine:
     threads  CPU threads of an engine (None where it computes on a GPU): half the cores, since policy and dream
              take turns with the processes that feed them, and a thread without a core holds up the others
     gpus     GPUs of an engine
+    watched  whether Ray has a dashboard, which may show more than a run alone needs to know
     """
 
     threads: int | None
     gpus: float
+    watched: bool
 
 
 def ensure_ray() -> Machine:
@@ -34,17 +36,17 @@ def ensure_ray() -> Machine:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import ray
 
-    if not ray.is_initialized():
-        if os.environ.get("RAY_ADDRESS"):
-            ray.init(logging_level=logging.ERROR, log_to_driver=False)
-        else:
-            ray.init(
-                address="local",
-                include_dashboard=False,
-                object_store_memory=LOCAL_OBJECT_STORE_BYTES,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-            )
+    if ray.is_initialized() or os.environ.get("RAY_ADDRESS"):
+        context = ray.init(ignore_reinit_error=True, logging_level=logging.ERROR, log_to_driver=False)
+    else:
+        context = ray.init(
+            address="local",
+            include_dashboard=False,
+            object_store_memory=LOCAL_OBJECT_STORE_BYTES,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+        )
+    watched = bool(context.dashboard_url)
     if ray.cluster_resources().get("GPU", 0) > 0:
-        return Machine(None, 1.0)
-    return Machine(max(1, (os.cpu_count() or 1) // 2), 0.0)
+        return Machine(None, 1.0, watched)
+    return Machine(max(1, (os.cpu_count() or 1) // 2), 0.0, watched)

@@ -6,7 +6,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import ray
 from ray.actor import ActorHandle
@@ -17,6 +17,7 @@ from dreamgym.actors.episode import Episode
 from dreamgym.actors.rollout import ATTEMPTS, RolloutActor, WorldAddress
 from dreamgym.config import RunConfig
 from dreamgym.errors import EngineError, EnvError
+from dreamgym.obs.tracing import Event
 from dreamgym.policy.engine import PolicyPool
 from dreamgym.schema import from_batch, to_batch
 from dreamgym.types import Trajectory
@@ -31,6 +32,8 @@ class FleetCounts:
 
     played: int = 0
     env_failed: int = 0
+    retried: int = 0
+    late: int = 0
     replayed: int = 0
     restarts: int = 0
 
@@ -99,6 +102,7 @@ class RolloutFleet:
             if attempt:
                 self.counts.replayed += len(left)
                 batch.retried += [e.id for e in left]
+                log.warning(Event("played again: an actor died or was late", trajectories=",".join(e.id for e in left)))
                 self._revive()
                 self._send(batch, left)
             for trajectory in self._received(batch):
@@ -112,6 +116,10 @@ class RolloutFleet:
         batch.retried += [t.id for t in fresh if t.info["attempts"] > 1]
         self._watch(fresh)
         return [done[e.id] for e in batch.episodes]
+
+    def metrics(self) -> dict[str, float]:
+        """The counts, and how many actors are `healthy`."""
+        return {**asdict(self.counts), "healthy": len(self._manager.healthy_actor_ids())}
 
     def abandon(self) -> None:
         """End whatever is being played; nobody will `finish` it."""
@@ -173,6 +181,8 @@ class RolloutFleet:
             self.counts.played += 1
             failed = t.status != "ok"
             self.counts.env_failed += failed
+            self.counts.retried += int(t.info.get("attempts", 1)) - 1
+            self.counts.late += int(t.info.get("late", 0))
             self._failures_in_a_row = self._failures_in_a_row + 1 if failed else 0
             if self._failures_in_a_row >= self._config.train.max_failures:
                 raise EnvError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,12 +20,14 @@ from dreamgym.chat import ChatFormat
 from dreamgym.config import RunConfig, SamplingConfig
 from dreamgym.envs.base import Environment, RealEnvironment
 from dreamgym.errors import EngineError
+from dreamgym.obs.tracing import Event, log_to_session
 from dreamgym.policy.engine import PolicyPool
 from dreamgym.schema import from_batch, to_batch
 from dreamgym.serve.dream import DreamEnvironment, Memo, WorldClient
 from dreamgym.serve.engine import Generation
 from dreamgym.types import Trajectory, stable_id
 
+log = logging.getLogger(__name__)
 ATTEMPTS = 2
 
 
@@ -42,6 +45,7 @@ class RolloutActor:
     def __init__(self, config: RunConfig, tokenizer: str, policy: PolicyPool, world: WorldAddress | None) -> None:
         from transformers import AutoTokenizer
 
+        log_to_session(config.log_level)
         self._config = config
         self._chat = ChatFormat(AutoTokenizer.from_pretrained(tokenizer))
         self._policy = policy
@@ -93,11 +97,18 @@ class RolloutActor:
 
     async def _play(self, episode: Episode, memo: Memo) -> Trajectory:
         """Up to `ATTEMPTS` tries in fresh environments, each with a deadline; the last failure is what is kept."""
+        late = 0.0
         for attempt in range(ATTEMPTS):
             trajectory = await self._attempt(episode, attempt, memo)
+            late += trajectory.info.get("late", 0.0)
             if trajectory.status == "ok":
                 break
-        trajectory.info["attempts"] = float(attempt + 1)
+            what = "env_failed" if attempt + 1 == ATTEMPTS else "retry"
+            told = {"world": episode.world, "step": len(trajectory.steps), "reason": trajectory.error}
+            log.warning(Event(what, trajectory=episode.id, attempt=attempt, **told))
+        trajectory.info |= {"attempts": float(attempt + 1), "late": late}
+        won = {"steps": len(trajectory.steps), "success": trajectory.success}
+        log.info(Event("episode", trajectory=episode.id, task=episode.task.id, status=trajectory.status, **won))
         return trajectory
 
     async def _attempt(self, episode: Episode, attempt: int, memo: Memo) -> Trajectory:
@@ -108,7 +119,9 @@ class RolloutActor:
                     act = partial(self._act, episode.temperature)
                     return await play(episode, env, act, self._chat, self._config.policy.system_prompt)
             except TimeoutError:
-                return _lost(episode, f"no end within train.episode_timeout_s={limit:g} s")
+                lost = _lost(episode, f"no end within train.episode_timeout_s={limit:g} s")
+                lost.info["late"] = 1.0
+                return lost
             except EngineError as error:
                 return _lost(episode, str(error))
 
@@ -131,7 +144,7 @@ class RolloutActor:
         if episode.world == "dream":
             whose = (episode.group, episode.iteration) if self._config.world.memo else (episode.id,)
             seed = int(stable_id(self._config.seed, *whose, attempt), 16) & 0x7FFFFFFF
-            yield DreamEnvironment(self._dream(), self._config.env.max_steps, seed, memo)
+            yield DreamEnvironment(self._dream(), self._config.env.max_steps, seed, memo, episode.id)
             return
         async with self._real_environment() as env:
             yield env

@@ -127,6 +127,8 @@ class EngineConfig(Section):
     """GPUs an engine."""
     timeout_s: float = Field(120.0, gt=0)
     """Deadline of one request to the engine, in seconds."""
+    export_stats: bool | None = None
+    """Export vLLM's own metrics through Ray; null does so where Ray has a dashboard."""
     enforce_eager: bool = True
     """Skip graph compilation: faster to start, slower to decode on a GPU."""
 

@@ -27,6 +27,8 @@ RL_SCHEMA = pa.schema(
 )
 REWARD_SCHEMA = pa.schema([*list(RL_SCHEMA)[:-1], ("rewards", pa.list_(pa.float32()))])
 """For a critic. Where a row goes on after its last sampled token, the episode was cut in the state read there."""
+TRAJECTORY = pa.field("trajectory", pa.string())
+"""The id of the trajectory that a row is of, for the learner's log; a batch need not have it."""
 
 NO_SIGNAL = 1e-6
 
@@ -134,7 +136,9 @@ def rl_schema(algorithm: Algorithm) -> pa.Schema:
 def rl_batch(
     trajectories: Sequence[Trajectory], algorithm: Algorithm, bootstrap: bool = False
 ) -> tuple[pa.RecordBatch, int]:
-    """Policy-sampled trajectories as a batch of `rl_schema`, one row a token sample, and the groups left out.
+    """Policy-sampled trajectories as a batch of `rl_schema` and `TRAJECTORY`, one row a token sample.
+
+    Also returns how many groups were left out.
 
     Episodes that are `env_failed` are left out before the groups are formed. Where the algorithm drops flat
     groups, those without an advantage in any turn are left out too and counted (dynamic sampling, DAPO,
@@ -148,21 +152,28 @@ def rl_batch(
         DataError: the algorithm needs one step for each sampled turn, or one sample an episode, and there is another.
     """
     kept = [t for t in trajectories if t.status == "ok" and t.samples]
+    schema = rl_schema(algorithm).append(TRAJECTORY)
     if algorithm.advantage is None:
-        parts = [rewarded_part(t, bootstrap) for t in kept]
-        return pa.RecordBatch.from_pylist([p for p in parts if any(p["mask"])], schema=REWARD_SCHEMA), 0
+        parts = [rewarded_part(t, bootstrap) | {"trajectory": t.id} for t in kept]
+        return pa.RecordBatch.from_pylist([p for p in parts if any(p["mask"])], schema=schema), 0
     values = advantages(algorithm.advantage, kept)
     taught = {t.group for t, turns in zip(kept, values, strict=True) if (np.abs(turns) > NO_SIGNAL).any()}
     dropped = {t.group for t in kept} - taught if algorithm.drop_flat else set()
     rows = [
-        {"ids": sample.ids, "mask": sample.mask, "logprobs": sample.logprobs, "advantages": stream}
+        {
+            "ids": sample.ids,
+            "mask": sample.mask,
+            "logprobs": sample.logprobs,
+            "advantages": stream,
+            "trajectory": trajectory.id,
+        }
         for trajectory, turns in zip(kept, values, strict=True)
         if trajectory.group not in dropped
         for sample, stream in zip(
             trajectory.samples, token_streams(turns, [s.mask for s in trajectory.samples]), strict=True
         )
     ]
-    return pa.RecordBatch.from_pylist(rows, schema=RL_SCHEMA), len(dropped)
+    return pa.RecordBatch.from_pylist(rows, schema=schema), len(dropped)
 
 
 def _one_array(column: pa.Array | pa.ChunkedArray) -> pa.ListArray:

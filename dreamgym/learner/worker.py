@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -15,6 +16,7 @@ import pyarrow as pa
 from dreamgym.config import LearnerConfig, LoRAConfig
 from dreamgym.errors import DataError, WeightSyncError
 from dreamgym.learner.engines import import_deepspeed, initialize
+from dreamgym.obs.tracing import Event, log_to_session
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from dreamgym.learner.batches import Columns, MicroBatch
     from dreamgym.learner.losses import Totals
 
+log = logging.getLogger(__name__)
 Pack = Callable[[Iterable[tuple[str, "torch.Tensor"]], int], Any]
 Shares = tuple["torch.Tensor", dict[str, "torch.Tensor"]]
 """A micro-batch's share of the loss, which carries the gradient, and of the means that are reported."""
@@ -57,6 +60,7 @@ class LearnerWorker:
         if not spec.gpu:  # DeepSpeed compiles Muon's kernels at import, for which a CPU needs a C++ compiler
             os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
         os.environ.update(RANK=str(rank), LOCAL_RANK="0", WORLD_SIZE=str(spec.world), LOCAL_SIZE="1")
+        log_to_session()
         self.spec = spec
         self.rank = rank
         self._store: Any = None
@@ -170,6 +174,9 @@ class LearnerWorker:
             if self._critic is not None:
                 self._critic.step()
         self._rl_steps += 1
+        if self.rank == 0 and "trajectory" in batch.schema.names:
+            for name in batch.column("trajectory").to_pylist():
+                log.info(Event("learned from", trajectory=name, step=self._rl_steps))
         seen = sum(totals.tokens for _, totals in passes)
         means = {k: v / (len(passes) if k in PER_STEP else max(seen, 1.0)) for k, v in self._reduce(sums).items()}
         ended = {

@@ -241,9 +241,10 @@ class PolicyPool:
         return [report["version"] for report in self._all("version", self._timeout_s)]
 
     def metrics(self) -> dict[str, float]:
-        """The counts of all engines, added up; see `TokenEngine.metrics`."""
+        """Counts and load of all engines, added up, and the greatest `kv_usage`; see `TokenEngine.metrics`."""
         counts = self._all("metrics", self._timeout_s)
-        return {name: sum(count[name] for count in counts) for name in counts[0]}
+        total = {name: sum(count[name] for count in counts) for name in counts[0]}
+        return total | {"kv_usage": max(count["kv_usage"] for count in counts)}
 
     def close(self) -> None:
         """End all engines and their actors; an actor that is already dead is no fault."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -13,11 +14,13 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from dreamgym.config import ReplayConfig
+from dreamgym.obs.tracing import Event, log_to_session
 from dreamgym.replay.buffer import ReplayBuffer, ReplayStats
 from dreamgym.replay.gate import Verdict
 from dreamgym.replay.records import Candidate, Demo, ReplayError, StoredTransition
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 _WINDOW_S = 0.002
 
 
@@ -32,6 +35,7 @@ class ReplayActor:
     """`ReplayBuffer` for the whole cluster; see there for what each method does and raises."""
 
     def __init__(self, config: ReplayConfig, seed: int, collection: str) -> None:
+        log_to_session()
         self._make = partial(ReplayBuffer, config, seed, collection)
         self._open: dict[int, _Batch] = {}
         self._batches = 0
@@ -64,10 +68,10 @@ class ReplayActor:
         return added
 
     async def screen(self, candidates: Sequence[Candidate]) -> list[Verdict]:
-        return self._buffer.screen(candidates)
+        return _logged(candidates, self._buffer.screen(candidates), refused_only=True)
 
     async def offer(self, candidates: Sequence[Candidate]) -> list[Verdict]:
-        return self._buffer.offer(candidates)
+        return _logged(candidates, self._buffer.offer(candidates))
 
     async def stats(self) -> ReplayStats:
         return self._buffer.stats()
@@ -90,6 +94,15 @@ class ReplayActor:
         del self._open[k]
         self._batches += 1
         return self._buffer.search(batch.queries, k, batch.excluded)
+
+
+def _logged(candidates: Sequence[Candidate], verdicts: list[Verdict], refused_only: bool = False) -> list[Verdict]:
+    for candidate, verdict in zip(candidates, verdicts, strict=True):
+        if not (verdict.admitted and refused_only):
+            what, item = "admitted" if verdict.admitted else "refused", candidate.item
+            why = {} if verdict.admitted else {"reason": verdict.reason, "detail": verdict.detail}
+            log.info(Event(what, trajectory=item.trajectory_id, step=item.step, **why))
+    return verdicts
 
 
 def start_replay(config: ReplayConfig, seed: int, collection: str) -> Any:

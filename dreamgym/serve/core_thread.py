@@ -26,9 +26,9 @@ from vllm.v1.executor import Executor
 class _Core(EngineCoreProc):
     """vLLM's core, told its addresses rather than asking a parent process for them."""
 
-    def __init__(self, config: VllmConfig, addresses: EngineZmqAddresses) -> None:
+    def __init__(self, config: VllmConfig, addresses: EngineZmqAddresses, log_stats: bool) -> None:
         self.addresses = addresses
-        super().__init__(config, True, "", Executor.get_class(config), log_stats=False)
+        super().__init__(config, True, "", Executor.get_class(config), log_stats=log_stats)
 
     @contextmanager
     def _perform_handshakes(self, *_args: Any, **_kwargs: Any) -> Iterator[EngineZmqAddresses]:
@@ -38,10 +38,11 @@ class _Core(EngineCoreProc):
 class CoreThread:
     """One engine core on one thread, and the sockets an `AsyncLLM` of the same process reaches it by."""
 
-    def __init__(self, config: VllmConfig, threads: int | None) -> None:
+    def __init__(self, config: VllmConfig, threads: int | None, log_stats: bool) -> None:
         """Load the model and start the loop; blocks until it is ready.
 
-        `threads` is the number of OpenMP threads of the model's operations; None leaves it as it is.
+        `threads` is the number of OpenMP threads of the model's operations; None leaves it as it is. `log_stats`
+        sends statistics with the outputs of every step.
 
         Raises:
             Exception: whatever vLLM raises where the model or its memory cannot be had.
@@ -52,7 +53,7 @@ class CoreThread:
         ready: Future[_Core] = Future()
         addresses = EngineZmqAddresses(inputs=[inputs], outputs=[outputs])
         self._thread = threading.Thread(
-            target=_run, args=(config, addresses, threads, ready), name="vllm-core", daemon=True
+            target=_run, args=(config, addresses, threads, log_stats, ready), name="vllm-core", daemon=True
         )
         self._thread.start()
         try:
@@ -60,6 +61,12 @@ class CoreThread:
         except BaseException:
             self.forget_sockets()
             raise
+
+    def load(self) -> dict[str, float]:
+        """`running` and `waiting` requests, and `kv_usage`, the share of the KV cache in use, at this moment."""
+        scheduler = self._core.scheduler
+        running, waiting = scheduler.get_request_counts()
+        return {"running": float(running), "waiting": float(waiting), "kv_usage": scheduler.get_kv_cache_usage()}
 
     def forget_sockets(self) -> None:
         """Unlink the socket files; connections that stand live on, and a killed process leaves nothing behind."""
@@ -73,14 +80,16 @@ class CoreThread:
         self.forget_sockets()
 
 
-def _run(config: VllmConfig, addresses: EngineZmqAddresses, threads: int | None, ready: Future[_Core]) -> None:
+def _run(
+    config: VllmConfig, addresses: EngineZmqAddresses, threads: int | None, log_stats: bool, ready: Future[_Core]
+) -> None:
     if threads is not None:
         torch.set_num_threads(threads)
     if config.model_config.enforce_eager:
         # vLLM's sampler compiles a helper all the same: a second at the first token, and a C++ compiler needed.
         torch._dynamo.config.disable = True
     try:
-        core = _Core(config, addresses)
+        core = _Core(config, addresses, log_stats)
     except BaseException as error:  # noqa: BLE001 - handed over to the thread that waits
         ready.set_exception(error)
         return

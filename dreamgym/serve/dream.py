@@ -70,12 +70,16 @@ class DreamEnvironment:
 
     With a `memo` shared by the episodes of a group (which then have one seed), the same actions from the same
     start lead to the same states, and what episodes have in common is dreamed once, also while it is under way.
+    `trajectory` is the id under which the dream's replicas log the steps.
     """
 
-    def __init__(self, world: WorldClient, max_steps: int, seed: int, memo: Memo | None = None) -> None:
+    def __init__(
+        self, world: WorldClient, max_steps: int, seed: int, memo: Memo | None = None, trajectory: str = ""
+    ) -> None:
         self._world = world
         self._max_steps = max_steps
         self._seed = seed
+        self._trajectory = trajectory
         self._memo: Memo = {} if memo is None else memo
         self._actions: tuple[str, ...] = ()
         self._query: DreamQuery | None = None
@@ -90,7 +94,7 @@ class DreamEnvironment:
                 return _failed(str(error))
         if not state:
             return _failed("the experience model wrote no first state")
-        self._query = DreamQuery(task, [], state, "", self._seed)
+        self._query = DreamQuery(task, [], state, "", self._seed, trajectory=self._trajectory)
         return StepResult(state)
 
     async def step(self, action: str) -> StepResult:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
     from dreamgym.serve.core_thread import CoreThread
+    from dreamgym.serve.engine_stats import LoadLogger
 
 WEIGHT_TRANSFER_BACKEND = "dreamgym"
 """The name under which `dreamgym.policy.weight_transfer` registers itself with vLLM."""
@@ -38,6 +39,8 @@ _QUIET = {
     "OMP_WAIT_POLICY": "PASSIVE",
 }
 
+LOAD = ("running", "waiting", "kv_usage")
+"""Those of an engine's metrics that tell its load at a moment; the others are counts."""
 
 _CPU_BLOCK = 32
 """Tokens a KV block: prefixes are shared in whole blocks, and 32 is the smallest that the CPU kernels run well with."""
@@ -114,6 +117,7 @@ class TokenEngine:
         self._weight_transfer = weight_transfer
         self._llm: AsyncLLM | None = None
         self._core: CoreThread | None = None
+        self._told: LoadLogger | None = None
         self._names = itertools.count()
         self._updating = asyncio.Lock()
         self._counts = {"requests": 0.0, "prompt_tokens": 0.0, "cached_prompt_tokens": 0.0, "generated_tokens": 0.0}
@@ -140,19 +144,25 @@ class TokenEngine:
         from vllm.platforms import current_platform
         from vllm.v1.engine.async_llm import AsyncLLM
 
+        from dreamgym.serve.engine_stats import LoadLogger, stat_loggers
+
         on_cpu = current_platform.is_cpu()
         if on_cpu:
             os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
             if self._threads is not None:
                 os.environ["OMP_NUM_THREADS"] = str(self._threads)
         config = self._vllm_config(on_cpu)
+        self._told = None if on_cpu else LoadLogger()
+        loggers = stat_loggers(self._told, bool(self._config.export_stats))
         addresses = None
         if on_cpu:
             from dreamgym.serve.core_thread import CoreThread
 
-            self._core = CoreThread(config, self._threads)
+            self._core = CoreThread(config, self._threads, log_stats=bool(loggers))
             addresses = self._core.client_addresses
-        self._llm = AsyncLLM.from_vllm_config(config, disable_log_stats=True, client_addresses=addresses)
+        self._llm = AsyncLLM.from_vllm_config(
+            config, stat_loggers=loggers, disable_log_stats=not loggers, client_addresses=addresses
+        )
 
     def _vllm_config(self, on_cpu: bool) -> VllmConfig:
         from vllm.config import WeightTransferConfig
@@ -323,8 +333,13 @@ class TokenEngine:
             return time.perf_counter() - began
 
     def metrics(self) -> dict[str, float]:
-        """Counts since the start: requests, prompt_tokens, cached_prompt_tokens, generated_tokens."""
-        return dict(self._counts)
+        """Counts since the start: requests, prompt_tokens, cached_prompt_tokens, generated_tokens; and the load now.
+
+        The load is `running` and `waiting` requests, and `kv_usage`, the share of the KV cache in use. On a GPU it is
+        that of the scheduler's last step. To read it costs microseconds.
+        """
+        told = self._core or self._told
+        return {**self._counts, **(told.load() if told is not None else {})}
 
     async def close(self) -> None:
         """End the engine and its requests; may be called twice."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,8 @@ from dreamgym.batching import as_they_come
 from dreamgym.chat import ChatFormat
 from dreamgym.config import RunConfig
 from dreamgym.errors import EngineError
+from dreamgym.obs.ray_metrics import Tally
+from dreamgym.obs.tracing import Event, log_to_session
 from dreamgym.replay.actor import ReplayClient
 from dreamgym.replay.records import Demo
 from dreamgym.serve.engine import ContextFull, Generation, TokenEngine
@@ -22,10 +25,15 @@ from dreamgym.serve.prompts import (
 )
 from dreamgym.types import Task
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class DreamQuery:
-    """One step to dream. `transcript` is the conversation so far, as token ids; empty at the first step."""
+    """One step to dream. `transcript` is the conversation so far, as token ids; empty at the first step.
+
+    `trajectory` is the id of the episode that asks, for the logs.
+    """
 
     task: Task
     transcript: list[int]
@@ -33,6 +41,7 @@ class DreamQuery:
     action: str
     seed: int
     skip_demos: int = 0
+    trajectory: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +86,7 @@ class ExperienceModel:
     ) -> None:
         from transformers import AutoTokenizer
 
+        log_to_session(config.log_level)
         self._config = config.world
         self._top_k = config.replay.top_k if replay is not None else 0
         self._min_similarity = config.replay.min_similarity
@@ -86,7 +96,7 @@ class ExperienceModel:
             Path(model), config.world.engine, dtype=config.world.model.dtype, seed=config.seed, threads=threads
         )
         await self._engine.start()
-        self._counts = {"steps": 0, "reasked": 0, "unparsed": 0, "demos": 0}
+        self._tally = Tally("world", config.run_dir.name, "steps", "reasked", "unparsed", "demos")
 
     async def step_many(self, queries: Sequence[DreamQuery]) -> AsyncIterator[list[tuple[int, DreamAnswer]]]:
         """Dream one step for each query; demonstrations are retrieved for all of them at once."""
@@ -101,7 +111,7 @@ class ExperienceModel:
 
     async def metrics(self) -> dict[str, float]:
         """Counts since the start: dream steps, steps asked again, steps given up, and the engine's tokens."""
-        return {**{k: float(v) for k, v in self._counts.items()}, **self._engine.metrics()}
+        return {**self._tally.counts, **self._engine.metrics()}
 
     async def _retrieve(self, queries: Sequence[DreamQuery]) -> list[list[Demo]]:
         if self._replay is None or self._top_k == 0:
@@ -112,8 +122,9 @@ class ExperienceModel:
         return [demos[q.skip_demos :][: self._top_k] for q, demos in zip(queries, near, strict=True)]
 
     async def _step(self, q: DreamQuery, demos: Sequence[Demo]) -> DreamAnswer:
-        self._counts["steps"] += 1
-        self._counts["demos"] += len(demos)
+        self._tally.add("steps")
+        self._tally.add("demos", len(demos))
+        log.debug(Event("dream step", trajectory=q.trajectory, action=q.action, demos=len(demos)))
         if q.transcript:
             prompt = q.transcript + self._chat.turn(query(q.action, demos))
         else:
@@ -140,8 +151,9 @@ class ExperienceModel:
                 return DreamAnswer(context_full=True, error=str(full))
             except (ParseError, EngineError) as fault:
                 error = str(fault)
-                self._counts["reasked"] += 1
-        self._counts["unparsed"] += 1
+                self._tally.add("reasked")
+                log.warning(Event("asked again", trajectory=q.trajectory, attempt=attempt, reason=error))
+        self._tally.add("unparsed")
         return DreamAnswer(
             transcript=prompt,
             asked=len(prompt),

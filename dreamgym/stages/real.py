@@ -13,7 +13,7 @@ from dreamgym.obs.console import progress
 from dreamgym.obs.stages import read_stage, stage
 from dreamgym.schema import read_parquet
 from dreamgym.services import Services, start_services
-from dreamgym.stages.train import check_budget, dev_tasks, tell, training_tasks
+from dreamgym.stages.train import check_budget, dev_tasks, sinks, tell, training_tasks
 
 
 def real(config: RunConfig, running: Services | None = None) -> None:
@@ -41,7 +41,8 @@ def real(config: RunConfig, running: Services | None = None) -> None:
                 start_services(settings, run_dir / "warm_start", learner=True, actors=config.train.rollout_actors)
             )
             awake = replace(services, dream=None, replay=None)
-            trainer = Trainer(settings, run_dir / "real", awake, tasks, dev, [], after=run_dir / "train")
+            to = until_trained.enter_context(sinks(config))
+            trainer = Trainer(settings, run_dir / "real", awake, tasks, dev, [], run_dir / "train", to)
             with progress("real", config.real.transitions) as bar:
                 reached = trainer.run(bar)
             assert services.learner is not None

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 
 from ray.exceptions import RayError, RayTaskError
 from rich.markup import escape
 
-from dreamgym.config import RunConfig
+from dreamgym.config import RunConfig, TrainConfig
 from dreamgym.controller import Trainer, checkpoints, largest_group
 from dreamgym.envs.tasks import fold_tasks
 from dreamgym.errors import ConfigError, DreamgymError, EngineError
 from dreamgym.obs.console import Bar, console, progress
+from dreamgym.obs.metrics import Sink
+from dreamgym.obs.ray_metrics import RayMetrics
 from dreamgym.obs.runlog import time_table
 from dreamgym.obs.stages import Stage, stage, write_json
+from dreamgym.obs.trackers import open_tracker
 from dreamgym.replay.records import ReplayError
 from dreamgym.schema import read_parquet
 from dreamgym.services import Services, start_services
@@ -27,8 +31,11 @@ INPUTS = [
     "policy.eval_temperature",
     "policy.lora",
 ]
+LOOP = [
+    f"train.{name}" for name in TrainConfig.model_fields if name != "trackers"
+]  # another tracker trains nothing anew
+SECTIONS = ["replay", "curriculum", "learner", *LOOP]
 DIED = (EngineError, ReplayError, RayError, TimeoutError)
-SECTIONS = ["replay", "curriculum", "learner", "train"]
 
 
 def train(config: RunConfig, alive: ExitStack | None = None) -> Services | None:
@@ -54,7 +61,8 @@ def train(config: RunConfig, alive: ExitStack | None = None) -> Services | None:
         seed_data = read_parquet(run_dir / "data" / "annotated.parquet")
         total = config.train.iterations if dream else config.real.transitions or config.train.iterations
         with ExitStack() as until_trained, progress("train", total) as bar:
-            services, trainer, current.summary["iterations"] = _survive(config, seed_data, bar)
+            to = until_trained.enter_context(sinks(config))
+            services, trainer, current.summary["iterations"] = _survive(config, seed_data, to, bar)
             (alive or until_trained).enter_context(services)
         write_json(run_dir / "train" / "tasks.json", trainer.curriculum.fates())
         current.summary["dream_transitions"] = trainer.learned["dream"]
@@ -89,7 +97,18 @@ def dev_tasks(config: RunConfig) -> list[Task]:
     return fold_tasks(config.env, "dev", config.train.eval_games, config.seed) if config.train.eval_every else []
 
 
-def _survive(config: RunConfig, seed_data: list[Trajectory], bar: Bar) -> tuple[Services, Trainer, int]:
+@contextmanager
+def sinks(config: RunConfig) -> Iterator[list[Sink]]:
+    """Where the records of a loop go beside its log: Ray's metrics, and the trackers."""
+    with ExitStack() as until_closed:
+        names = dict.fromkeys(config.train.trackers)
+        trackers = [until_closed.enter_context(closing(open_tracker(name, config))) for name in names]
+        yield [RayMetrics(config.run_dir.name), *trackers]
+
+
+def _survive(
+    config: RunConfig, seed_data: list[Trajectory], to: Sequence[Sink], bar: Bar
+) -> tuple[Services, Trainer, int]:
     """Train to the end and save the policy; where a part dies, all are started again and go on from a checkpoint.
 
     Returns:
@@ -104,7 +123,7 @@ def _survive(config: RunConfig, seed_data: list[Trajectory], bar: Bar) -> tuple[
     while True:
         with ExitStack() as running:
             services = running.enter_context(_start(config, seed_data))
-            trainer = Trainer(config, folder, services, tasks, dev, heldout)
+            trainer = Trainer(config, folder, services, tasks, dev, heldout, sinks=to)
             try:
                 iterations = trainer.run(bar)
                 services.learner.save(config.run_dir / "policy")  # type: ignore[union-attr]

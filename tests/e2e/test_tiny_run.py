@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dreamgym.obs.ledger import account
+from dreamgym.obs.metrics import exported_name
 from dreamgym.obs.runlog import read_log
 from dreamgym.schema import read_parquet
 
@@ -80,6 +82,15 @@ def test_the_engines_are_spared_what_they_have_read_or_dreamed_before(run: Path)
     assert min(r["rollout/dream_cache_hit"] for r in steps) > 0.75
     assert min(r["rollout/policy_cache_hit"] for r in steps) > 0.65
     assert min(r["rollout/dream_shared"] for r in steps) > 0
+
+
+def test_the_dashboard_asks_for_what_a_run_writes(run: Path) -> None:
+    written = {exported_name(key) for record in read_log(run / "train" / "metrics.jsonl") for key in record}
+    dashboard = (RECIPE.parents[1] / "cluster" / "grafana" / "dreamgym.json").read_text()
+    asked = {name.removesuffix("_total") for name in re.findall(r"\bray_(dreamgym_\w+)", dashboard)}
+    now_and_then = {"loop_iteration", "learner_skipped", "again_kept", "again_obeyed"}
+    expected = asked - {f"dreamgym_{name}" for name in now_and_then}
+    assert {name for name in expected if "replay_refused" not in name} <= written
 
 
 def test_nothing_real_is_learned_from_and_the_test_fold_is_not_touched(run: Path) -> None:

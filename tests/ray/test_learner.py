@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from dreamgym.config import LearnerConfig, ModelConfig, ScratchModel, SFTConfig
 from dreamgym.errors import DataError, EngineError, ModelError, WeightSyncError
-from dreamgym.learner.batches import RL_SCHEMA, SFT_SCHEMA
+from dreamgym.learner.batches import RL_SCHEMA, SFT_SCHEMA, TRAJECTORY
 from dreamgym.learner.learner import Learner
 from dreamgym.learner.models import prepare_model
 
@@ -265,6 +265,20 @@ def test_other_weights_in_the_engine_stop_the_update_and_change_nothing(
     with pytest.raises(WeightSyncError, match="engine and learner logprobs differ by"):
         learner.rl_step(pa.RecordBatch.from_pylist(rows, schema=RL_SCHEMA))
     close_to(saved(learner, tmp_path / "b"), before, atol=0.0)
+
+
+def test_an_update_names_its_trajectories_in_the_log_of_the_session(learner: Learner, model: Path) -> None:
+    rows = rollouts(model).to_pylist()
+    for number, (row, logprobs) in enumerate(zip(rows, learner.logprobs(rollouts(model)), strict=True)):
+        targets = iter(logprobs)
+        row["logprobs"] = [next(targets) if m else 0.0 for m in row["mask"]]
+        row["trajectory"] = f"episode-{number}"
+    assert learner.rl_step(pa.RecordBatch.from_pylist(rows, schema=RL_SCHEMA.append(TRAJECTORY)))["gap_max"] < 1e-3
+    context = ray.get_runtime_context()
+    files = Path(context.get_temp_dir(), context.get_session_name(), "logs").glob("worker-*.err")
+    told = "".join(file.read_text(errors="replace") for file in files)
+    for row in rows:
+        assert f"INFO dreamgym.learner.worker learned from trajectory={row['trajectory']} step=" in told
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
