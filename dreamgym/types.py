@@ -10,6 +10,8 @@ Origin = Literal["real", "generated"]
 World = Literal["real", "dream"]
 Status = Literal["ok", "env_failed"]
 Fold = Literal["train", "dev", "test"]
+MAX_REWARD = 3.4e38
+"""Rewards are recorded as float32."""
 
 
 def stable_id(*parts: object) -> str:

@@ -13,14 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dreamgym.errors import DataError
 from dreamgym.schema import TRAJECTORY_SCHEMA, read_parquet
-from dreamgym.types import Task, Trajectory, Transition, stable_id
+from dreamgym.types import MAX_REWARD, Task, Trajectory, Transition, stable_id
 
 FINAL_STATE = "The task is over."
 HELDOUT_SHARE = 0.1
-_FLOAT32_MAX = 3.4e38
 
 Text = Annotated[str, Field(min_length=1, pattern=r"\S")]
-Reward = Annotated[float, Field(ge=-_FLOAT32_MAX, le=_FLOAT32_MAX, allow_inf_nan=False)]
+Reward = Annotated[float, Field(ge=-MAX_REWARD, le=MAX_REWARD, allow_inf_nan=False)]
 
 
 class _Record(BaseModel):

@@ -12,16 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from dreamgym.types import Task, Transition
+from dreamgym.types import MAX_REWARD, Task, Transition
 
 MAX_ANSWER_CHARS = 20_000
 REST = "..."
 """In a written state: the rest is as before."""
 
-_ANSWER = re.compile(
-    r"(?P<reasoning>.*?)\n?state: (?P<state>.*)\nreward=(?P<reward>-?\d+(?:\.\d+)?) done=(?P<done>yes|no)\s*\Z",
-    re.DOTALL,
-)
+_OUTCOME = re.compile(r"(?P<reward>-?[0-9]{1,40}(?:\.[0-9]{1,40})?(?:e[-+]?[0-9]{1,3})?) done=(?P<done>yes|no)\s*\Z")
 
 
 class Demonstration(Protocol):
@@ -112,20 +109,24 @@ def answer_parts(transition: Transition) -> tuple[str, str, str]:
 def parse_answer(text: str, before: str) -> DreamStep:
     """Read a dream step that was taken in the state `before`.
 
+    Takes time in proportion to the text, whatever stands there.
+
     Raises:
-        ParseError: no state, reward or done where they belong, an empty state, or an endless answer.
+        ParseError: no state, reward or done where they belong, an empty state, or an endless answer or reward.
     """
     if len(text) > MAX_ANSWER_CHARS:
         raise ParseError(f"the answer has {len(text)} characters, more than {MAX_ANSWER_CHARS}")
-    found = _ANSWER.match(text)
-    if found is None:
+    head, _, tail = text.rpartition("\nreward=")
+    reasoning, opened, written = head.partition("state: ")
+    outcome, state = _OUTCOME.match(tail), written.strip()
+    if outcome is None or not opened:
         raise ParseError(f"no 'state: … reward=… done=…' in {text[-200:]!r}")
-    state = found["state"].strip()
     if not state:
         raise ParseError("the next state is empty")
-    return DreamStep(
-        found["reasoning"].strip(), unabridge(before, state), float(found["reward"]), found["done"] == "yes"
-    )
+    reward = float(outcome["reward"])
+    if abs(reward) > MAX_REWARD:
+        raise ParseError(f"a reward of {reward:g} is more than a float32 holds")
+    return DreamStep(reasoning.strip(), unabridge(before, state), reward, outcome["done"] == "yes")
 
 
 def reset_message(instruction: str) -> str:
