@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -156,15 +157,45 @@ def read_parquet(path: Path) -> list[Trajectory]:
     """Read trajectories.
 
     Raises:
-        DataError: the file is missing, is no Parquet, has a wrong column, or holds no row.
+        DataError: the file is missing, is no Parquet, has a wrong column or a null, or holds no row.
     """
     if not path.exists():
         raise DataError(f"{path}: no such file; run the stage that writes it, or correct the path.")
-    try:
+    with readable(path):
         table = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path}: not a readable Parquet file ({error}).") from error
+        table.validate(full=True)
     check_schema(table.schema, str(path))
     if table.num_rows == 0:
         raise DataError(f"{path}: holds no trajectory; collect again with more tasks.")
+    check_filled(table, str(path))
     return from_batch(table)
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Whatever Arrow finds wrong with a Parquet file (`Table.validate` finds the rest), as a DataError."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        problem = " ".join(str(error).split())[:300]
+        raise DataError(f"{path}: not a readable Parquet file ({problem}).") from error
+
+
+def check_filled(table: pa.Table, where: str) -> None:
+    """Raise DataError, naming the field, where anything at any depth is null."""
+    for name in table.schema.names:
+        for chunk in table.column(name).chunks:
+            if found := _null_in(chunk, name):
+                raise DataError(f"{where}: '{found}' is null in some row; give every row a value.")
+
+
+def _null_in(array: pa.Array, name: str) -> str:
+    """The dotted name of the first array with a null; empty where there is none."""
+    if array.null_count:
+        return name
+    if pa.types.is_map(array.type):
+        return _null_in(array.keys, name) or _null_in(array.items, name)
+    if pa.types.is_list(array.type):
+        return _null_in(array.flatten(), name)
+    fields = array.type if pa.types.is_struct(array.type) else []
+    return next((found for field in fields if (found := _null_in(array.field(field.name), f"{name}.{field.name}"))), "")

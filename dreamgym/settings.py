@@ -8,7 +8,7 @@ import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
+from typing import Any, ClassVar, Literal, NamedTuple, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -17,7 +17,12 @@ from dreamgym.config import RunConfig
 from dreamgym.errors import ConfigError
 
 COMMAND_LINE = "command line"
+MAX_RECIPE_BYTES = 2**20
+MAX_DEPTH = 32
+_PLAIN = ("null", "bool", "int", "float", "str", "seq", "map", "merge")
+_PLAIN_TAGS = {None, *(f"tag:yaml.org,2002:{kind}" for kind in _PLAIN)}
 _EXPONENT = re.compile(r"[-+]?(?:\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Field(NamedTuple):
@@ -35,7 +40,41 @@ class Field(NamedTuple):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML whose numbers are those of YAML 1.2, so that 1e-6 is a number and not a text."""
+    """YAML of plain values, whose numbers are those of YAML 1.2, so that 1e-6 is a number and not a text.
+
+    Nothing can grow in it: no aliases, at most `MAX_DEPTH` levels. Whatever is wrong is a `YAMLError` with its line.
+    """
+
+    yaml_constructors: ClassVar = {
+        tag: make for tag, make in yaml.SafeLoader.yaml_constructors.items() if tag in _PLAIN_TAGS
+    }
+    yaml_implicit_resolvers: ClassVar = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag in _PLAIN_TAGS]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """One node and all below it."""
+        mark = self.peek_event().start_mark
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.MarkedYAMLError(problem="an alias; write its value out", problem_mark=mark)
+        if self._depth == MAX_DEPTH:
+            raise yaml.MarkedYAMLError(problem=f"more than {MAX_DEPTH} levels", problem_mark=mark)
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """The value of a node."""
+        try:
+            value = super().construct_object(node, deep)
+        except (ValueError, LookupError):
+            value = "\0"
+        if not _is_clean(value):
+            raise yaml.MarkedYAMLError(problem="no text or number that can be kept", problem_mark=node.start_mark)
+        return value
 
 
 class _Dumper(yaml.SafeDumper):
@@ -121,18 +160,23 @@ def _bound(constraint: Any) -> str:
 def _read_recipe(path: Path, origins: dict[str, str]) -> dict[str, Any]:
     """The recipe as nested dictionaries; `origins` learns the line of every field."""
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            raw = file.read(MAX_RECIPE_BYTES + 1)
+        text = raw.decode("utf-8")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such recipe; correct the path, or see the folder recipes/.") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read as a recipe ({error}).") from None
+    if len(raw) > MAX_RECIPE_BYTES:
+        raise ConfigError(f"{path}: longer than {MAX_RECIPE_BYTES} bytes; give the recipe, not data.")
     try:
         root = yaml.compose(text, Loader=_Loader)
         data = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}.") from None
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise ConfigError(f"{where}: not valid YAML: {problem}.") from None
     if data is None:
         return {}
     if not isinstance(data, dict):
@@ -162,12 +206,21 @@ def _parse_override(override: str) -> tuple[str, Any]:
     if not equals or not name:
         raise ConfigError(f"{COMMAND_LINE}: '{override}' is not of the form field=value, such as learner.lr=1e-6.")
     annotation = _annotation_at(tuple(name.split(".")))
+    if not _is_clean(text):
+        raise ConfigError(f"{COMMAND_LINE}: the value of '{name}' is no text that can be kept: {text!r:.200}.")
     if annotation in (str, Path) or get_origin(annotation) is Literal:
         return name, text
     try:
         return name, yaml.load(text, Loader=_Loader)
     except yaml.YAMLError:
-        raise ConfigError(f"{COMMAND_LINE}: the value of '{name}' is not valid YAML: {text!r}.") from None
+        raise ConfigError(f"{COMMAND_LINE}: the value of '{name}' is not valid YAML: {text!r:.200}.") from None
+
+
+def _is_clean(value: Any) -> bool:
+    """Whether a single value can be a name, a path or a number: no NUL, no half a character, no endless int."""
+    if isinstance(value, str):
+        return "\0" not in value and not _SURROGATE.search(value)
+    return not isinstance(value, int) or value.bit_length() <= 64
 
 
 def _nest(target: dict[str, Any], parts: list[str], value: Any) -> None:
@@ -251,5 +304,5 @@ def _sentence(error: ValidationError, merged: Mapping[str, Any], origins: Mappin
         .rstrip(".")
     )
     given = first.get("input")
-    shown = "" if isinstance(given, Mapping) else f", not {given!r}"
+    shown = "" if isinstance(given, Mapping) else f", not {given!r:.200}"
     return f"{where}: '{name}' {message}{shown}." if name else f"{where}: {message}."

@@ -79,7 +79,7 @@ class RunConfig(Section):
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Name of the run; its folder is `out/name-seed<seed>`."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**31)
     """Drives everything that can be driven: data, initial weights, sampling, task order."""
     out: Path = Path("runs")
     """Where runs are written."""

@@ -12,13 +12,19 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dreamgym.errors import DataError
-from dreamgym.schema import TRAJECTORY_SCHEMA, read_parquet
+from dreamgym.schema import TRAJECTORY_SCHEMA, check_filled, check_schema, from_batch, readable
 from dreamgym.types import MAX_REWARD, Task, Trajectory, Transition, stable_id
 
 FINAL_STATE = "The task is over."
 HELDOUT_SHARE = 0.1
+MAX_LINE_BYTES = 16 * 2**20
+MAX_TEXT = 1_000_000
+"""Characters of one state, action or other text."""
+MAX_STEPS = 10_000
 
-Text = Annotated[str, Field(min_length=1, pattern=r"\S")]
+Source = Literal["expert", "noisy", "random", "policy"]
+GivenFold = Literal["train", "dev"]
+Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT, pattern=r"\S")]
 Reward = Annotated[float, Field(ge=-MAX_REWARD, le=MAX_REWARD, allow_inf_nan=False)]
 
 
@@ -42,18 +48,40 @@ class UserStep(_Record):
     next_state: Text | None = None
     reward: Reward | None = None
     done: bool | None = None
-    reasoning: str = ""
-    expert_action: str | None = None
+    reasoning: str = Field("", max_length=MAX_TEXT)
+    expert_action: str | None = Field(None, max_length=MAX_TEXT)
 
 
 class UserTrajectory(_Record):
     """One line of a user's file."""
 
     task: UserTask
-    steps: list[UserStep] = Field(min_length=1)
-    source: Literal["expert", "noisy", "random", "policy"] = "expert"
+    steps: list[UserStep] = Field(min_length=1, max_length=MAX_STEPS)
+    source: Source = "expert"
     success: bool | None = None
-    fold: Literal["train", "dev"] | None = None
+    fold: GivenFold | None = None
+
+
+class _OwnTask(_Record):
+    id: Text
+    instruction: Text
+
+
+class _OwnStep(_Record):
+    state: Text
+    action: Text
+    reward: Reward
+
+
+class _OwnRow(_Record):
+    """What must hold of a `Trajectory` from outside beyond its types."""
+
+    task: _OwnTask
+    steps: list[_OwnStep] = Field(min_length=1, max_length=MAX_STEPS)
+    source: Source
+    world: Literal["real"]
+    status: Literal["ok"]
+    fold: GivenFold
 
 
 def import_files(
@@ -123,10 +151,12 @@ def _read(file: Path, env: str) -> Iterator[tuple[str, Trajectory, bool]]:
 
 def _read_jsonl(file: Path, env: str) -> Iterator[tuple[str, Trajectory, bool]]:
     with file.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(iter(lambda: lines.readline(MAX_LINE_BYTES), b""), 1):
+            where = f"{file}:{number}"
+            if len(line) == MAX_LINE_BYTES:
+                raise DataError(f"{where}: has {MAX_LINE_BYTES} bytes or more; put one trajectory in a line.")
             if not line.strip():
                 continue
-            where = f"{file}:{number}"
             try:
                 record = UserTrajectory.model_validate_json(line)
             except ValidationError as error:
@@ -136,22 +166,14 @@ def _read_jsonl(file: Path, env: str) -> Iterator[tuple[str, Trajectory, bool]]:
 
 def _read_parquet(file: Path, env: str) -> Iterator[tuple[str, Trajectory, bool]]:
     """Rows of the trajectory schema, or rows with the same columns as a JSON line."""
-    try:
-        schema = pq.read_schema(file)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{file}: not a readable Parquet file ({error}).") from error
-    if TRAJECTORY_SCHEMA.names[0] in schema.names:
-        for row, trajectory in enumerate(read_parquet(file)):
-            where = f"{file}: row {row}"
-            if not trajectory.steps or trajectory.fold == "test":
-                wrong = "fold: 'test' is for the final evaluation" if trajectory.steps else "steps: holds no step"
-                raise DataError(f"{where}: {wrong}; leave the row out.")
-            yield where, trajectory, True
+    with readable(file):
+        table = pq.read_table(file)
+        table.validate(full=True)
+    if TRAJECTORY_SCHEMA.names[0] in table.schema.names:
+        yield from _own_rows(file, table)
         return
-    try:
-        rows = pq.read_table(file).to_pylist()
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: not a readable Parquet file ({error}).") from error
+    with readable(file):
+        rows = table.to_pylist()
     for number, row in enumerate(rows):
         where = f"{file}: row {number}"
         try:
@@ -159,6 +181,19 @@ def _read_parquet(file: Path, env: str) -> Iterator[tuple[str, Trajectory, bool]
         except ValidationError as error:
             raise DataError(_sentence(where, error)) from None
         yield where, _trajectory(where, record, env), record.fold is not None
+
+
+def _own_rows(file: Path, table: pa.Table) -> Iterator[tuple[str, Trajectory, bool]]:
+    """Rows that a run wrote, or that say so: each is checked all the same."""
+    check_schema(table.schema, str(file))
+    check_filled(table, str(file))
+    for number, trajectory in enumerate(from_batch(table)):
+        where = f"{file}: row {number}"
+        try:
+            _OwnRow.model_validate(trajectory, from_attributes=True)
+        except ValidationError as error:
+            raise DataError(_sentence(where, error)) from None
+        yield where, trajectory, True
 
 
 def _without_nulls(value: Any) -> Any:
@@ -172,6 +207,7 @@ def _sentence(where: str, error: ValidationError) -> str:
     """The first fault as `file:line: steps[3].action: what is wrong`."""
     first = error.errors(include_url=False, include_context=False)[0]
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
+    path = path if path.isprintable() and len(path) <= 200 else repr(path)[:200]
     message = first["msg"].removeprefix("Input ").rstrip(".").replace("Extra inputs are not permitted", "unknown field")
     return f"{where}: {path}: {message}." if path else f"{where}: {message}."
 

@@ -6,7 +6,6 @@ Most metrics stand for one iteration. `replay/...` and `real/transitions` are le
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,9 +16,10 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from dreamgym.errors import DataError
-from dreamgym.obs.runlog import Record, read_log
+from dreamgym.obs.runlog import Record, parse_object, read_log
 from dreamgym.obs.stages import read_stages
 from dreamgym.obs.stats import Interval, newcombe, newcombe_paired, wilson
+from dreamgym.schema import readable
 
 EPISODE_FILES = 24
 EPISODES_A_FILE = 256
@@ -99,11 +99,10 @@ def read_run(run_dir: Path) -> RunData:
 def _finals(files: Iterable[Path]) -> dict[tuple[str, str], Record]:
     found: dict[tuple[str, str], Record] = {}
     for path in files:
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            found[record["who"], record["fold"]] = record
-        except (json.JSONDecodeError, KeyError, TypeError):
-            raise DataError(f"{path}: not the result of an evaluation; remove it and run `dreamgym eval`.") from None
+        record = parse_object(path.read_bytes())
+        if record is None or not {"who", "fold", "successes", "games"} <= record.keys():
+            raise DataError(f"{path}: not the result of an evaluation; remove it and run `dreamgym eval`.")
+        found[str(record["who"]), str(record["fold"])] = record
     return found
 
 
@@ -112,10 +111,12 @@ def _episodes(run_dir: Path) -> list[Record]:
     collected = [path for path in files[EPISODE_FILES:] if path.parent.name == "data"]
     rows: list[Record] = []
     for path in files[:EPISODE_FILES] + collected:
-        file = pq.ParquetFile(path)
-        if b"dreamgym.schema" in (file.schema_arrow.metadata or {}) and file.num_row_groups:
-            table = file.read_row_group(file.num_row_groups - 1, columns=EPISODE_COLUMNS)
-            rows += table.slice(max(table.num_rows - EPISODES_A_FILE, 0)).to_pylist()
+        with readable(path):
+            file = pq.ParquetFile(path)
+            ours = set(EPISODE_COLUMNS) <= set(file.schema_arrow.names)
+            if ours and b"dreamgym.schema" in (file.schema_arrow.metadata or {}) and file.num_row_groups:
+                table = file.read_row_group(file.num_row_groups - 1, columns=EPISODE_COLUMNS)
+                rows += table.slice(max(table.num_rows - EPISODES_A_FILE, 0)).to_pylist()
     return [r for r in rows if r["status"] == "ok" and r["steps"]]
 
 

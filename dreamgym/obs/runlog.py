@@ -61,17 +61,22 @@ def read_log(path: Path) -> list[Record]:
     """
     if not path.exists():
         raise DataError(f"{path}: no such file; run `dreamgym train` first, or correct the path.")
-    lines = path.read_text(encoding="utf-8").split("\n")
-    complete, records = lines[:-1], []
+    complete, records = path.read_bytes().split(b"\n")[:-1], []
     for number, line in enumerate(complete, 1):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            record = None
-        if not isinstance(record, dict):
+        record = parse_object(line)
+        if record is None:
             raise DataError(f"{path}:{number}: not a JSON object; remove the line to read the rest.")
         records.append(record)
     return records
+
+
+def parse_object(text: bytes) -> Record | None:
+    """A JSON object; None where the text is anything else, whatever it is."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):  # no JSON, no UTF-8, an endless number, endless brackets
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _replace(path: Path, records: list[Record]) -> None:

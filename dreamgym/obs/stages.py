@@ -25,11 +25,10 @@ from dreamgym.config import RunConfig
 from dreamgym.errors import ConfigError, DataError, DreamgymError
 from dreamgym.obs.console import console
 from dreamgym.obs.processes import PeakMemory
-from dreamgym.obs.runlog import duration
+from dreamgym.obs.runlog import Record, duration, parse_object
 from dreamgym.settings import dump_config
 
 Settings = dict[str, Any]
-Record = dict[str, Any]
 _locks: dict[Path, tuple[TextIO, int]] = {}
 
 
@@ -247,13 +246,12 @@ def _path(run_dir: Path, name: str, kind: str = "") -> Path:
 
 
 def _read(path: Path) -> Record | None:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except json.JSONDecodeError:
-        raise DataError(f"{path}: not valid JSON; remove the file to run the stage again.") from None
-    return record if isinstance(record, dict) else None
+    record = parse_object(path.read_bytes())
+    if record is None or not {"fingerprint", "started", "seconds"} <= record.keys():
+        raise DataError(f"{path}: not the record of a stage; remove the file to run the stage again.")
+    return record
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -16,11 +16,13 @@ import pyarrow.parquet as pq
 from dreamgym.errors import DataError
 from dreamgym.replay.embed import Vectors
 from dreamgym.replay.records import StoredTransition
+from dreamgym.schema import readable
 
 FILE = "replay.parquet"
 _VERSION = "1"
 _ARROW_TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_(), "World": pa.string()}
 _FIELDS = [(f.name, _ARROW_TYPES[str(f.type)]) for f in dataclasses.fields(StoredTransition)]
+_SCHEMA = pa.schema([pa.field(name, kind, nullable=False) for name, kind in [*_FIELDS, ("retrieved", pa.int64())]])
 
 
 def write(
@@ -46,15 +48,19 @@ def read(path: Path) -> tuple[list[StoredTransition], Vectors, list[int], dict[s
     """
     if not path.exists():
         raise DataError(f"{path}: no such file; a resumed run needs the replay buffer of its checkpoint.")
-    try:
+    with readable(path):
         table = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path}: not a readable Parquet file ({error}); take an earlier checkpoint.") from error
+        table.validate(full=True)
     metadata = table.schema.metadata or {}
     if metadata.get(b"dreamgym.replay") != _VERSION.encode():
         raise DataError(f"{path}: not a saved replay buffer of version {_VERSION}; take another checkpoint.")
-    names = [name for name, _ in _FIELDS]
-    items = [StoredTransition(**row) for row in table.select(names).to_pylist()]
-    column = table.column("vector").combine_chunks()
-    vectors = np.asarray(column.flatten(), np.float32).reshape(len(items), column.type.list_size)
-    return items, vectors, table.column("retrieved").to_pylist(), json.loads(metadata[b"dreamgym.counters"])
+    try:
+        rows = table.select([field.name for field in _SCHEMA]).cast(_SCHEMA)
+        column = table.column("vector").combine_chunks()
+        vectors = np.asarray(column.flatten(), np.float32).reshape(table.num_rows, column.type.list_size)
+        counters = json.loads(metadata[b"dreamgym.counters"])
+    except (pa.ArrowException, LookupError, AttributeError, ValueError) as error:
+        raise DataError(f"{path}: the saved replay buffer is broken ({error!r}); take another checkpoint.") from error
+    used = rows.column("retrieved").to_pylist()
+    items = [StoredTransition(**row) for row in rows.drop_columns("retrieved").to_pylist()]
+    return items, vectors, used, counters

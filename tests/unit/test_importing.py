@@ -190,7 +190,7 @@ def test_a_parquet_of_the_schema_with_test_rows_is_refused(tmp_path: Path) -> No
     train, _ = load(tmp_path, *numbered(3))
     train[1].fold = "test"
     write_parquet(tmp_path / "ours.parquet", train)
-    with pytest.raises(DataError, match="row 1: fold: 'test' is for the final evaluation"):
+    with pytest.raises(DataError, match="row 1: fold: should be 'train' or 'dev'"):
         import_files([tmp_path / "ours.parquet"], "mine", 0, 60)
 
 
