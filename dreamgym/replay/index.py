@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -17,6 +16,7 @@ from qdrant_client.http.exceptions import ApiException, ResponseHandlingExceptio
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
 from dreamgym.config import QdrantConfig
+from dreamgym.credentials import credential
 from dreamgym.replay.embed import Vectors
 from dreamgym.replay.records import ReplayError
 
@@ -33,7 +33,7 @@ def connect(config: QdrantConfig, timeout_s: float) -> QdrantClient:
     """A client of the service at `config.url`, or of an embedded Qdrant in this process's memory."""
     if not config.url:
         return QdrantClient(":memory:")
-    key = os.environ.get(config.api_key_env) if config.api_key_env else None
+    key = credential(config.api_key_env) or None
     try:
         return QdrantClient(url=config.url, api_key=key, timeout=max(1, int(timeout_s)))
     except ValueError as error:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import httpx
 from pydantic import BaseModel, Field, ValidationError
@@ -22,12 +21,14 @@ from tenacity import (
 )
 
 from dreamgym.config import TeacherConfig
+from dreamgym.credentials import credential
 from dreamgym.errors import ConfigError, DataError, EngineError
 from dreamgym.types import Task, Trajectory, Transition, stable_id
 
 FAILURES_IN_A_ROW = 16
 BACKOFF = wait_exponential_jitter(initial=1.0, max=30.0, jitter=0.5)
 LONGEST_WAIT_S = 120.0
+MAX_ANSWER_BYTES = 2**20
 SYSTEM = (
     "You explain how a text environment works. You are shown one step of an episode. In one to three short sentences "
     "say why this action in this state leads to this next state and reward. Name the facts of the task, the history "
@@ -157,7 +158,7 @@ def _kept_lines(kept: Path) -> Iterator[_Kept]:
 async def _ask_all(
     config: TeacherConfig, todo: Sequence[Question], kept: Path, answers: Answers, tick: Callable[[float], None]
 ) -> None:
-    key = os.environ.get(config.api_key_env, "")
+    key = credential(config.api_key_env)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     limits = httpx.Limits(max_connections=config.concurrency)
     kept.parent.mkdir(parents=True, exist_ok=True)
@@ -226,46 +227,71 @@ async def _request(client: httpx.AsyncClient, config: TeacherConfig, question: Q
         "temperature": config.temperature,
     }
     try:
-        async with asyncio.timeout(config.timeout_s):
-            response = await client.post(f"{config.base_url.rstrip('/')}/chat/completions", json=body)
+        async with (
+            asyncio.timeout(config.timeout_s),
+            client.stream("POST", f"{config.base_url.rstrip('/')}/chat/completions", json=body) as response,
+        ):
+            answer = await _bounded(response)
     except TimeoutError:
         raise _Unusable(f"no answer within {config.timeout_s:g} s") from None
     except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
         raise ConfigError(f"annotate.teacher.base_url: '{config.base_url}' is no usable address ({error}).") from error
-    except httpx.TransportError as error:
+    except httpx.RequestError as error:
         raise _Unusable(f"{type(error).__name__}: {error}") from error
     if response.status_code in (408, 409, 425, 429) or response.status_code >= 500:
         wait_s = response.headers.get("retry-after", "")
-        raise _Unusable(f"HTTP {response.status_code}", float(wait_s) if wait_s.isdigit() else 0.0)
+        raise _Unusable(f"HTTP {response.status_code}", float(wait_s) if re.fullmatch(r"[0-9]+", wait_s) else 0.0)
     if response.status_code != 200:
         raise ConfigError(
             f"annotate.teacher: {config.base_url} refuses the request with HTTP {response.status_code} "
-            f"({response.text[:200]!r}); check base_url, model and the key in {config.api_key_env}."
+            f"({answer[:200].decode(errors='replace')!r}); check base_url, model and the key in {config.api_key_env}."
         )
-    return _content(response, line)
+    return _content(answer, line)
 
 
-def _content(response: httpx.Response, line: _Kept) -> str:
+async def _bounded(response: httpx.Response) -> bytes:
+    """The body, which must not be endless."""
+    read = bytearray()
+    async for chunk in response.aiter_bytes():
+        read += chunk
+        if len(read) > MAX_ANSWER_BYTES:
+            raise _Unusable(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
+    return bytes(read)
+
+
+class _Message(BaseModel):
+    content: str | None = None
+
+
+class _Choice(BaseModel):
+    message: _Message
+    finish_reason: str | None = None
+
+
+class _Usage(BaseModel):
+    prompt_tokens: int | None = Field(None, ge=0, le=10**9)
+    completion_tokens: int | None = Field(None, ge=0, le=10**9)
+
+
+class _Completion(BaseModel):
+    """What is read of an answer; an endpoint may tell more."""
+
+    choices: list[_Choice] = Field(min_length=1)
+    usage: _Usage | None = None
+
+
+def _content(answer: bytes, line: _Kept) -> str:
     """The explanation on one line."""
     try:
-        answer: dict[str, Any] = response.json()
-        usage = answer.get("usage") or {}
-        line.prompt_tokens += int(usage.get("prompt_tokens") or 0)
-        line.completion_tokens += int(usage.get("completion_tokens") or 0)
-        choice = answer["choices"][0]
-        text, finish = choice["message"]["content"], choice.get("finish_reason")
-    except (
-        json.JSONDecodeError,
-        UnicodeDecodeError,
-        KeyError,
-        IndexError,
-        TypeError,
-        ValueError,
-        AttributeError,
-    ) as error:
-        raise _Unusable(f"malformed answer ({type(error).__name__})") from error
-    if finish == "length":
+        completion = _Completion.model_validate_json(answer)
+    except ValidationError as error:
+        raise _Unusable(f"malformed answer ({error.errors()[0]['type']})") from None
+    usage, choice = completion.usage or _Usage(), completion.choices[0]
+    line.prompt_tokens += usage.prompt_tokens or 0
+    line.completion_tokens += usage.completion_tokens or 0
+    if choice.finish_reason == "length":
         raise _Unusable("the explanation is cut off; raise annotate.teacher.max_tokens")
-    if not isinstance(text, str) or not text.strip():
+    text = " ".join((choice.message.content or "").split())
+    if not text:
         raise _Unusable("empty answer")
-    return " ".join(text.split())
+    return text
