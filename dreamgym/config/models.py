@@ -149,7 +149,11 @@ class WorldConfig(Section):
     replicas: int = Field(1, ge=1)
     """Serve replicas at the start, and the least that autoscaling keeps."""
     max_replicas: int = Field(1, ge=1)
-    """The most replicas that autoscaling may start."""
+    """The most replicas that autoscaling may start; how many it does start follows the load of their engines."""
+    upscale_delay_s: float = Field(15.0, gt=0)
+    """Seconds for which the engines must be too full before replicas are added."""
+    downscale_delay_s: float = Field(600.0, gt=0)
+    """Seconds for which fewer would do before replicas are ended; a learner step, which leaves them idle, is shorter."""
     attempts: int = Field(3, ge=1)
     """Tries for one dream step that cannot be parsed before the episode is env_failed."""
     memo: bool = True

@@ -14,6 +14,7 @@ from dreamgym.errors import DreamgymError, EngineError
 from dreamgym.replay.actor import ReplayClient
 from dreamgym.serve.dream import WorldClient
 from dreamgym.serve.experience import ExperienceModel
+from dreamgym.serve.scaling import replicas_for_load
 from dreamgym.serve.tasks import TaskGenerator
 
 WORLD, TASKS = "ExperienceModel", "TaskGenerator"
@@ -50,7 +51,10 @@ def start_dream(
         autoscaling_config={
             "min_replicas": config.world.replicas,
             "max_replicas": max(config.world.replicas, config.world.max_replicas),
-            "target_ongoing_requests": config.world.engine.max_num_seqs,
+            "policy": {"policy_function": replicas_for_load},
+            "look_back_period_s": config.world.upscale_delay_s,
+            "upscale_delay_s": config.world.upscale_delay_s,
+            "downscale_delay_s": config.world.downscale_delay_s,
         },
         ray_actor_options={"num_cpus": 0, "num_gpus": gpus},
         health_check_timeout_s=120,

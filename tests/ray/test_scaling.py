@@ -1,0 +1,81 @@
+"""Replicas of the experience model come with the load of their engines and go with it: real engines, real Serve."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+from ray import serve
+
+from dreamgym.config import ModelConfig, RunConfig, ScratchModel
+from dreamgym.learner.models import prepare_model
+from dreamgym.serve.app import WORLD, DreamApp, start_dream
+from dreamgym.serve.experience import DreamQuery
+from dreamgym.types import Task
+
+DEADLINE_S = 240.0
+
+
+@pytest.fixture
+def dream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DreamApp]:
+    shape = ScratchModel(layers=1, hidden=32, intermediate=64, heads=1, head_dim=32, vocab=300)
+    model = prepare_model(ModelConfig(scratch=shape), tmp_path / "model", ["at a, go north to b"] * 20, seed=0)
+    config = RunConfig.model_validate(
+        {
+            "world": {
+                "sampling": {"max_tokens": 400},
+                "engine": {"max_model_len": 512, "max_num_seqs": 4, "kv_cache_gib": 0.1},
+                "max_replicas": 2,
+                "attempts": 1,
+                "upscale_delay_s": 1.0,
+                "downscale_delay_s": 2.0,
+            }
+        }
+    )
+    monkeypatch.setenv("RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S", "0.5")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+    app = start_dream(config, model, None, threads=1)
+    yield app
+    app.close()
+    serve.shutdown()
+    ray.shutdown()
+
+
+def replicas(app: DreamApp) -> int:
+    return serve.status().applications[app.name].deployments[WORLD].replica_states.get("RUNNING", 0)
+
+
+async def until(app: DreamApp, count: int) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while replicas(app) != count:
+        assert time.monotonic() < deadline, f"{replicas(app)} replicas, not {count}"
+        await asyncio.sleep(0.2)
+
+
+async def dreaming(app: DreamApp) -> None:
+    """Six at a time ask for one dream step after the other: one and a half engines' worth."""
+
+    async def one(number: int) -> None:
+        task = Task(f"t{number}", "e", "leave the room")
+        while True:
+            await app.world.step(DreamQuery(task, [], "at a", "go", number))
+
+    await asyncio.gather(*(one(number) for number in range(6)))
+
+
+def test_replicas_follow_the_load_of_the_engines_up_and_down(dream: DreamApp) -> None:
+    async def story() -> None:
+        assert replicas(dream) == 1
+        load = asyncio.create_task(dreaming(dream))
+        await until(dream, 2)
+        assert not load.done(), "the dream went on while a replica was added"
+        load.cancel()
+        await until(dream, 1)
+        answer = await dream.world.step(DreamQuery(Task("t", "e", "leave"), [], "at a", "go", 0))
+        assert answer.written or answer.error
+
+    asyncio.run(story())
