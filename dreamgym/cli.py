@@ -24,7 +24,15 @@ from dreamgym.errors import ConfigError, DreamgymError
 from dreamgym.settings import COMMAND_LINE, describe_fields, load_config
 
 QUICKSTART = Path("recipes/quickstart.yaml")
-PLAYERS = ("policy", "policy_real", "dpo", "warm_start", "random", "expert")
+OPTIONS = {
+    "eval": (
+        "--who",
+        ("policy", "policy_real", "dpo", "warm_start", "random", "expert"),
+        "the policy after the dream (default), real rollouts or DPO, its warm start, or a player without a model",
+    ),
+    "serve": ("--what", ("policy", "world"), "the trained policy (default), or the experience model"),
+}
+"""The option of a command: its name, its choices with the default first, and what it means."""
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.]*\s*=")
 
 
@@ -49,6 +57,7 @@ COMMANDS = {
         "dreamgym.stages.evaluate:evaluate", "Measure a player in the real environment, with a 95% interval."
     ),
     "report": Command("dreamgym.stages.report:report", "Write one page on the run: report.html and report.md."),
+    "serve": Command("dreamgym.stages.serve:serve", "Open a trained model as an OpenAI-compatible HTTP endpoint."),
     "doctor": Command("dreamgym.stages.doctor:doctor", "Check a cluster, or this machine, before a run."),
 }
 
@@ -108,8 +117,9 @@ def _run(name: str, arguments: Sequence[str]) -> int:
 def _parse(name: str, arguments: Sequence[str]) -> tuple[RunConfig, dict[str, str]]:
     parser = _Parser(prog=f"dreamgym {name}", add_help=False, allow_abbrev=False)
     parser.add_argument("words", nargs="*")
-    if name == "eval":
-        parser.add_argument("--who", choices=PLAYERS, default="policy")
+    if name in OPTIONS:
+        option, choices, _ = OPTIONS[name]
+        parser.add_argument(option, choices=choices, default=choices[0])
     options = vars(parser.parse_intermixed_args(list(arguments)))
     words = options.pop("words")
     overrides = [w for w in words if _OVERRIDE.match(w)]
@@ -141,17 +151,15 @@ def _print_overview() -> None:
 
 def _print_help(name: str) -> None:
     console = Console(highlight=False)
-    who = " [--who " + "|".join(PLAYERS) + "]" if name == "eval" else ""
-    console.print(f"[bold]dreamgym {name}[/] {escape('[RECIPE] [field=value ...]' + who)}\n\n{COMMANDS[name].help}\n")
+    option, choices, told = OPTIONS.get(name, ("", (), ""))
+    usage = "[RECIPE] [field=value ...]" + (f" [{option} {'|'.join(choices)}]" if option else "")
+    console.print(f"[bold]dreamgym {name}[/] {escape(usage)}\n\n{COMMANDS[name].help}\n")
     recipe = f"the default is {QUICKSTART}" if name == "quickstart" else "without one, every field has its default"
     words = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     words.add_row("[cyan]RECIPE[/]", f"a YAML file; {recipe}")
     words.add_row("[cyan]field=value[/]", "sets one field, over the recipe: learner.lr=1e-6, env.options.num_rooms=4")
-    if who:
-        words.add_row(
-            "[cyan]--who[/]",
-            "the policy after the dream (default), real rollouts or DPO, its warm start, or a player without a model",
-        )
+    if option:
+        words.add_row(f"[cyan]{option}[/]", told)
     console.print(Padding(words, (0, 0, 0, 2)))
     console.print("\n[bold]Fields[/] [dim](type, default)[/]")
     for section, fields in itertools.groupby(describe_fields(), lambda f: f.section):

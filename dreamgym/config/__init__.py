@@ -38,6 +38,7 @@ from dreamgym.config.models import (
     PolicyConfig,
     SamplingConfig,
     ScratchModel,
+    ServeConfig,
     SFTConfig,
     TuningConfig,
     WorldConfig,
@@ -66,6 +67,7 @@ __all__ = [
     "SamplingConfig",
     "ScratchModel",
     "Section",
+    "ServeConfig",
     "TeacherConfig",
     "TrackerName",
     "TrainConfig",
@@ -107,6 +109,8 @@ class RunConfig(Section):
     """Sim-to-real."""
     eval: EvalConfig = EvalConfig()
     """The final evaluation."""
+    serve: ServeConfig = ServeConfig()
+    """HTTP."""
 
     @property
     def run_dir(self) -> Path:

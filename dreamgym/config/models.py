@@ -153,7 +153,7 @@ class WorldConfig(Section):
     upscale_delay_s: float = Field(15.0, gt=0)
     """Seconds for which the engines must be too full before replicas are added."""
     downscale_delay_s: float = Field(600.0, gt=0)
-    """Seconds for which fewer would do before replicas are ended; a learner step, which leaves them idle, is shorter."""
+    """Seconds for which fewer would do before replicas are ended; should outlast a learner step, which needs none."""
     attempts: int = Field(3, ge=1)
     """Tries for one dream step that cannot be parsed before the episode is env_failed."""
     memo: bool = True
@@ -185,3 +185,14 @@ class PolicyConfig(Section):
     """How many engines (Ray actors) serve rollouts."""
     system_prompt: str = ""
     """Instructions at the head of every episode."""
+
+
+class ServeConfig(Section):
+    """The HTTP endpoint of `dreamgym serve`."""
+
+    host: str = "127.0.0.1"
+    """The address to serve at; one that others can reach needs a key."""
+    port: int = Field(8000, ge=0, lt=2**16)
+    """The port; 0 takes a free one."""
+    api_key_env: str = "DREAMGYM_API_KEY"
+    """The environment variable with the key that clients must bring (or, with _FILE behind it, with a file's path)."""

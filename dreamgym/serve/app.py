@@ -1,23 +1,29 @@
-"""Starts the dream: one Ray Serve application with the experience model's replicas and the task generator."""
+"""Starts applications on Ray Serve: the dream (experience model and task generator), and a model that chats."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 
-from dreamgym.config import RunConfig
+from dreamgym.config import EngineConfig, RunConfig
 from dreamgym.errors import DreamgymError, EngineError
 from dreamgym.replay.actor import ReplayClient
+from dreamgym.serve.chat_api import ChatRequest, Completion, Fault
+from dreamgym.serve.chat_model import ChatModel
 from dreamgym.serve.dream import WorldClient
 from dreamgym.serve.experience import ExperienceModel
 from dreamgym.serve.scaling import replicas_for_load
 from dreamgym.serve.tasks import TaskGenerator
 
-WORLD, TASKS = "ExperienceModel", "TaskGenerator"
+WORLD, TASKS, CHAT = "ExperienceModel", "TaskGenerator", "ChatModel"
+What = Literal["world", "policy"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +39,26 @@ class DreamApp:
         serve.delete(self.name)
 
 
+@dataclass(frozen=True, slots=True)
+class ChatApp:
+    """A running model that chats: its Serve application and how to ask it."""
+
+    name: str
+    handle: Any
+    timeout_s: float
+
+    async def complete(self, asked: ChatRequest) -> Completion | Fault:
+        """The answer of a replica; one that fails or is late is a fault too."""
+        try:
+            return await asyncio.wait_for(self.handle.complete.remote(asked), self.timeout_s + 10.0)
+        except (TimeoutError, RayError, RayServeException) as error:
+            return Fault(503, f"no replica answered ({type(error).__name__})")
+
+    def close(self) -> None:
+        """Stop the replicas."""
+        serve.delete(self.name)
+
+
 def start_dream(
     config: RunConfig, model: Path, replay: ReplayClient | None, *, threads: int | None, gpus: float = 0.0
 ) -> DreamApp:
@@ -42,15 +68,56 @@ def start_dream(
         EngineError: no replica became ready; the sentence is the replica's own where it has one.
     """
     name = f"dream-{config.name}-seed{config.seed}"
+    _start_serve()
+    least, most = config.world.replicas, max(config.world.replicas, config.world.max_replicas)
+    replicas = _engines(ExperienceModel, WORLD, config, config.world.engine, least, most, gpus)
+    world = replicas.bind(str(model), config, replay, threads)
+    tasks = serve.deployment(
+        TaskGenerator, name=TASKS, ray_actor_options={"num_cpus": 0}, graceful_shutdown_timeout_s=5
+    ).bind(world, config, replay)
+    handle = _run(tasks, name, f"the experience model at {model}")
+    return DreamApp(
+        name, WorldClient(serve.get_deployment_handle(WORLD, app_name=name), config.world.engine.timeout_s), handle
+    )
+
+
+def start_chat(config: RunConfig, what: What, model: Path, *, threads: int | None, gpus: float = 0.0) -> ChatApp:
+    """Deploy a model that chats, and wait until a replica is ready; its port is for the caller to open.
+
+    The policy acts as in evaluations (`policy.eval_temperature`), the experience model as in dreams.
+
+    Raises:
+        EngineError: no replica became ready; the sentence is the replica's own where it has one.
+    """
+    name = f"chat-{what}-{config.name}-seed{config.seed}"
+    side = config.world if what == "world" else config.policy
+    least, most = config.policy.engines, config.policy.engines
+    sampling = config.policy.sampling.model_copy(update={"temperature": config.policy.eval_temperature})
+    if what == "world":
+        least, most = config.world.replicas, max(config.world.replicas, config.world.max_replicas)
+        sampling = config.world.sampling
+    _start_serve()
+    replicas = _engines(ChatModel, CHAT, config, side.engine, least, most, gpus)
+    bound = replicas.bind(str(model), side.engine, sampling, side.model.dtype, config.seed, threads)
+    return ChatApp(name, _run(bound, name, f"the model at {model}"), side.engine.timeout_s)
+
+
+def _start_serve() -> None:
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(proxy_location="Disabled", logging_config={"log_level": "WARNING", "enable_access_log": False})
-    world = serve.deployment(
-        ExperienceModel,
-        name=WORLD,
-        max_ongoing_requests=4 * config.world.engine.max_num_seqs,
+
+
+def _engines(
+    model: type, name: str, config: RunConfig, engine: EngineConfig, least: int, most: int, gpus: float
+) -> serve.Deployment:
+    """A deployment with one engine a replica; how many there are follows the engines' load."""
+    return serve.deployment(
+        model,
+        name=name,
+        max_ongoing_requests=4 * engine.max_num_seqs,
         autoscaling_config={
-            "min_replicas": config.world.replicas,
-            "max_replicas": max(config.world.replicas, config.world.max_replicas),
+            "min_replicas": least,
+            "max_replicas": most,
             "policy": {"policy_function": replicas_for_load},
             "look_back_period_s": config.world.upscale_delay_s,
             "upscale_delay_s": config.world.upscale_delay_s,
@@ -59,17 +126,15 @@ def start_dream(
         ray_actor_options={"num_cpus": 0, "num_gpus": gpus},
         health_check_timeout_s=120,
         graceful_shutdown_timeout_s=5,
-    ).bind(str(model), config, replay, threads)
-    tasks = serve.deployment(
-        TaskGenerator, name=TASKS, ray_actor_options={"num_cpus": 0}, graceful_shutdown_timeout_s=5
-    ).bind(world, config, replay)
-    try:
-        handle = serve.run(tasks, name=name, route_prefix=None)
-    except RuntimeError as error:
-        raise EngineError(f"the experience model at {model} did not start: {_cause(error)}") from error
-    return DreamApp(
-        name, WorldClient(serve.get_deployment_handle(WORLD, app_name=name), config.world.engine.timeout_s), handle
     )
+
+
+def _run(app: serve.Application, name: str, what: str) -> Any:
+    """The handle of an application whose replicas are ready."""
+    try:
+        return serve.run(app, name=name, route_prefix=None)
+    except RuntimeError as error:
+        raise EngineError(f"{what} did not start: {_cause(error)}") from error
 
 
 def _cause(error: Exception) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dreamgym.config import EngineConfig, SamplingConfig
 from dreamgym.errors import EngineError, ModelError, WeightSyncError
+from dreamgym.serve.scaling import LOAD, engine_load
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -340,6 +341,11 @@ class TokenEngine:
         """
         told = self._core or self._told
         return {**self._counts, **(told.load() if told is not None else {})}
+
+    def autoscaling_stats(self) -> dict[str, float]:
+        """The load of this engine under the name that `scaling.replicas_for_load` reads it by."""
+        now = self.metrics()
+        return {LOAD: engine_load(now["running"], now["waiting"], now["kv_usage"], self._config.max_num_seqs)}
 
     async def close(self) -> None:
         """End the engine and its requests; may be called twice."""

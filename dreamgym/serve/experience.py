@@ -23,7 +23,6 @@ from dreamgym.serve.prompts import (
     parse_text,
     query,
 )
-from dreamgym.serve.scaling import LOAD, engine_load
 from dreamgym.types import Task
 
 log = logging.getLogger(__name__)
@@ -116,9 +115,7 @@ class ExperienceModel:
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """What Serve asks for regularly, for `scaling.replicas_for_load`."""
-        now = self._engine.metrics()
-        seats = self._config.engine.max_num_seqs
-        return {LOAD: engine_load(now["running"], now["waiting"], now["kv_usage"], seats)}
+        return self._engine.autoscaling_stats()
 
     async def _retrieve(self, queries: Sequence[DreamQuery]) -> list[list[Demo]]:
         if self._replay is None or self._top_k == 0:

@@ -1,0 +1,73 @@
+"""The command `serve`: the experience model or the policy behind OpenAI-compatible HTTP, until a signal ends it."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from contextlib import closing
+
+import uvicorn
+
+from dreamgym.config import RunConfig, ServeConfig
+from dreamgym.credentials import credential
+from dreamgym.errors import ConfigError, DataError
+from dreamgym.obs.console import console, waiting
+from dreamgym.runtime import ensure_ray
+from dreamgym.serve.app import What, start_chat
+from dreamgym.serve.chat_api import chat_app
+
+CONNECTIONS = 1024
+
+
+def serve(config: RunConfig, what: What = "policy") -> None:
+    """Serve `world/` or `policy/` of the run, from this process; replicas of the model are Ray's.
+
+    Raises:
+        ConfigError: others can reach the address and there is no key, or the address cannot be had.
+        DataError: the run has no such model yet.
+        EngineError: the model cannot be started.
+    """
+    model = config.run_dir / what
+    if not (model / "config.json").exists():
+        raise DataError(f"{model}: no model yet; run `dreamgym {'sft' if what == 'world' else 'train'}` first.")
+    key = _key(config.serve)
+    with closing(_listen(config.serve)) as port:
+        machine = ensure_ray()
+        with waiting(f"starting {what}"):
+            chat = start_chat(config, what, model, threads=machine.threads, gpus=machine.gpus)
+        name = f"{config.run_dir.name}-{what}"
+        app = chat_app(name, key, chat.complete)
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off", limit_concurrency=CONNECTIONS))
+        host, number = port.getsockname()[:2]
+        url = f"http://{f'[{host}]' if ':' in host else host}:{number}/v1"
+        console.print(f"[green]✓[/] {name} at [bold]{url}[/]; Ctrl-C ends it", soft_wrap=True)
+        with closing(chat):
+            server.run([port])
+
+
+def _key(config: ServeConfig) -> str:
+    """The key that clients must bring; empty where none is set and nobody else can reach the port."""
+    key = credential(config.api_key_env)
+    if not key and not _is_loopback(config.host):
+        raise ConfigError(
+            f"serve.host: others can reach {config.host}; set a key in the variable {config.api_key_env}, "
+            "or serve at 127.0.0.1."
+        )
+    return key
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _listen(config: ServeConfig) -> socket.socket:
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    try:
+        return socket.create_server((config.host, config.port), family=family)
+    except OSError as error:
+        raise ConfigError(
+            f"serve.port: {config.host}:{config.port} cannot be opened ({error.strerror}); choose another."
+        ) from None
