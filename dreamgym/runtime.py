@@ -6,9 +6,12 @@ import logging
 import os
 from dataclasses import dataclass
 
+from dreamgym.config import Device, EngineConfig
 from dreamgym.serve.engine import quiet_environment
 
 LOCAL_OBJECT_STORE_BYTES = 512 * 2**20
+ROLLOUT_CPUS = 0.5
+"""A rollout actor mostly waits for engines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,19 +20,25 @@ class Machine:
 
     threads  CPU threads of an engine (None where it computes on a GPU): half the cores, since policy and dream
              take turns with the processes that feed them, and a thread without a core holds up the others
-    gpus     GPUs of an engine
+    gpu      whether engines and learner compute on GPUs
+    cpus     CPUs to ask for, for each rollout actor: on a cluster, so that it adds nodes for them; not on one machine
     watched  whether Ray has a dashboard, which may show more than a run alone needs to know
     """
 
     threads: int | None
-    gpus: float
+    gpu: bool
+    cpus: float
     watched: bool
 
+    def gpus(self, engine: EngineConfig) -> int:
+        """GPUs of one such engine."""
+        return engine.tensor_parallel if self.gpu else 0
 
-def ensure_ray() -> Machine:
+
+def ensure_ray(device: Device = "auto") -> Machine:
     """Connect to `RAY_ADDRESS` (as `ray job submit` sets it), else start a local Ray; idempotent.
 
-    A local Ray has no dashboard and no open port beyond loopback.
+    A local Ray has no dashboard and no open port beyond loopback. `device` is the setting of that name.
     """
     quiet_environment()
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -46,7 +55,11 @@ def ensure_ray() -> Machine:
             logging_level=logging.ERROR,
             log_to_driver=False,
         )
-    watched = bool(context.dashboard_url)
-    if ray.cluster_resources().get("GPU", 0) > 0:
-        return Machine(None, 1.0, watched)
-    return Machine(max(1, (os.cpu_count() or 1) // 2), 0.0, watched)
+    gpu = device == "gpu" or (device == "auto" and ray.cluster_resources().get("GPU", 0) > 0)
+    cpus = ROLLOUT_CPUS if os.environ.get("RAY_ADDRESS") else 0.0
+    return Machine(
+        threads=None if gpu else max(1, (os.cpu_count() or 1) // 2),
+        gpu=gpu,
+        cpus=cpus,
+        watched=bool(context.dashboard_url),
+    )

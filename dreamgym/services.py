@@ -71,21 +71,23 @@ def start_services(
     Raises:
         DreamgymError: the failing part's own sentence.
     """
-    machine = ensure_ray()
+    machine = ensure_ray(config.device)
     config = _with_stats(config, machine)
     services = Services()
     jobs: list[Callable[[], None]] = [lambda: _start_policy(config, policy, machine, services)]
     if world is not None:
         jobs.append(lambda: _start_dream(config, world, seed_data or [], machine, services))
     if learner:
-        jobs.append(lambda: _start_learner(config, policy, services))
+        jobs.append(lambda: _start_learner(config, policy, machine, services))
     try:
         with ThreadPoolExecutor(len(jobs)) as starters:
             for job in [starters.submit(job) for job in jobs]:
                 job.result()
         assert services.policy is not None
         address = WorldAddress(services.dream.name, WORLD) if services.dream else None
-        services.fleet = RolloutFleet(config, str(policy), services.policy, address, actors, services.check)
+        services.fleet = RolloutFleet(
+            config, str(policy), services.policy, address, actors, services.check, machine.cpus
+        )
     except BaseException:
         services.__exit__()
         raise
@@ -102,7 +104,12 @@ def _with_stats(config: RunConfig, machine: Machine) -> RunConfig:
 
 def _start_policy(config: RunConfig, model: Path, machine: Machine, services: Services) -> None:
     services.policy = PolicyPool.start(
-        model, config.policy, seed=config.seed, threads=machine.threads, num_cpus=0, num_gpus=machine.gpus
+        model,
+        config.policy,
+        seed=config.seed,
+        threads=machine.threads,
+        gpus=machine.gpus(config.policy.engine),
+        num_cpus=0,
     )
 
 
@@ -112,7 +119,8 @@ def _start_dream(
     if config.replay.top_k > 0:
         handle = start_replay(config.replay, config.seed, f"{config.name}-seed{config.seed}")
         services.replay = ReplayClient(handle, config.replay.timeout_s)
-    services.dream = start_dream(config, model, services.replay, threads=machine.threads, gpus=machine.gpus)
+    gpus = machine.gpus(config.world.engine)
+    services.dream = start_dream(config, model, services.replay, threads=machine.threads, gpus=gpus)
     if services.replay is not None:
         different = {
             (item.task_id, item.state, item.action, item.next_state): item
@@ -122,12 +130,13 @@ def _start_dream(
         asyncio.run(services.replay.add(list(different.values())[: config.replay.capacity]))
 
 
-def _start_learner(config: RunConfig, model: Path, services: Services) -> None:
+def _start_learner(config: RunConfig, model: Path, machine: Machine, services: Services) -> None:
     options: dict[str, Any] = {
         "dtype": config.policy.model.dtype,
         "seed": config.seed,
         "reference": model if config.learner.kl_coef > 0 else None,
         "lora": config.policy.lora,
         "temperature": config.policy.sampling.temperature,
+        "gpu": machine.gpu,
     }
     services.learner = Learner.start(model, config.learner, **options)

@@ -24,6 +24,10 @@ from dreamgym.types import Trajectory
 
 log = logging.getLogger(__name__)
 ROUNDS = 5
+TOGETHER_S = 60.0
+"""How long the first batch waits for all actors to start; later ones take whoever is there."""
+NODES_S = 600.0
+"""How long a cluster may take to make room for a first actor."""
 
 
 @dataclass
@@ -71,23 +75,28 @@ class RolloutFleet:
         world: WorldAddress | None,
         actors: int,
         check: Callable[[], None] = lambda: None,
+        cpus: float = 0.0,
     ) -> None:
-        """`check` raises where a part that episodes lean on has died: then it is not they that failed."""
+        """`check` raises where a part that episodes lean on has died: then it is not they that failed.
+
+        `cpus` are asked for by each of `actors`: a cluster that has no room for them adds nodes, if it can.
+        """
         self._config = config
         self._check = check
         self.counts = FleetCounts()
         self._failures_in_a_row = 0
         self._tags = itertools.count()
-        remote = ray.remote(RolloutActor).options(num_cpus=0, max_restarts=-1, max_concurrency=1000)
+        remote = ray.remote(RolloutActor).options(num_cpus=cpus, max_restarts=-1, max_concurrency=1000)
         self._handles: list[ActorHandle] = [remote.remote(config, tokenizer, policy, world) for _ in range(actors)]
         self._manager = FaultTolerantActorManager(self._handles, max_remote_requests_in_flight_per_actor=1)
+        self._starting = {handle.ping.remote(): actor for actor, handle in enumerate(self._handles)}
 
     def play(self, episodes: Sequence[Episode]) -> list[Trajectory]:
         """Play every episode; the result has their order. Blocks."""
         return self.finish(self.begin(episodes))
 
     def begin(self, episodes: Sequence[Episode], kept: Iterable[Trajectory] = ()) -> Batch:
-        """Send out the episodes that are not `kept` from before, group by group over the healthy actors; at once."""
+        """Send out the episodes that are not `kept` from before, group by group over the started actors; at once."""
         batch = Batch(str(next(self._tags)), list(episodes), {t.id: t for t in kept})
         self._send(batch, [e for e in batch.episodes if e.id not in batch.kept])
         return batch
@@ -123,28 +132,30 @@ class RolloutFleet:
 
     def abandon(self) -> None:
         """End whatever is being played; nobody will `finish` it."""
-        self._manager.foreach_actor("abandon", timeout_seconds=10.0)
+        self._manager.foreach_actor("abandon", remote_actor_ids=self._awake(), timeout_seconds=10.0)
 
     def play_again(self, dreams: Sequence[Trajectory]) -> list[Again]:
         """What the actions of dreamed episodes come to in the real environment; empty where no actor answers."""
         results = self._manager.foreach_actor(
             "play_again",
             kwargs={"dreams": to_batch(dreams)},
-            remote_actor_ids=self._manager.healthy_actor_ids()[:1],
+            remote_actor_ids=self._awake()[:1],
             timeout_seconds=self._config.train.episode_timeout_s,
         )
         return [again for result in results if result.ok for again in result.get()]
 
     def close(self) -> None:
         """Stop the actors and the environments that they hold."""
-        self._manager.foreach_actor("close", timeout_seconds=10.0)
+        self._manager.foreach_actor("close", remote_actor_ids=self._awake(), timeout_seconds=10.0)
         for handle in self._handles:
             ray.kill(handle)
         self._manager.clear()
 
     def _send(self, batch: Batch, episodes: Sequence[Episode]) -> None:
-        actors = self._manager.healthy_actor_ids()
-        if not actors or not episodes:
+        if not episodes:
+            return
+        actors = self._awake(first=True)
+        if not actors:
             return
         order = sorted(range(len(episodes)), key=lambda i: (episodes[i].group, i))
         size = -(-len(order) // len(actors))
@@ -157,6 +168,20 @@ class RolloutFleet:
         )
         real = any(e.world == "real" for e in episodes)
         batch.waves = -(-size // self._config.env.workers) if real else 1
+
+    def _awake(self, first: bool = False) -> list[int]:
+        """The healthy actors that have started; a `first` one is waited for, the others come when there is room."""
+        nobody = len(self._starting) == len(self._handles)
+        self._note_started(len(self._starting), TOGETHER_S if first and nobody else 0.0)
+        if first and len(self._starting) == len(self._handles):
+            self._note_started(1, NODES_S)
+        return [actor for actor in self._manager.healthy_actor_ids() if actor not in self._starting.values()]
+
+    def _note_started(self, actors: int, timeout_s: float) -> None:
+        """Wait until so many of those that are starting have started."""
+        if self._starting:
+            started, _ = ray.wait(list(self._starting), num_returns=actors, timeout=timeout_s)
+            self._starting = {ping: actor for ping, actor in self._starting.items() if ping not in started}
 
     def _received(self, batch: Batch) -> list[Trajectory]:
         """What the actors make of a batch that was sent; those that die or are late send nothing."""

@@ -51,6 +51,7 @@ __all__ = [
     "CollectConfig",
     "CurriculumConfig",
     "DPOConfig",
+    "Device",
     "EngineConfig",
     "EnvConfig",
     "EvalConfig",
@@ -75,6 +76,8 @@ __all__ = [
     "WorldConfig",
 ]
 
+Device = Literal["auto", "cpu", "gpu"]
+
 
 class RunConfig(Section):
     """One experiment."""
@@ -87,6 +90,8 @@ class RunConfig(Section):
     """Where runs are written."""
     log_level: Literal["debug", "info", "warning"] = "info"
     """What the parts write to the logs of Ray's session; `debug` follows a trajectory through every dream step."""
+    device: Device = "auto"
+    """auto: GPUs where the cluster has some by now; gpu: wait for those that it will add; cpu: none."""
     env: EnvConfig = EnvConfig()
     """The real environment."""
     collect: CollectConfig = CollectConfig()

@@ -18,6 +18,7 @@ from dreamgym.learner import sft
 from dreamgym.learner.algorithms import resolve
 from dreamgym.learner.batches import SFT_SCHEMA, check_columns, rl_schema
 from dreamgym.learner.worker import LearnerSpec, LearnerWorker, Pack
+from dreamgym.placement import Reservation
 
 OnStep = Callable[[dict[str, float]], None]
 Step = Callable[[list[int], float], dict[str, float]]
@@ -44,8 +45,10 @@ class Learner:
         lora: LoRAConfig | None = None,
         temperature: float = 1.0,
         threads: int | None = None,
+        gpu: bool | None = None,
     ) -> None:
-        gpu = ray.cluster_resources().get("GPU", 0) >= config.workers
+        if gpu is None:
+            gpu = ray.cluster_resources().get("GPU", 0) >= config.workers
         spec = LearnerSpec(
             model_path=str(model_path),
             config=config,
@@ -60,8 +63,11 @@ class Learner:
         )
         self.config = config
         self._rl_schema = rl_schema(resolve(config))
-        actor = ray.remote(num_cpus=0, num_gpus=1 if gpu else 0)(LearnerWorker)
-        self._workers = [actor.remote(spec, rank) for rank in range(config.workers)]
+        self._seats = Reservation(config.workers, int(gpu))
+        self._workers = [
+            ray.remote(LearnerWorker).options(num_cpus=0, **self._seats.options(rank)).remote(spec, rank)
+            for rank in range(config.workers)
+        ]
         self._address = self._workers[0].listen.remote()
         self._setup: list[Any] | None = None
 
@@ -213,6 +219,7 @@ class Learner:
         for worker in self._workers:
             ray.kill(worker)
         self._workers = []
+        self._seats.close()
 
     def _lengths(self, batch: pa.Table | pa.RecordBatch, schema: pa.Schema, together: int = 1) -> list[int]:
         """Tokens of each `together` rows that follow one another, which one micro-batch must hold."""

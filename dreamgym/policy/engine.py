@@ -17,6 +17,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 from dreamgym.batching import as_they_come, merged
 from dreamgym.config import EngineConfig, PolicyConfig, SamplingConfig
 from dreamgym.errors import DreamgymError, EngineError, WeightSyncError
+from dreamgym.placement import Reservation
 from dreamgym.policy.weight_transfer import WeightPayload, pack_weights, read_checkpoint, register
 from dreamgym.serve.engine import Generation, TokenEngine
 
@@ -117,8 +118,12 @@ class PolicyPool:
     Each holder counts its own outstanding requests and sends the next one where it has the fewest.
     """
 
-    def __init__(self, engines: Sequence[Any], timeout_s: float) -> None:
-        """`engines` are handles of `PolicyEngine` actors that are ready; `timeout_s` is that of one request."""
+    def __init__(self, engines: Sequence[Any], timeout_s: float, seats: Reservation | None = None) -> None:
+        """`engines` are handles of `PolicyEngine` actors that are ready; `timeout_s` is that of one request.
+
+        `seats` is what `close` gives back.
+        """
+        self._seats = seats
         self._engines = list(engines)
         self._timeout_s = timeout_s
         self._outstanding = [0] * len(self._engines)
@@ -134,21 +139,24 @@ class PolicyPool:
         *,
         seed: int = 0,
         threads: int | None = None,
+        gpus: float = 0,
         start_timeout_s: float = 600.0,
         **options: Any,
     ) -> PolicyPool:
-        """Start `config.engines` engines side by side; `options` are those of a Ray actor (num_cpus, num_gpus …).
+        """Start `config.engines` engines side by side, each on `gpus` GPUs of one node; `options` are Ray's, if any.
 
         Raises:
             ModelError: the model cannot be loaded.
             EngineError: an engine died or was not ready within `start_timeout_s`.
         """
-        actor = ray.remote(PolicyEngine).options(**options)
+        seats = Reservation(config.engines, gpus)
         engines = [
-            actor.remote(str(model), config.engine, dtype=config.model.dtype, seed=seed + index, threads=threads)
+            ray.remote(PolicyEngine)
+            .options(**seats.options(index), **options)
+            .remote(str(model), config.engine, dtype=config.model.dtype, seed=seed + index, threads=threads)
             for index in range(config.engines)
         ]
-        pool = cls(engines, config.engine.timeout_s)
+        pool = cls(engines, config.engine.timeout_s, seats)
         try:
             pool._all("ready", start_timeout_s)
         except DreamgymError:
@@ -252,6 +260,8 @@ class PolicyPool:
             self._all("close", 30.0)
         for engine in self._engines:
             ray.kill(engine)
+        if self._seats is not None:
+            self._seats.close()
 
     def _book(self, requests: int) -> int:
         index = min(range(len(self._engines)), key=self._outstanding.__getitem__)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dreamgym.config import EngineConfig, SamplingConfig
 from dreamgym.errors import EngineError, ModelError, WeightSyncError
-from dreamgym.serve.scaling import LOAD, engine_load
+from dreamgym.serve.scaling import LOAD_STAT, engine_load
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -173,6 +173,8 @@ class TokenEngine:
         device: dict[str, Any] = {
             "gpu_memory_utilization": self._config.gpu_memory_utilization,
             "tensor_parallel_size": self._config.tensor_parallel,
+            # Inside a placement group vLLM would start Ray actors of its own for the other GPUs, which are taken.
+            "distributed_executor_backend": "mp" if self._config.tensor_parallel > 1 else None,
         }
         if on_cpu:
             # A prompt cut in two breaks seeded requests on a CPU: vLLM then rewinds a kind of generator that cannot be.
@@ -345,7 +347,7 @@ class TokenEngine:
     def autoscaling_stats(self) -> dict[str, float]:
         """The load of this engine under the name that `scaling.replicas_for_load` reads it by."""
         now = self.metrics()
-        return {LOAD: engine_load(now["running"], now["waiting"], now["kv_usage"], self._config.max_num_seqs)}
+        return {LOAD_STAT: engine_load(now["running"], now["waiting"], now["kv_usage"], self._config.max_num_seqs)}
 
     async def close(self) -> None:
         """End the engine and its requests; may be called twice."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ray.serve.config import AutoscalingContext
 
-LOAD = "load"
+LOAD_STAT = "load"
 """The name under which a replica reports its load to Serve."""
 TARGET = 0.8
 """How full engines are to be: some room is left for what comes while a new replica starts."""
@@ -38,5 +38,5 @@ def replicas_for_load(context: AutoscalingContext) -> tuple[float, dict[str, Any
 
     A replica that has not reported yet has no load: it is starting, and what waits for it is still at the others.
     """
-    loads = (context.aggregated_metrics or {}).get(LOAD, {})
+    loads = (context.aggregated_metrics or {}).get(LOAD_STAT, {})
     return sum(loads.values()) / TARGET, {}

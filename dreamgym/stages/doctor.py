@@ -24,6 +24,7 @@ from dreamgym.runtime import ensure_ray
 PACKAGES = ("ray", "torch", "vllm", "deepspeed", "transformers", "qdrant-client", "pyarrow")
 NODE_TIMEOUT_S = 60.0
 PLACE_TIMEOUT_S = 30.0
+ADD_NODES_TIMEOUT_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ def doctor(config: RunConfig) -> None:
     Raises:
         ConfigError: a check failed; each has said so on its own line.
     """
-    ensure_ray()
+    ensure_ray(config.device)
     findings = examine(config)
     for finding in findings:
         mark = "[green]✓[/]" if finding.ok else "[bold red]✗[/]"
@@ -200,18 +201,21 @@ def _gpus(config: RunConfig) -> Finding:
     from ray.util.placement_group import placement_group, remove_placement_group
 
     here = int(ray.cluster_resources().get("GPU", 0))
-    if not here:
-        return Finding("gpus", True, "none in this cluster: engines and learner compute on the CPU")
-    needed = config.policy.engines + config.world.replicas + config.learner.workers
+    if config.device == "cpu" or (config.device == "auto" and not here):
+        known = "not used: device is cpu" if config.device == "cpu" else "none in this cluster by now"
+        return Finding("gpus", True, f"{known}; engines and learner compute on the CPU")
+    policy, world = config.policy.engine.tensor_parallel, config.world.engine.tensor_parallel
+    seats = [policy] * config.policy.engines + [world] * config.world.replicas + [1] * config.learner.workers
     said = (
         f"{here} GPUs for {config.policy.engines} policy engines, {config.world.replicas} replicas of the experience "
         f"model and {config.learner.workers} learner workers"
     )
-    group = placement_group([{"GPU": 1}] * needed)
+    patience = ADD_NODES_TIMEOUT_S if config.device == "gpu" else PLACE_TIMEOUT_S
+    group = placement_group([{"GPU": gpus} for gpus in seats])
     try:
-        ray.get(group.ready(), timeout=PLACE_TIMEOUT_S)
+        ray.get(group.ready(), timeout=patience)
     except GetTimeoutError:
-        remedy = f"{needed} could not be reserved in {PLACE_TIMEOUT_S:g} s: add GPUs, end other jobs, or ask for fewer"
+        remedy = f"{sum(seats)} could not be reserved in {patience:g} s: add GPUs, end other jobs, or ask for fewer"
         return Finding("gpus", False, said, remedy)
     finally:
         remove_placement_group(group)

@@ -32,9 +32,10 @@ def serve(config: RunConfig, what: What = "policy") -> None:
         raise DataError(f"{model}: no model yet; run `dreamgym {'sft' if what == 'world' else 'train'}` first.")
     key = _key(config.serve)
     with closing(_listen(config.serve)) as port:
-        machine = ensure_ray()
+        machine = ensure_ray(config.device)
         with waiting(f"starting {what}"):
-            chat = start_chat(config, what, model, threads=machine.threads, gpus=machine.gpus)
+            engine = config.world.engine if what == "world" else config.policy.engine
+            chat = start_chat(config, what, model, threads=machine.threads, gpus=machine.gpus(engine))
         name = f"{config.run_dir.name}-{what}"
         app = chat_app(name, key, chat.complete)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off", limit_concurrency=CONNECTIONS))

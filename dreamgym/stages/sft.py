@@ -103,7 +103,7 @@ def tuner(
     It computes in bfloat16 where not told otherwise, whatever the engines do: master weights and sums are float32.
     It has no critic. The options are those of `Learner`.
     """
-    ensure_ray()
+    machine = ensure_ray(config.device)
     settings = LearnerConfig(
         **{
             **config.learner.model_dump(exclude={"algorithm", "advantage"}),
@@ -114,7 +114,7 @@ def tuner(
             "muon_lr": tuning.muon_lr,
         }
     )
-    learner = Learner(model, settings, dtype=dtype, seed=config.seed, **options)
+    learner = Learner(model, settings, dtype=dtype, seed=config.seed, gpu=machine.gpu, **options)
     try:
         yield learner
     finally:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ray.serve.config import AutoscalingConfig
 
-from dreamgym.serve.scaling import LOAD, TARGET, engine_load, replicas_for_load
+from dreamgym.serve.scaling import LOAD_STAT, TARGET, engine_load, replicas_for_load
 
 
 @given(st.integers(0, 500), st.integers(1, 64), st.integers(1, 1000), st.integers(1, 1000))
@@ -26,7 +26,7 @@ def test_the_load_is_how_many_engines_the_requests_fill(
 
 
 def context(*loads: float, **other: Any) -> Any:
-    return SimpleNamespace(aggregated_metrics={LOAD: dict(enumerate(loads))}, **other)
+    return SimpleNamespace(aggregated_metrics={LOAD_STAT: dict(enumerate(loads))}, **other)
 
 
 @pytest.mark.parametrize(
