@@ -33,6 +33,7 @@ OPTIONS = {
     "serve": ("--what", ("policy", "world"), "the trained policy (default), or the experience model"),
 }
 """The option of a command: its name, its choices with the default first, and what it means."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.]*\s*=")
 
 
@@ -85,7 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(cause, OSError) and cause.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         full = "the disk is full ({}); make room, and run the same command again to go on."
-        sentence = escape(full.format(cause) if isinstance(cause, OSError) else str(cause))
+        told = full.format(cause) if isinstance(cause, OSError) else str(cause)
+        sentence = escape(_CONTROL.sub(" ", told))  # it may hold text of models, which must not steer a terminal
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {sentence}")
         return 2
 

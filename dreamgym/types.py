@@ -12,6 +12,8 @@ Status = Literal["ok", "env_failed"]
 Fold = Literal["train", "dev", "test"]
 MAX_REWARD = 3.4e38
 """Rewards are recorded as float32."""
+MAX_TEXT = 1_000_000
+"""Characters of one state, action or other text that comes from outside."""
 
 
 def stable_id(*parts: object) -> str:

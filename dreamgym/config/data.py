@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from dreamgym.config.base import Section
+from dreamgym.config.base import Section, Url
 
 
 class EnvConfig(Section):
@@ -55,7 +55,7 @@ class CollectConfig(Section):
 class TeacherConfig(Section):
     """A teacher LLM behind an OpenAI-compatible endpoint that explains transitions."""
 
-    base_url: str = ""
+    base_url: Url = ""
     """Such as http://127.0.0.1:8000/v1."""
     model: str = ""
     """The model's name at that endpoint."""

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from dreamgym.config.base import Section
+from dreamgym.config.base import Section, Url
 
 AlgorithmName = Literal[  # the registry: each is the file of this name in dreamgym/learner/algorithms
     "grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "reinforce_pp", "reinforce_pp_baseline", "gigpo", "ppo"
@@ -19,7 +19,7 @@ KLEstimator = Literal["k1", "k2", "k3"]
 class QdrantConfig(Section):
     """Where the vectors live."""
 
-    url: str = ""
+    url: Url = ""
     """A Qdrant service; empty is the embedded one."""
     api_key_env: str = "QDRANT_API_KEY"
     """The environment variable with the service's key."""

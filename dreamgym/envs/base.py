@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from dreamgym.config import EnvConfig
 from dreamgym.errors import EnvError
-from dreamgym.types import Fold, StepResult, Task, Transition
+from dreamgym.types import MAX_TEXT, Fold, StepResult, Task, Transition
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -113,7 +113,9 @@ def make_env(config: EnvConfig) -> TextEnv:
     except EnvError:
         raise
     except Exception as error:
-        raise EnvError(f"env.options: '{config.name}' cannot be built with {config.options}: {error}.") from error
+        raise EnvError(
+            f"env.options: '{config.name}' cannot be built with {', '.join(config.options) or 'none'}: {error}."
+        ) from error
 
 
 def rule_of(env_name: str) -> Callable[[Task, Sequence[Transition], Transition], str] | None:
@@ -138,6 +140,9 @@ def act(env: TextEnv, action: str) -> StepResult:
 def _text(state: object) -> str:
     if not isinstance(state, str):
         raise TypeError(f"a state must be text, not {type(state).__name__}")
+    if len(state) > MAX_TEXT:
+        raise ValueError(f"a state has {len(state):,} characters, more than {MAX_TEXT:,}")
+    state.encode()  # half a character cannot be kept: a UnicodeEncodeError, which is a ValueError
     return state
 
 

@@ -13,13 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dreamgym.errors import DataError
 from dreamgym.schema import TRAJECTORY_SCHEMA, check_filled, check_schema, from_batch, readable
-from dreamgym.types import MAX_REWARD, Task, Trajectory, Transition, stable_id
+from dreamgym.types import MAX_REWARD, MAX_TEXT, Task, Trajectory, Transition, stable_id
 
 FINAL_STATE = "The task is over."
 HELDOUT_SHARE = 0.1
 MAX_LINE_BYTES = 16 * 2**20
-MAX_TEXT = 1_000_000
-"""Characters of one state, action or other text."""
 MAX_STEPS = 10_000
 
 Source = Literal["expert", "noisy", "random", "policy"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -68,13 +69,17 @@ class LearnerWorker:
         import_deepspeed()  # takes seconds, in which the caller goes on
 
     def listen(self) -> tuple[str, int]:
-        """Open the rendezvous on a free port of this node; returns (host, port)."""
+        """Open the rendezvous on a free port of this node's address (torch would take all addresses); (host, port)."""
         import ray
         from torch.distributed import TCPStore
 
         host = ray.util.get_node_ip_address()
-        self._store = TCPStore(host, 0, self.spec.world, is_master=True, wait_for_workers=False)
-        return host, self._store.port
+        door = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        port: int = door.getsockname()[1]
+        self._store = TCPStore(
+            host, port, self.spec.world, is_master=True, wait_for_workers=False, master_listen_fd=door.detach()
+        )
+        return host, port
 
     def setup(self, host: str, port: int) -> None:
         """Join the other ranks, load the model and build the engine.

@@ -242,9 +242,12 @@ async def _request(client: httpx.AsyncClient, config: TeacherConfig, question: Q
         wait_s = response.headers.get("retry-after", "")
         raise _Unusable(f"HTTP {response.status_code}", float(wait_s) if re.fullmatch(r"[0-9]+", wait_s) else 0.0)
     if response.status_code != 200:
+        told = answer.decode(errors="replace")
+        if key := credential(config.api_key_env):  # some endpoints say which key they refuse
+            told = told.replace(key, "[key]")
         raise ConfigError(
             f"annotate.teacher: {config.base_url} refuses the request with HTTP {response.status_code} "
-            f"({answer[:200].decode(errors='replace')!r}); check base_url, model and the key in {config.api_key_env}."
+            f"({told[:200]!r}); check base_url, model and the key in {config.api_key_env}."
         )
     return _content(answer, line)
 
