@@ -13,8 +13,9 @@ import json
 import shutil
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,8 @@ class Trainer:
         self.tokens += metrics["rollout/tokens"]
         metrics |= self._value_tasks(trajectories, iteration)
         refreshed = beside.submit(self._refresher.run, trajectories, iteration)
+        if self.config.train.colocate:
+            refreshed.result()  # it asks the engines, which are to sleep
         metrics |= self._learn(trajectories, iteration)
         self._ledger.write("trained", iteration, (t.id for t in trajectories))
         with self.clock("curriculum and replay"):
@@ -235,7 +238,7 @@ class Trainer:
             return {**learned, "learner/skipped": 1}
         learner, policy = self.services.learner, self.services.policy
         assert learner is not None and policy is not None
-        with self.clock("learner"):
+        with self.clock("learner"), self._engines_asleep():
             metrics = {f"learner/{name}": value for name, value in learner.rl_step(batch).items()}
         self.max_gap = max(self.max_gap, metrics["learner/gap_mean"])
         began = time.monotonic()
@@ -243,6 +246,23 @@ class Trainer:
             stood_still = self._send_weights(iteration + 1)
         sync = {"sync/seconds": time.monotonic() - began, "sync/standstill_seconds": stood_still}
         return learned | metrics | sync | {"learner/rows": batch.num_rows}
+
+    @contextmanager
+    def _engines_asleep(self) -> Iterator[None]:
+        """With `train.colocate`, the learner has the GPU to itself meanwhile."""
+        policy, dream = self.services.policy, self.services.dream
+        if not self.config.train.colocate or policy is None:
+            yield
+            return
+        policy.sleep()
+        if dream is not None:
+            asyncio.run(dream.world.sleep())
+        try:
+            yield
+        finally:
+            policy.wake()
+            if dream is not None:
+                asyncio.run(dream.world.wake())
 
     def _send_weights(self, version: int) -> float:
         """Bring the engines to the learner's weights; returns the longest standstill of one, in seconds."""

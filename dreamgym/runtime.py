@@ -6,7 +6,7 @@ import logging
 import os
 from dataclasses import dataclass
 
-from dreamgym.config import Device, EngineConfig
+from dreamgym.config import Device
 from dreamgym.serve.engine import quiet_environment
 
 LOCAL_OBJECT_STORE_BYTES = 512 * 2**20
@@ -30,9 +30,9 @@ class Machine:
     cpus: float
     watched: bool
 
-    def gpus(self, engine: EngineConfig) -> int:
-        """GPUs of one such engine."""
-        return engine.tensor_parallel if self.gpu else 0
+    def gpus(self, of: int, share: float = 1.0) -> float:
+        """GPUs to ask for, for a process that computes on so many, of each of which it has a share."""
+        return of * share if self.gpu else 0
 
 
 def ensure_ray(device: Device = "auto") -> Machine:

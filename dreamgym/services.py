@@ -108,7 +108,8 @@ def _start_policy(config: RunConfig, model: Path, machine: Machine, services: Se
         config.policy,
         seed=config.seed,
         threads=machine.threads,
-        gpus=machine.gpus(config.policy.engine),
+        gpus=machine.gpus(config.policy.engine.tensor_parallel, _share(config)),
+        colocated=config.train.colocate,
         num_cpus=0,
     )
 
@@ -119,7 +120,7 @@ def _start_dream(
     if config.replay.top_k > 0:
         handle = start_replay(config.replay, config.seed, f"{config.name}-seed{config.seed}")
         services.replay = ReplayClient(handle, config.replay.timeout_s)
-    gpus = machine.gpus(config.world.engine)
+    gpus = machine.gpus(config.world.engine.tensor_parallel, _share(config))
     services.dream = start_dream(config, model, services.replay, threads=machine.threads, gpus=gpus)
     if services.replay is not None:
         different = {
@@ -130,6 +131,14 @@ def _start_dream(
         asyncio.run(services.replay.add(list(different.values())[: config.replay.capacity]))
 
 
+def _share(config: RunConfig) -> float:
+    """What each process has of a GPU: all of it, or with `train.colocate` as much as the others, in Ray's 1/10000."""
+    if not config.train.colocate:
+        return 1.0
+    sharers = config.policy.engines + config.world.replicas + config.learner.workers
+    return 10_000 // sharers / 10_000
+
+
 def _start_learner(config: RunConfig, model: Path, machine: Machine, services: Services) -> None:
     options: dict[str, Any] = {
         "dtype": config.policy.model.dtype,
@@ -137,6 +146,6 @@ def _start_learner(config: RunConfig, model: Path, machine: Machine, services: S
         "reference": model if config.learner.kl_coef > 0 else None,
         "lora": config.policy.lora,
         "temperature": config.policy.sampling.temperature,
-        "gpu": machine.gpu,
+        "gpus": machine.gpus(1, _share(config)),
     }
     services.learner = Learner.start(model, config.learner, **options)

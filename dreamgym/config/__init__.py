@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dreamgym.config.base import (
     Section,
@@ -116,6 +116,23 @@ class RunConfig(Section):
     """The final evaluation."""
     serve: ServeConfig = ServeConfig()
     """HTTP."""
+
+    @model_validator(mode="after")
+    def _fits_one_gpu(self) -> Self:
+        """What `train.colocate` asks of other fields."""
+        engines = (self.policy.engine, self.world.engine)
+        asked = {
+            "train.max_staleness=0": self.train.max_staleness == 0,
+            "world.replicas=1 and world.max_replicas=1": self.world.replicas == self.world.max_replicas == 1,
+            "a tensor_parallel of 1": all(engine.tensor_parallel == 1 for engine in engines),
+            "a gpu_memory_utilization of policy.engine and world.engine that is below 0.9 together": (
+                sum(engine.gpu_memory_utilization for engine in engines) < 0.9
+            ),
+        }
+        missing = [what for what, there in asked.items() if not there]
+        if self.train.colocate and missing:
+            raise ValueError(f"train.colocate needs {', and '.join(missing)}")
+        return self
 
     @property
     def run_dir(self) -> Path:

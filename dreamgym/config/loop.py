@@ -152,7 +152,9 @@ class TrainConfig(Section):
     max_staleness: int = Field(0, ge=0)
     """Updates by which a rollout may begin before the policy that learns from it; 0 plays and learns by turns."""
     rollout_actors: int = Field(1, ge=1)
-    """Rollout actors (CPU, asyncio)."""
+    """Rollout actors (CPU, asyncio); on a cluster each asks for half a CPU, and those with none yet come later."""
+    colocate: bool = False
+    """Engines and learner share one GPU: the engines sleep while the learner steps."""
     episode_timeout_s: float = Field(120.0, gt=0)
     """Deadline of one episode, in seconds."""
     max_failures: int = Field(64, ge=1)

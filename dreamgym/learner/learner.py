@@ -45,10 +45,12 @@ class Learner:
         lora: LoRAConfig | None = None,
         temperature: float = 1.0,
         threads: int | None = None,
-        gpu: bool | None = None,
+        gpus: float | None = None,
     ) -> None:
-        if gpu is None:
-            gpu = ray.cluster_resources().get("GPU", 0) >= config.workers
+        """`gpus` of each worker: one, or a share of one; where it is None, one if the cluster has enough."""
+        if gpus is None:
+            gpus = float(ray.cluster_resources().get("GPU", 0) >= config.workers)
+        gpu = gpus > 0
         spec = LearnerSpec(
             model_path=str(model_path),
             config=config,
@@ -63,7 +65,7 @@ class Learner:
         )
         self.config = config
         self._rl_schema = rl_schema(resolve(config))
-        self._seats = Reservation(config.workers, int(gpu))
+        self._seats = Reservation(config.workers, gpus)
         self._workers = [
             ray.remote(LearnerWorker).options(num_cpus=0, **self._seats.options(rank)).remote(spec, rank)
             for rank in range(config.workers)

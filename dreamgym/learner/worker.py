@@ -243,13 +243,20 @@ class LearnerWorker:
             ) from error
 
     def load_checkpoint(self, path: str) -> None:
-        """Go back to a checkpoint of `save_checkpoint`, made with the same number of workers."""
+        """Go back to a checkpoint of `save_checkpoint`, made with the same number of workers.
+
+        Raises:
+            DataError: it holds something that only code could read.
+        """
         import torch
 
+        from dreamgym.learner.checkpoint import tensors_alone
+
         strict = not self.spec.lora.rank
-        _, state = self._engine.load_checkpoint(str(Path(path)), tag=CHECKPOINT_TAG, load_module_strict=strict)
-        if self._critic is not None:
-            self._critic.load(str(Path(path) / "critic"), CHECKPOINT_TAG)
+        with tensors_alone(path):
+            _, state = self._engine.load_checkpoint(str(Path(path)), tag=CHECKPOINT_TAG, load_module_strict=strict)
+            if self._critic is not None:
+                self._critic.load(str(Path(path) / "critic"), CHECKPOINT_TAG)
         self._rl_steps = state["rl_steps"]
         torch.set_rng_state(state["rng"])
 

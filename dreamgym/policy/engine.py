@@ -32,9 +32,18 @@ class PolicyEngine:
     """One engine whose weights can be swapped; an async Ray actor class: `ray.remote(PolicyEngine)`."""
 
     def __init__(
-        self, model: str, config: EngineConfig, *, dtype: str = "bfloat16", seed: int = 0, threads: int | None = None
+        self,
+        model: str,
+        config: EngineConfig,
+        *,
+        dtype: str = "bfloat16",
+        seed: int = 0,
+        threads: int | None = None,
+        colocated: bool = False,
     ) -> None:
-        self._engine = TokenEngine(model, config, dtype=dtype, seed=seed, threads=threads, weight_transfer=True)
+        self._engine = TokenEngine(
+            model, config, dtype=dtype, seed=seed, threads=threads, weight_transfer=True, colocated=colocated
+        )
         self._checksum = 0
 
     async def ready(self) -> int:
@@ -97,6 +106,14 @@ class PolicyEngine:
         """Counts since the start; see `TokenEngine.metrics`."""
         return self._engine.metrics()
 
+    async def sleep(self) -> None:
+        """See `TokenEngine.sleep`."""
+        await self._engine.sleep()
+
+    async def wake(self) -> None:
+        """See `TokenEngine.wake`."""
+        await self._engine.wake()
+
     async def close(self) -> None:
         """End the engine."""
         await self._engine.close()
@@ -140,20 +157,24 @@ class PolicyPool:
         seed: int = 0,
         threads: int | None = None,
         gpus: float = 0,
+        colocated: bool = False,
         start_timeout_s: float = 600.0,
         **options: Any,
     ) -> PolicyPool:
         """Start `config.engines` engines side by side, each on `gpus` GPUs of one node; `options` are Ray's, if any.
+
+        `colocated` says that `sleep` will be used.
 
         Raises:
             ModelError: the model cannot be loaded.
             EngineError: an engine died or was not ready within `start_timeout_s`.
         """
         seats = Reservation(config.engines, gpus)
+        rest = {"dtype": config.model.dtype, "threads": threads, "colocated": colocated}
         engines = [
             ray.remote(PolicyEngine)
             .options(**seats.options(index), **options)
-            .remote(str(model), config.engine, dtype=config.model.dtype, seed=seed + index, threads=threads)
+            .remote(str(model), config.engine, seed=seed + index, **rest)
             for index in range(config.engines)
         ]
         pool = cls(engines, config.engine.timeout_s, seats)
@@ -243,6 +264,14 @@ class PolicyPool:
     def load(self, checkpoint: Path) -> float:
         """Bring all engines to the weights of a checkpoint of their own shape; see `update_weights`."""
         return self.update_weights(pack_weights(read_checkpoint(checkpoint), max(self.versions()) + 1))
+
+    def sleep(self) -> None:
+        """Let all engines leave their GPUs to others; see `TokenEngine.sleep`."""
+        self._all("sleep", self._timeout_s)
+
+    def wake(self) -> None:
+        """Undo `sleep`."""
+        self._all("wake", self._timeout_s)
 
     def versions(self) -> list[int]:
         """The version of each engine's weights."""

@@ -48,6 +48,14 @@ class WorldClient:
         """Counts of one replica."""
         return await self._guarded(self._handle.metrics.remote(), "metrics")
 
+    async def sleep(self) -> None:
+        """Let the only replica leave its GPU to others; see `TokenEngine.sleep`."""
+        await self._guarded(self._handle.sleep.remote(), "sleep")
+
+    async def wake(self) -> None:
+        """Undo `sleep`."""
+        await self._guarded(self._handle.wake.remote(), "wake")
+
     async def _guarded(self, call: Any, what: str) -> Any:
         try:
             return await asyncio.wait_for(call, self._timeout_s)

@@ -9,6 +9,7 @@ import logging
 import os
 import time
 import warnings
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -98,6 +99,7 @@ class TokenEngine:
         seed: int = 0,
         threads: int | None = None,
         weight_transfer: bool = False,
+        colocated: bool = False,
     ) -> None:
         """Only notes its arguments; `start` does the work.
 
@@ -108,6 +110,7 @@ class TokenEngine:
             threads: OpenMP threads of a CPU engine; None leaves the process as it is.
             weight_transfer: whether `update_weights` will be used and the tokens trained on; logits are then computed
                 in float32, hidden states times output embedding, as a learner has to do it too.
+            colocated: whether `sleep` will be used, to leave a GPU's memory to others.
         """
         quiet_environment()
         self._model = str(model)
@@ -116,6 +119,7 @@ class TokenEngine:
         self._seed = seed
         self._threads = threads
         self._weight_transfer = weight_transfer
+        self._colocated = colocated
         self._llm: AsyncLLM | None = None
         self._core: CoreThread | None = None
         self._told: LoadLogger | None = None
@@ -175,6 +179,7 @@ class TokenEngine:
             "tensor_parallel_size": self._config.tensor_parallel,
             # Inside a placement group vLLM would start Ray actors of its own for the other GPUs, which are taken.
             "distributed_executor_backend": "mp" if self._config.tensor_parallel > 1 else None,
+            "enable_sleep_mode": self._colocated,
         }
         if on_cpu:
             # A prompt cut in two breaks seeded requests on a CPU: vLLM then rewinds a kind of generator that cannot be.
@@ -334,6 +339,28 @@ class TokenEngine:
                     await llm.resume_generation()
             self.version = version
             return time.perf_counter() - began
+
+    async def sleep(self) -> None:
+        """Leave a GPU's memory to others: the weights go to the host's, the KV cache is dropped, requests wait.
+
+        On a CPU requests wait, and no memory is freed.
+
+        Raises:
+            EngineError: it took longer than `timeout_s`.
+        """
+        await self._bounded(self._running().sleep(level=1, mode="keep"), "fall asleep")
+
+    async def wake(self) -> None:
+        """Undo `sleep`; see there."""
+        await self._bounded(self._running().wake_up(), "wake up")
+
+    async def _bounded(self, call: Awaitable[Any], what: str) -> None:
+        try:
+            await asyncio.wait_for(call, self._config.timeout_s)
+        except TimeoutError as error:
+            raise EngineError(
+                f"the engine of {self._model} did not {what} in {self._config.timeout_s:g} s; raise engine.timeout_s."
+            ) from error
 
     def metrics(self) -> dict[str, float]:
         """Counts since the start: requests, prompt_tokens, cached_prompt_tokens, generated_tokens; and the load now.

@@ -93,7 +93,12 @@ class ExperienceModel:
         self._replay = replay
         self._chat = ChatFormat(AutoTokenizer.from_pretrained(model))
         self._engine = TokenEngine(
-            Path(model), config.world.engine, dtype=config.world.model.dtype, seed=config.seed, threads=threads
+            Path(model),
+            config.world.engine,
+            dtype=config.world.model.dtype,
+            seed=config.seed,
+            threads=threads,
+            colocated=config.train.colocate,
         )
         await self._engine.start()
         self._tally = Tally("world", config.run_dir.name, "steps", "reasked", "unparsed", "demos")
@@ -112,6 +117,14 @@ class ExperienceModel:
     async def metrics(self) -> dict[str, float]:
         """Counts since the start: dream steps, steps asked again, steps given up, and the engine's tokens."""
         return {**self._tally.counts, **self._engine.metrics()}
+
+    async def sleep(self) -> None:
+        """See `TokenEngine.sleep`."""
+        await self._engine.sleep()
+
+    async def wake(self) -> None:
+        """See `TokenEngine.wake`."""
+        await self._engine.wake()
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """What Serve asks for regularly, for `scaling.replicas_for_load`."""

@@ -35,7 +35,7 @@ def serve(config: RunConfig, what: What = "policy") -> None:
         machine = ensure_ray(config.device)
         with waiting(f"starting {what}"):
             engine = config.world.engine if what == "world" else config.policy.engine
-            chat = start_chat(config, what, model, threads=machine.threads, gpus=machine.gpus(engine))
+            chat = start_chat(config, what, model, threads=machine.threads, gpus=machine.gpus(engine.tensor_parallel))
         name = f"{config.run_dir.name}-{what}"
         app = chat_app(name, key, chat.complete)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off", limit_concurrency=CONNECTIONS))

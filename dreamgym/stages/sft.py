@@ -114,7 +114,7 @@ def tuner(
             "muon_lr": tuning.muon_lr,
         }
     )
-    learner = Learner(model, settings, dtype=dtype, seed=config.seed, gpu=machine.gpu, **options)
+    learner = Learner(model, settings, dtype=dtype, seed=config.seed, gpus=machine.gpus(1), **options)
     try:
         yield learner
     finally:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pytest
 import ray
@@ -300,6 +302,34 @@ def test_a_resumed_run_takes_the_very_same_step(model: Path, tmp_path: Path, dty
     assert {name: metrics[name] for name in expected} == expected
     assert resumed.keys() == straight.keys()
     assert all(torch.equal(resumed[name], straight[name]) for name in straight)
+
+
+class Exploit:
+    """What a pickle can do to whoever reads it."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.write_text, (self.target, "was here")
+
+
+def test_a_checkpoint_cannot_run_code(learner: Learner, tmp_path: Path) -> None:
+    learner.save_checkpoint(tmp_path / "checkpoint")
+    (states,) = (tmp_path / "checkpoint").rglob("*model_states.pt")
+    held = torch.load(states, weights_only=False)
+    torch.save({**held, "rl_steps": Exploit(tmp_path / "victim")}, states)
+    with pytest.raises(DataError, match="holds more than tensors and settings"):
+        learner.load_checkpoint(tmp_path / "checkpoint")
+    assert not (tmp_path / "victim").exists()
+
+
+def test_a_worker_listens_at_its_nodes_address_alone(learner: Learner) -> None:
+    host = ray.util.get_node_ip_address()
+    workers = [p for p in psutil.Process().children(recursive=True) if "LearnerWorker" in " ".join(p.cmdline())]
+    ports = [c.laddr for p in workers for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+    assert host in {at.ip for at in ports}
+    assert [at for at in ports if at.ip != host and not ipaddress.ip_address(at.ip).is_loopback] == []
 
 
 def test_bad_batches_are_named(learner: Learner, model: Path, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from ray.cluster_utils import Cluster
 
 from dreamgym.actors.episode import Episode
 from dreamgym.actors.fleet import RolloutFleet
-from dreamgym.config import EngineConfig, ModelConfig, RunConfig, ScratchModel
+from dreamgym.config import ModelConfig, RunConfig, ScratchModel
 from dreamgym.learner.models import prepare_model
 from dreamgym.placement import Reservation
 from dreamgym.policy.engine import PolicyPool
@@ -140,7 +140,7 @@ def nodes() -> int:
 def test_a_cluster_grows_for_rollouts_and_engines_and_shrinks_behind_them(autoscaling: None, tmp_path: Path) -> None:
     assert ensure_ray("auto").gpu is False  # there are none by now
     machine = ensure_ray("gpu")
-    assert machine.gpu and machine.gpus(EngineConfig(tensor_parallel=2)) == 2
+    assert machine.gpu and machine.gpus(2) == 2
     texts = [*KeyHouse().commands(), *(task.instruction for task in KeyHouse().tasks("train", 20, 0))]
     shape = ScratchModel(layers=1, hidden=32, intermediate=64, heads=1, head_dim=32, vocab=400)
     model = prepare_model(ModelConfig(scratch=shape), tmp_path / "model", texts * 20, seed=0)

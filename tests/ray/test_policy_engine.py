@@ -108,6 +108,38 @@ def next_version(pool: PolicyPool) -> int:
     return pool.versions()[0] + 1
 
 
+def test_a_sleeping_engine_lets_requests_wait_and_then_answers_as_before(setting: Any) -> None:
+    pool, _, _ = setting
+    greedy, batch = SamplingConfig(temperature=0, max_tokens=16), requests(8)
+    before = answers(pool, batch, greedy, [])
+
+    async def story() -> list[Generation | EngineError]:
+        await asyncio.to_thread(pool.sleep)
+        asked = asyncio.create_task(ask(pool, batch, greedy, []))
+        assert not (await asyncio.wait([asked], timeout=1.0))[0]
+        await asyncio.to_thread(pool.wake)
+        return await asked
+
+    assert [answer.ids for answer in run(story()) if isinstance(answer, Generation)] == [a.ids for a in before]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_sleeping_engine_leaves_its_gpu_to_others(local_ray: None, tmp_path: Path) -> None:
+    llama(0, tied=True).save_pretrained(tmp_path)
+    config = PolicyConfig(engine=ENGINE.model_copy(update={"gpu_memory_utilization": 0.4}))
+    pool = PolicyPool.start(tmp_path, config, gpus=0.5, colocated=True)
+    awake = torch.cuda.mem_get_info()[0]
+    pool.sleep()
+    asleep = torch.cuda.mem_get_info()[0]
+    pool.wake()
+    batch = requests(8)
+    found = answers(pool, batch, SamplingConfig(max_tokens=16), [])
+    pool.close()
+    assert asleep - awake > 0.2 * torch.cuda.mem_get_info()[1]
+    assert agree(gaps(llama(0, tied=True), batch, found))
+
+
 def test_logprobs_after_load_and_after_every_transfer(setting: Any) -> None:
     pool, model, tied = setting
     sampling, batch = SamplingConfig(max_tokens=48), requests(48)
