@@ -1,4 +1,4 @@
-"""Reads DeepSpeed's checkpoints as data: what is pickled in them beyond tensors and a few known classes is refused."""
+"""DeepSpeed's checkpoints, written with an error that a user can mend, and read as data: code in them is refused."""
 
 from __future__ import annotations
 
@@ -6,12 +6,45 @@ import os
 import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
 from dreamgym.errors import DataError
 
+TAG = "learner"
 _FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+
+
+def write(engine: Any, path: str, state: dict[str, Any] | None = None) -> None:
+    """Write trained weights, optimiser and step of an engine, and `state` (tensors and numbers); all ranks at once.
+
+    Raises:
+        DataError: it cannot be written, most often because the disk is full.
+    """
+    try:
+        engine.save_checkpoint(path, tag=TAG, client_state=state or {}, exclude_frozen_parameters=True)
+    except (OSError, RuntimeError) as error:  # the latter is PyTorch's for a disk that is full
+        raise DataError(
+            f"{path}: the checkpoint cannot be written ({str(error).splitlines()[0]}); make room on that disk, "
+            "and run the same command again."
+        ) from error
+
+
+def read(engine: Any, path: str, strict: bool = True) -> dict[str, Any]:
+    """Bring an engine back to what `write` wrote, with the same number of ranks; returns the state.
+
+    Args:
+        strict: every parameter must be in the checkpoint; frozen ones are not.
+
+    Raises:
+        DataError: there is none, or it holds something that only code could read.
+    """
+    with tensors_alone(path):
+        found, state = engine.load_checkpoint(path, tag=TAG, load_module_strict=strict)
+    if found is None:
+        raise DataError(f"{path}: holds no checkpoint of this learner; start the run anew.")
+    return dict(state)
 
 
 @contextmanager

@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from dreamgym.config import LearnerConfig
-from dreamgym.errors import DataError
 from dreamgym.learner.algorithms.kl import Reduce
 from dreamgym.learner.batches import MicroBatch
+from dreamgym.learner.checkpoint import read, write
 from dreamgym.learner.engines import initialize
 from dreamgym.learner.gae import credit, whiten
 from dreamgym.learner.losses import value_loss
@@ -126,19 +126,17 @@ class Critic:
             group["lr"] = self._config.critic_lr * warm
         self._engine.step()
 
-    def save(self, path: str, tag: str) -> None:
+    def save(self, path: str) -> None:
         """Write weights, optimiser and step."""
-        self._engine.save_checkpoint(path, tag=tag)
+        write(self._engine, path)
 
-    def load(self, path: str, tag: str) -> None:
+    def load(self, path: str) -> None:
         """Go back to what `save` wrote.
 
         Raises:
             DataError: there is no critic.
         """
-        found, _ = self._engine.load_checkpoint(path, tag=tag)
-        if found is None:
-            raise DataError(f"{path}: the checkpoint holds no critic; start the run anew.")
+        read(self._engine, path)
 
     def _weigh(self, shares: Sequence[Sequence[MicroBatch]]) -> None:
         """Each step of a minibatch weighs 1 / the number of its steps, over all ranks."""

@@ -17,7 +17,8 @@ from dreamgym.errors import DataError, DreamgymError, EngineError
 from dreamgym.learner import sft
 from dreamgym.learner.algorithms import resolve
 from dreamgym.learner.batches import SFT_SCHEMA, check_columns, rl_schema
-from dreamgym.learner.worker import LearnerSpec, LearnerWorker, Pack
+from dreamgym.learner.spec import LearnerSpec
+from dreamgym.learner.worker import LearnerWorker, Pack
 from dreamgym.placement import Reservation
 
 OnStep = Callable[[dict[str, float]], None]

@@ -7,16 +7,15 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from dreamgym.config import LearnerConfig, LoRAConfig
-from dreamgym.errors import DataError, WeightSyncError
+from dreamgym.errors import WeightSyncError
 from dreamgym.learner.engines import import_deepspeed, initialize
+from dreamgym.learner.spec import LearnerSpec
 from dreamgym.obs.tracing import Event, log_to_session
 
 if TYPE_CHECKING:
@@ -29,28 +28,8 @@ log = logging.getLogger(__name__)
 Pack = Callable[[Iterable[tuple[str, "torch.Tensor"]], int], Any]
 Shares = tuple["torch.Tensor", dict[str, "torch.Tensor"]]
 """A micro-batch's share of the loss, which carries the gradient, and of the means that are reported."""
-CHECKPOINT_TAG = "learner"
 PER_STEP = ("loss", "value_loss", "value_clip_frac")
 """Sums over a minibatch that are means already."""
-
-
-@dataclass(frozen=True, slots=True)
-class LearnerSpec:
-    """What every rank is built from; `threads` is PyTorch's, and 0 leaves its default.
-
-    With adapters the reference is the model without them, whatever `reference` names.
-    """
-
-    model_path: str
-    config: LearnerConfig
-    dtype: str
-    seed: int
-    temperature: float
-    reference: str | None
-    lora: LoRAConfig
-    threads: int
-    world: int
-    gpu: bool
 
 
 class LearnerWorker:
@@ -224,39 +203,32 @@ class LearnerWorker:
                 load_tokenizer(self.spec.model_path).save_pretrained(path)
 
     def save_checkpoint(self, path: str) -> None:
-        """Write everything that the next step depends on: trained weights, optimiser, step and random state.
+        """Write everything that the next step depends on: trained weights, optimisers, step and random state.
 
         Raises:
-            DataError: it cannot be written, most often because the disk is full.
+            DataError: it cannot be written.
         """
         import torch
 
-        state = {"rl_steps": self._rl_steps, "rng": torch.get_rng_state()}
-        try:
-            self._engine.save_checkpoint(path, tag=CHECKPOINT_TAG, client_state=state, exclude_frozen_parameters=True)
-            if self._critic is not None:
-                self._critic.save(str(Path(path) / "critic"), CHECKPOINT_TAG)
-        except (OSError, RuntimeError) as error:  # the latter is PyTorch's for a disk that is full
-            raise DataError(
-                f"{path}: the checkpoint cannot be written ({str(error).splitlines()[0]}); make room on that disk, "
-                "and run the same command again."
-            ) from error
+        from dreamgym.learner.checkpoint import write
+
+        write(self._engine, path, {"rl_steps": self._rl_steps, "rng": torch.get_rng_state()})
+        if self._critic is not None:
+            self._critic.save(str(Path(path) / "critic"))
 
     def load_checkpoint(self, path: str) -> None:
         """Go back to a checkpoint of `save_checkpoint`, made with the same number of workers.
 
         Raises:
-            DataError: it holds something that only code could read.
+            DataError: it is not whole, or holds something that only code could read.
         """
         import torch
 
-        from dreamgym.learner.checkpoint import tensors_alone
+        from dreamgym.learner.checkpoint import read
 
-        strict = not self.spec.lora.rank
-        with tensors_alone(path):
-            _, state = self._engine.load_checkpoint(str(Path(path)), tag=CHECKPOINT_TAG, load_module_strict=strict)
-            if self._critic is not None:
-                self._critic.load(str(Path(path) / "critic"), CHECKPOINT_TAG)
+        state = read(self._engine, path, strict=not self.spec.lora.rank)
+        if self._critic is not None:
+            self._critic.load(str(Path(path) / "critic"))
         self._rl_steps = state["rl_steps"]
         torch.set_rng_state(state["rng"])
 
