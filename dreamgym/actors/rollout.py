@@ -26,6 +26,7 @@ from dreamgym.schema import from_batch, to_batch
 from dreamgym.serve.dream import DreamEnvironment, Memo, WorldClient
 from dreamgym.serve.engine import Generation
 from dreamgym.types import Trajectory, stable_id
+from dreamgym.window import Window
 
 log = logging.getLogger(__name__)
 ATTEMPTS = 2
@@ -49,6 +50,7 @@ class RolloutActor:
         self._config = config
         self._chat = ChatFormat(AutoTokenizer.from_pretrained(tokenizer))
         self._policy = policy
+        self._window = Window(config.policy.engine.max_num_seqs * len(policy))
         self._clients: dict[float, Coalescer[tuple[list[int], int], Generation | EngineError]] = {}
         self._world_address = world
         self._world: WorldClient | None = None
@@ -126,7 +128,7 @@ class RolloutActor:
                 return _lost(episode, str(error))
 
     async def _act(self, temperature: float, prompt: list[int], seed: int) -> Generation:
-        """One policy turn; the turns of all episodes that wait together travel in one remote call."""
+        """One policy turn, when the engines have room; the turns that wait together travel in one remote call."""
         if temperature not in self._clients:
             policy = self._config.policy
             sampling = SamplingConfig(**{**policy.sampling.model_dump(), "temperature": temperature})
@@ -134,9 +136,11 @@ class RolloutActor:
             self._clients[temperature] = Coalescer(
                 send, limit=policy.engine.max_num_seqs, timeout_s=policy.engine.timeout_s
             )
-        answer = await self._clients[temperature]((prompt, seed))
-        if isinstance(answer, EngineError):
-            raise answer
+        async with self._window:
+            answer = await self._clients[temperature]((prompt, seed))
+            if isinstance(answer, EngineError):
+                raise answer
+            self._window.told(answer.load)
         return answer
 
     @asynccontextmanager
@@ -165,7 +169,7 @@ class RolloutActor:
             from ray import serve
 
             handle = serve.get_deployment_handle(self._world_address.deployment, app_name=self._world_address.app)
-            self._world = WorldClient(handle, self._config.world.engine.timeout_s)
+            self._world = WorldClient(handle, self._config.world)
         return self._world
 
     def _real_environments(self) -> asyncio.Queue[RealEnvironment]:

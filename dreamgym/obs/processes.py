@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import sys
 import threading
 import time
@@ -107,14 +108,41 @@ def no_process_left() -> Iterator[None]:
         if handlers[number] == signal.SIG_DFL:
             signal.signal(number, _stop)
     try:
-        yield
+        with _no_abort():
+            yield
     finally:
         for number in handlers:
             signal.signal(number, signal.SIG_IGN)
-        signal.alarm(0)  # Ray's handler of SIGTERM lets three seconds pass and then aborts the process
+        signal.alarm(0)
         _clean_up()
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _no_abort() -> Iterator[None]:
+    """Take back the alarm by which Ray's handler of SIGTERM aborts the process three seconds later.
+
+    The main thread may be in a call of Ray's for longer than that, so a thread of its own hears of the signal.
+    """
+    heard, told = socket.socketpair()
+    told.setblocking(False)
+    before = signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
+    listener = threading.Thread(target=_listen, args=(heard,), name="signals", daemon=True)
+    listener.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        told.close()
+        listener.join()
+        heard.close()
+
+
+def _listen(heard: socket.socket) -> None:
+    while received := heard.recv(1):
+        if received[0] == signal.SIGTERM:
+            signal.alarm(0)
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:

@@ -76,9 +76,7 @@ def start_dream(
         TaskGenerator, name=TASKS, ray_actor_options={"num_cpus": 0}, graceful_shutdown_timeout_s=5
     ).bind(world, config, replay)
     handle = _run(tasks, name, f"the experience model at {model}")
-    return DreamApp(
-        name, WorldClient(serve.get_deployment_handle(WORLD, app_name=name), config.world.engine.timeout_s), handle
-    )
+    return DreamApp(name, WorldClient(serve.get_deployment_handle(WORLD, app_name=name), config.world), handle)
 
 
 def start_chat(config: RunConfig, what: What, model: Path, *, threads: int | None, gpus: float = 0.0) -> ChatApp:

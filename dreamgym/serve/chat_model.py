@@ -11,6 +11,7 @@ from dreamgym.config import EngineConfig, SamplingConfig
 from dreamgym.errors import EngineError
 from dreamgym.serve.chat_api import ChatRequest, Completion, Fault
 from dreamgym.serve.engine import ContextFull, TokenEngine
+from dreamgym.serve.scaling import LOAD_STAT
 
 
 class ChatModel:
@@ -44,4 +45,4 @@ class ChatModel:
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """What Serve asks for regularly, for `scaling.replicas_for_load`."""
-        return self._engine.autoscaling_stats()
+        return {LOAD_STAT: self._engine.load()}

@@ -9,10 +9,12 @@ from typing import Any
 from ray.exceptions import RayError
 
 from dreamgym.batching import Coalescer
+from dreamgym.config import WorldConfig
 from dreamgym.errors import EngineError
 from dreamgym.serve.experience import DreamAnswer, DreamQuery, WriteQuery
 from dreamgym.serve.prompts import reset_message
 from dreamgym.types import StepResult, Task, stable_id
+from dreamgym.window import Window
 
 Memo = dict[tuple[int, tuple[str, ...]], "asyncio.Future[DreamAnswer]"]
 """(seed, task and actions so far) -> the dream step that is done or under way."""
@@ -25,10 +27,12 @@ class WorldClient:
         EngineError: no replica answered in time, or the replica failed.
     """
 
-    def __init__(self, handle: Any, timeout_s: float, limit: int = 64) -> None:
+    def __init__(self, handle: Any, config: WorldConfig, limit: int = 64) -> None:
+        """`handle` is that of the deployment of the experience model."""
         self._handle = handle
         streaming = handle.options(stream=True)
-        self._timeout_s = timeout_s
+        self._timeout_s = timeout_s = config.engine.timeout_s
+        self._window = Window(config.engine.max_num_seqs * config.replicas)
         self._steps: Coalescer[DreamQuery, DreamAnswer] = Coalescer(
             streaming.step_many.remote, limit=limit, timeout_s=timeout_s
         )
@@ -37,8 +41,11 @@ class WorldClient:
         )
 
     async def step(self, query: DreamQuery) -> DreamAnswer:
-        """Dream one step."""
-        return await self._guarded(self._steps(query), "a dream step")
+        """Dream one step, when the replicas have room for it."""
+        async with self._window:
+            answer: DreamAnswer = await self._guarded(self._steps(query), "a dream step")
+            self._window.told(answer.load)
+        return answer
 
     async def write(self, query: WriteQuery) -> str:
         """Let the model write a text; empty where its answer was malformed."""

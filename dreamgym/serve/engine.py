@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dreamgym.config import EngineConfig, SamplingConfig
 from dreamgym.errors import EngineError, ModelError, WeightSyncError
-from dreamgym.serve.scaling import LOAD_STAT, engine_load
+from dreamgym.serve.scaling import engine_load
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -63,6 +63,7 @@ class Generation:
     finish_reason  stop: a stop id was sampled; length: max_tokens or the context window was reached
     prompt_tokens  length of the prompt
     cached_tokens  how many of those came from the prefix cache
+    load           of the engine when the answer ended; see `scaling.engine_load`
     """
 
     ids: list[int]
@@ -71,6 +72,7 @@ class Generation:
     finish_reason: Literal["stop", "length"]
     prompt_tokens: int
     cached_tokens: int
+    load: float = 0.0
 
 
 def quiet_environment() -> None:
@@ -306,7 +308,7 @@ class TokenEngine:
         self._counts["prompt_tokens"] += prompt
         self._counts["cached_prompt_tokens"] += cached
         self._counts["generated_tokens"] += len(ids)
-        return Generation(ids, list(logprobs), versions, answer.finish_reason, prompt, cached)
+        return Generation(ids, list(logprobs), versions, answer.finish_reason, prompt, cached, self.load())
 
     async def update_weights(self, update_info: dict[str, Any], version: int) -> float:
         """Swap the weights by vLLM's native weight transfer: pause, start, update, finish, resume.
@@ -371,10 +373,10 @@ class TokenEngine:
         told = self._core or self._told
         return {**self._counts, **(told.load() if told is not None else {})}
 
-    def autoscaling_stats(self) -> dict[str, float]:
-        """The load of this engine under the name that `scaling.replicas_for_load` reads it by."""
-        now = self.metrics()
-        return {LOAD_STAT: engine_load(now["running"], now["waiting"], now["kv_usage"], self._config.max_num_seqs)}
+    def load(self) -> float:
+        """How full the engine is; see `scaling.engine_load`."""
+        told = self._core or self._told
+        return engine_load(**told.load(), seats=self._config.max_num_seqs) if told is not None else 0.0
 
     async def close(self) -> None:
         """End the engine and its requests; may be called twice."""

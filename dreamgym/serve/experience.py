@@ -23,6 +23,7 @@ from dreamgym.serve.prompts import (
     parse_text,
     query,
 )
+from dreamgym.serve.scaling import LOAD_STAT
 from dreamgym.types import Task
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,8 @@ class DreamAnswer:
     """R_t, s_{t+1}, r_{t+1} and done; `error` says why there is none.
 
     `transcript` has grown by this step's question (its first `asked` ids) and, where there is one, its answer.
-    `read`, `cached` and `written` are the engine's tokens: of the prompt, those of it from the prefix cache, and new.
+    `read`, `cached` and `written` are the engine's tokens: of the prompt, those of it from the prefix cache, and new;
+    `load` is the engine's (`scaling.engine_load`).
     """
 
     reasoning: str = ""
@@ -64,6 +66,7 @@ class DreamAnswer:
     read: int = 0
     cached: int = 0
     written: int = 0
+    load: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +131,7 @@ class ExperienceModel:
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """What Serve asks for regularly, for `scaling.replicas_for_load`."""
-        return self._engine.autoscaling_stats()
+        return {LOAD_STAT: self._engine.load()}
 
     async def _retrieve(self, queries: Sequence[DreamQuery]) -> list[list[Demo]]:
         if self._replay is None or self._top_k == 0:
@@ -163,6 +166,7 @@ class ExperienceModel:
                     read=answer.prompt_tokens,
                     cached=answer.cached_tokens,
                     written=len(answer.ids),
+                    load=answer.load,
                 )
             except ContextFull as full:
                 return DreamAnswer(context_full=True, error=str(full))

@@ -28,7 +28,7 @@ class TaskGenerator:
     """Shares the experience model's weights (paper, section 4.3), so it is a client of its replicas."""
 
     def __init__(self, world: object, config: RunConfig, replay: ReplayClient | None) -> None:
-        self._world = WorldClient(world, config.world.engine.timeout_s)
+        self._world = WorldClient(world, config.world)
         self._steps = config.curriculum.feasibility_steps
         self._replay = replay
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -112,3 +114,20 @@ def test_what_is_abandoned_ends_at_once_and_the_fleet_plays_on(fleet: RolloutFle
     assert len(fleet.play(episodes("next", 4))) == 4
     assert time.monotonic() - began < 2 * whole
     assert fleet.counts.env_failed == 0
+
+
+def test_actors_hold_back_where_the_engine_has_more_than_it_can_run(
+    fleet: RolloutFleet, policy: tuple[Path, RunConfig, PolicyPool]
+) -> None:
+    """Two actors offer twice as many turns as the engine has seats; what waits for one soon is less than a quarter."""
+    _, config, pool = policy
+    batch = fleet.begin(episodes("full", 512))
+    waiting = []
+    with ThreadPoolExecutor(1) as beside:
+        played = beside.submit(fleet.finish, batch)
+        while not played.done():
+            waiting.append(pool.metrics()["waiting"])
+            time.sleep(0.02)
+    assert all(t.status == "ok" for t in played.result())
+    seats = config.policy.engine.max_num_seqs
+    assert statistics.mean(waiting[len(waiting) // 3 :]) < 0.25 * seats

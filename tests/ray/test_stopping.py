@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 RUN = """
-    import subprocess, sys, time, types
+    import hashlib, subprocess, sys, time, types
     import ray
     import dreamgym.cli as cli
 
@@ -26,6 +26,12 @@ RUN = """
         ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="error")
         engine = Engine.remote()
         print(ray.get(engine.start.remote()), flush=True)
+        if sys.argv[2] == "busy":
+            began = time.monotonic()
+            hashlib.pbkdf2_hmac("sha256", b"", b"", 500_000)
+            rate = 500_000 / (time.monotonic() - began)
+            print("busy", flush=True)
+            hashlib.pbkdf2_hmac("sha256", b"", b"", int(8 * rate))  # Python sees no signal before it ends
         time.sleep(300)
 
     stage = types.ModuleType("stage")
@@ -36,12 +42,16 @@ RUN = """
 """
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=str)
+@pytest.mark.parametrize(
+    ("number", "code", "main_thread"),
+    [(signal.SIGINT, 130, "idle"), (signal.SIGTERM, 143, "idle"), (signal.SIGTERM, 143, "busy")],
+    ids=str,
+)
 def test_a_signal_ends_ray_and_everything_its_workers_started(
-    tmp_path: Path, number: signal.Signals, code: int
+    tmp_path: Path, number: signal.Signals, code: int, main_thread: str
 ) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(RUN), str(tmp_path)],
+        [sys.executable, "-c", textwrap.dedent(RUN), str(tmp_path), main_thread],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -53,6 +63,8 @@ def test_a_signal_ends_ray_and_everything_its_workers_started(
     family = psutil.Process(process.pid).children(recursive=True)
     assert int(line) in {p.pid for p in family}
     assert len(family) >= 4  # the global store, the node's daemon, the worker and its child
+    if main_thread == "busy":
+        assert process.stdout.readline().strip() == "busy"
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == code, err
