@@ -304,5 +304,5 @@ def _sentence(error: ValidationError, merged: Mapping[str, Any], origins: Mappin
         .rstrip(".")
     )
     given = first.get("input")
-    shown = "" if isinstance(given, Mapping) else f", not {given!r:.200}"
+    shown = "" if isinstance(given, Mapping) or first["type"] == "value_error" else f", not {given!r:.200}"
     return f"{where}: '{name}' {message}{shown}." if name else f"{where}: {message}."

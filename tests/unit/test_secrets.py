@@ -19,7 +19,7 @@ KEY = "sk-0123456789-told-to-nobody"
 
 
 class Echo(ThreadingHTTPServer):
-    """A teacher that tells the key it was given wherever it can."""
+    """A teacher that tells in every answer which key it was given."""
 
     daemon_threads = True
     status = 200
@@ -36,7 +36,6 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.dumps({"choices": [choice], "error": f"refused: {self.headers['Authorization']}"}).encode()
         self.send_response(self.server.status)
         self.send_header("Content-Length", str(len(body)))
-        self.send_header("X-Echo", self.headers["Authorization"])
         self.end_headers()
         self.wfile.write(body)
 
