@@ -17,6 +17,8 @@ from dreamgym.serve.app import What, start_chat
 from dreamgym.serve.chat_api import chat_app
 
 CONNECTIONS = 1024
+FAREWELL_S = 10
+"""Seconds that requests under way have to end once a signal came."""
 
 
 def serve(config: RunConfig, what: What = "policy") -> None:
@@ -38,12 +40,18 @@ def serve(config: RunConfig, what: What = "policy") -> None:
             chat = start_chat(config, what, model, threads=machine.threads, gpus=machine.gpus(engine.tensor_parallel))
         name = f"{config.run_dir.name}-{what}"
         app = chat_app(name, key, chat.complete)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off", limit_concurrency=CONNECTIONS))
+        settings = uvicorn.Config(
+            app,
+            log_level="warning",
+            lifespan="off",
+            limit_concurrency=CONNECTIONS,
+            timeout_graceful_shutdown=FAREWELL_S,
+        )
         host, number = port.getsockname()[:2]
         url = f"http://{f'[{host}]' if ':' in host else host}:{number}/v1"
         console.print(f"[green]✓[/] {name} at [bold]{url}[/]; Ctrl-C ends it", soft_wrap=True)
         with closing(chat):
-            server.run([port])
+            uvicorn.Server(settings).run([port])
 
 
 def _key(config: ServeConfig) -> str:
