@@ -38,7 +38,7 @@ class Machine:
 def ensure_ray(device: Device = "auto") -> Machine:
     """Connect to `RAY_ADDRESS` (as `ray job submit` sets it), else start a local Ray; idempotent.
 
-    A local Ray has no dashboard and no open port beyond loopback. `device` is the setting of that name.
+    A local Ray has no dashboard, and its ports ask for Ray's token. `device` is the setting of that name.
     """
     quiet_environment()
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
