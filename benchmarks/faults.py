@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.chaos import DREAM, NAME, REAL, Life, check, failed, left_behind, prepare, until
 from benchmarks.record import ROOT, record
+from dreamgym.obs.processes import TREE
 
 ITERATIONS = 6
 
@@ -215,12 +216,19 @@ def main() -> None:
                     continue
                 began = time.monotonic()
                 case = Case(prepared[id(overrides)], out, overrides)
-                fault(case)
-                results.append({"name": name, **case.account(), "seconds": round(time.monotonic() - began, 1)})
+                result: dict[str, Any] = {"name": name}
+                try:
+                    fault(case)
+                    result |= case.account()
+                except (AssertionError, RuntimeError, TimeoutError) as error:
+                    result["error"] = str(error)
+                    TREE.end()
+                results.append(result | {"seconds": round(time.monotonic() - began, 1)})
                 print(results[-1], flush=True)
     finally:
         shutil.rmtree(home, ignore_errors=True)
-    bad = [r["name"] for r in results if r["lost"] or r["trained_twice"] or r["left_running"]]
+    sound = [r for r in results if not any(r.get(k, 1) for k in ("lost", "trained_twice", "left_running"))]
+    bad = [r["name"] for r in results if r not in sound]
     command = "python benchmarks/faults.py " + " ".join(f'"{name}"' for name in sys.argv[1:])
     record(ROOT / "docs" / "results" / "faults.json", command.strip(), faults=results)
     sys.exit(f"not as it should be: {', '.join(bad)}" if bad else 0)

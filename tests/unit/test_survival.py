@@ -1,0 +1,114 @@
+"""When a part dies the stage starts everything again: how often, what is closed, and which errors are not worth it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.exceptions import ActorDiedError, RayTaskError
+from rich.console import Console
+
+from dreamgym.config import RunConfig
+from dreamgym.errors import DataError, DreamgymError, EngineError
+from dreamgym.obs.console import progress
+from dreamgym.services import Services
+from dreamgym.stages import train as stage
+
+Fails = Callable[[Path], Exception | None]
+"""What one life of the run comes to: it may leave a checkpoint in the folder, and raises what it returns."""
+
+
+def died(_: Path) -> Exception:
+    return EngineError("a policy engine died.")
+
+
+def died_after_checkpoint(iteration: int) -> Fails:
+    def life(folder: Path) -> Exception:
+        (folder / "checkpoints" / f"iteration-{iteration:05d}").mkdir(parents=True)
+        return ActorDiedError()
+
+    return life
+
+
+@pytest.fixture
+def survive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[list[Services], str]]:
+    """Runs lives one after another; returns the services of all of them, and what was said."""
+
+    def run(*lives: Fails, max_restarts: int = 2) -> tuple[list[Services], str]:
+        config = RunConfig.model_validate(
+            {"out": tmp_path, "train": {"max_restarts": max_restarts, "eval_every": 0}},
+        )
+        fates, said = iter(lives), Console(file=io.StringIO(), width=200)
+
+        class Trainer:
+            def __init__(self, config: RunConfig, folder: Path, *_: Any) -> None:
+                self.folder = folder
+
+            def run(self, bar: Any) -> int:
+                if error := next(fates)(self.folder):
+                    raise error
+                return 7
+
+        def start(*_: Any) -> Services:
+            part = SimpleNamespace(closed=0, save=lambda path: None)
+            part.close = lambda: setattr(part, "closed", part.closed + 1)
+            started.append(Services(learner=part))  # type: ignore[arg-type]
+            return started[-1]
+
+        for name, value in (("Trainer", Trainer), ("_start", start), ("console", said), ("_tasks", lambda data: [])):
+            monkeypatch.setattr(stage, name, value)
+        monkeypatch.setattr(stage, "read_parquet", lambda path: [])
+        with progress("train", 7, Console(file=io.StringIO())) as bar:
+            services, _, iterations = stage._survive(config, [], bar)
+        assert services is started[-1] and iterations == 7
+        return started, said.file.getvalue()  # type: ignore[attr-defined]
+
+    started: list[Services] = []
+    run.started = started  # type: ignore[attr-defined]
+    return run
+
+
+def closed(started: list[Services]) -> list[int]:
+    return [services.learner.closed for services in started]  # type: ignore[union-attr]
+
+
+def test_all_is_closed_and_started_again_and_the_last_is_the_callers_to_close(survive: Any) -> None:
+    started, said = survive(died, died, lambda folder: None)
+    assert closed(started) == [1, 1, 0]
+    assert said.count("a policy engine died. Starting again from the last checkpoint.") == 2
+
+
+def test_without_a_new_checkpoint_it_gives_up_after_max_restarts(survive: Any) -> None:
+    with pytest.raises(EngineError, match=r"a policy engine died\. \(train\.max_restarts=2 did not help\)"):
+        survive(died, died, died)
+    assert closed(survive.started) == [1, 1, 1]
+
+
+def test_a_checkpoint_in_between_earns_new_restarts(survive: Any) -> None:
+    started, _ = survive(
+        died, died, died_after_checkpoint(2), died, died_after_checkpoint(4), died, lambda folder: None
+    )
+    assert closed(started) == [1] * 6 + [0]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [DataError("no data."), RayTaskError("step", "trace", ValueError("a bug")).as_instanceof_cause()],
+    ids=["data", "bug"],
+)
+def test_what_would_fail_again_is_not_tried_again(survive: Any, error: Exception) -> None:
+    with pytest.raises((DreamgymError, ValueError)) as raised:
+        survive(lambda folder: error)
+    assert raised.value is error
+    assert closed(survive.started) == [1]
+
+
+def test_a_failure_of_ours_inside_an_actor_is_told_in_its_own_words(survive: Any) -> None:
+    error = RayTaskError("step", "Traceback\nof many lines", EngineError("the engine is silent.")).as_instanceof_cause()
+    started, said = survive(lambda folder: error, lambda folder: None)
+    assert len(started) == 2
+    assert said.startswith("the engine is silent. Starting again")
