@@ -72,6 +72,9 @@ class Parts:
     def abandon(self) -> None:
         self.fate.moment()
 
+    def metrics(self) -> dict[str, float]:
+        return {}
+
     def rl_step(self, batch: pa.RecordBatch) -> dict[str, float]:
         self.fate.moment()
         self.weights += [(row["ids"][0], row["logprobs"][1]) for row in batch.to_pylist()]
@@ -86,8 +89,9 @@ class Parts:
     def load_checkpoint(self, path: Path) -> None:
         self.weights = [(token, take) for token, take in json.loads((path / "weights.json").read_text())]
 
-    def update_weights(self, _: Any) -> None:
+    def update_weights(self, _: Any) -> float:
         self.fate.moment()
+        return 0.0
 
     def _play(self, episode: Episode) -> Trajectory:
         """Its token is its name; its logprob and its reward are of this take alone."""

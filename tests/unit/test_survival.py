@@ -45,7 +45,7 @@ def survive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tu
         fates, said = iter(lives), Console(file=io.StringIO(), width=200)
 
         class Trainer:
-            def __init__(self, config: RunConfig, folder: Path, *_: Any) -> None:
+            def __init__(self, config: RunConfig, folder: Path, *_: Any, **__: Any) -> None:
                 self.folder = folder
 
             def run(self, bar: Any) -> int:
@@ -59,11 +59,16 @@ def survive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tu
             started.append(Services(learner=part))  # type: ignore[arg-type]
             return started[-1]
 
-        for name, value in (("Trainer", Trainer), ("_start", start), ("console", said), ("_tasks", lambda data: [])):
+        for name, value in (
+            ("Trainer", Trainer),
+            ("_start", start),
+            ("console", said),
+            ("training_tasks", lambda data: []),
+        ):
             monkeypatch.setattr(stage, name, value)
         monkeypatch.setattr(stage, "read_parquet", lambda path: [])
         with progress("train", 7, Console(file=io.StringIO())) as bar:
-            services, _, iterations = stage._survive(config, [], bar)
+            services, _, iterations = stage._survive(config, [], [], bar)
         assert services is started[-1] and iterations == 7
         return started, said.file.getvalue()  # type: ignore[attr-defined]
 
