@@ -82,10 +82,8 @@ async def _asked_again(candidate: Candidate, episodes: dict[str, Trajectory], wo
     """The same step dreamed afresh from its state alone, with the next-best demonstrations."""
     item = candidate.item
     task = episodes[item.trajectory_id].task
-    first = task.first_state.rsplit("\n", 1)[0]
-    state = item.state if item.step == 0 or "\n" not in task.first_state else f"{first}\n{item.state}"
     seed = int(stable_id(item.id, "again"), 16) & 0x7FFFFFFF
-    query = DreamQuery(task, [], state, item.action, seed, skip_demos=1, trajectory=item.trajectory_id)
+    query = DreamQuery(task, [], item.state, item.action, seed, skip_demos=1, trajectory=item.trajectory_id)
     try:
         answer = await world.step(query)
     except EngineError:  # a replica died under it: the gate refuses what has no second answer

@@ -142,6 +142,8 @@ class WorldConfig(Section):
     """How it is trained on annotated transitions."""
     sft_without_demos: float = Field(0.5, ge=0, le=1)
     """Share of training trajectories without demonstrations, so that it can also dream where there are none."""
+    history: bool = True
+    """It reads the whole dream so far; off, the task, the last state and what the first state alone tells."""
     sampling: SamplingConfig = SamplingConfig(temperature=0.3)
     """How it dreams."""
     engine: EngineConfig = EngineConfig()

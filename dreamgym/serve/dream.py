@@ -109,7 +109,8 @@ class DreamEnvironment:
                 return _failed(str(error))
         if not state:
             return _failed("the experience model wrote no first state")
-        self._query = DreamQuery(task, [], state, "", self._seed, trajectory=self._trajectory)
+        known = replace(task, first_state=state)
+        self._query = DreamQuery(known, [], state, "", self._seed, trajectory=self._trajectory)
         return StepResult(state)
 
     async def step(self, action: str) -> StepResult:

@@ -16,13 +16,7 @@ from dreamgym.obs.tracing import Event, log_to_session
 from dreamgym.replay.actor import ReplayClient
 from dreamgym.replay.records import Demo
 from dreamgym.serve.engine import ContextFull, Generation, TokenEngine
-from dreamgym.serve.prompts import (
-    ParseError,
-    first_message,
-    parse_answer,
-    parse_text,
-    query,
-)
+from dreamgym.serve.prompts import ParseError, ask, begin, parse_answer, parse_text
 from dreamgym.serve.scaling import LOAD_STAT
 from dreamgym.types import Task
 
@@ -145,11 +139,7 @@ class ExperienceModel:
         self._tally.add("steps")
         self._tally.add("demos", len(demos))
         log.debug(Event("dream step", trajectory=q.trajectory, action=q.action, demos=len(demos)))
-        if q.transcript:
-            prompt = q.transcript + self._chat.turn(query(q.action, demos))
-        else:
-            messages = [{"role": "user", "content": first_message(q.task, q.state, q.action, demos)}]
-            prompt = self._chat.start(self._system() + messages)
+        prompt = ask(self._config, self._chat, q.transcript, q.task, q.state, q.action, demos)
         error = ""
         for attempt in range(self._config.attempts):
             try:
@@ -182,7 +172,7 @@ class ExperienceModel:
         )
 
     async def _write(self, q: WriteQuery) -> str:
-        prompt = self._chat.start([*self._system(), {"role": "user", "content": q.message}])
+        prompt = begin(self._config, self._chat, q.message)
         try:
             answer = await self._generate(prompt, q.seed)
             return parse_text(self._chat.decode(answer.ids), "the text")
@@ -198,7 +188,3 @@ class ExperienceModel:
                 f"the answer did not end within world.sampling.max_tokens={self._config.sampling.max_tokens}"
             )
         return answer
-
-    def _system(self) -> list[dict[str, str]]:
-        text = self._config.system_prompt
-        return [{"role": "system", "content": text}] if text else []

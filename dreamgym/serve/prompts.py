@@ -2,7 +2,8 @@
 
 A dream is one growing conversation. Its first message holds the task and the first state; every further
 message holds the demonstrations retrieved for one action, and that action. So a dream step re-reads nothing:
-all before it is a prefix that the engine has cached.
+all before it is a prefix that the engine has cached. A model without history (`world.history=false`) reads a first
+message at every step, with the state of that step.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from dreamgym.chat import ChatFormat
+from dreamgym.config import WorldConfig
 from dreamgym.types import MAX_REWARD, Task, Transition
 
 MAX_ANSWER_CHARS = 20_000
@@ -75,9 +78,15 @@ def unabridge(before: str, written: str) -> str:
     return f"{first} {kept}"
 
 
-def opening(task: Task, first_state: str) -> str:
+def in_full(task: Task, state: str) -> str:
+    """A state, below what the task's first state alone tells (all but its last line, such as a map)."""
+    told, newline, _ = task.first_state.rpartition("\n")
+    return state if state.startswith(told + newline) else f"{told}\n{state}"
+
+
+def opening(task: Task, state: str) -> str:
     """The head of a dream's first message."""
-    return f"dream {task.instruction}\n{first_state}"
+    return f"dream {task.instruction}\n{state}"
 
 
 def query(action: str, demos: Sequence[Demonstration]) -> str:
@@ -89,9 +98,30 @@ def query(action: str, demos: Sequence[Demonstration]) -> str:
     return f"{shown}> {one_line(action)}"
 
 
-def first_message(task: Task, first_state: str, action: str, demos: Sequence[Demonstration]) -> str:
-    """The whole first message: the task, the first state and the first query."""
-    return f"{opening(task, first_state)}\n{query(action, demos)}"
+def first_message(task: Task, state: str, action: str, demos: Sequence[Demonstration]) -> str:
+    """The whole first message: the task, a state in full and the first query."""
+    return f"{opening(task, in_full(task, state))}\n{query(action, demos)}"
+
+
+def ask(
+    config: WorldConfig,
+    chat: ChatFormat,
+    transcript: list[int],
+    task: Task,
+    state: str,
+    action: str,
+    demos: Sequence[Demonstration],
+) -> list[int]:
+    """Token ids that ask for one step: the dream so far (`transcript`) and a question or, without it, all anew."""
+    if transcript and config.history:
+        return transcript + chat.turn(query(action, demos))
+    return begin(config, chat, first_message(task, state, action, demos))
+
+
+def begin(config: WorldConfig, chat: ChatFormat, message: str) -> list[int]:
+    """Token ids of a conversation's first message, below the model's instructions where it has any."""
+    system = [{"role": "system", "content": config.system_prompt}] if config.system_prompt else []
+    return chat.start([*system, {"role": "user", "content": message}])
 
 
 def one_line(text: str) -> str:

@@ -14,7 +14,7 @@ from dreamgym.learner.batches import SFT_SCHEMA
 from dreamgym.replay.bulk import exact_top_k, leave_one_out
 from dreamgym.replay.embed import Embedder, make_embedder
 from dreamgym.replay.records import Demo
-from dreamgym.serve.prompts import answer_parts, first_message, opening, query, reset_message, vary_message
+from dreamgym.serve.prompts import answer_parts, ask, opening, query, reset_message, vary_message
 from dreamgym.types import Task, Trajectory, Transition, stable_id
 
 NEIGHBOURS = 16
@@ -35,6 +35,8 @@ def tokenizer_texts(trajectories: Sequence[Trajectory]) -> Iterator[str]:
 def world_examples(config: RunConfig, trajectories: Sequence[Trajectory], chat: ChatFormat) -> pa.Table:
     """Examples for the experience model: a dream a trajectory, a first state and a variation a task.
 
+    A dream is one example or, with `world.history=false`, as many as it has steps.
+
     Objective (paper, equation 5): every step's reasoning, then its next state and outcome, given the task, the
     history and the retrieved demonstrations, none of which comes from the same trajectory.
 
@@ -48,7 +50,7 @@ def world_examples(config: RunConfig, trajectories: Sequence[Trajectory], chat: 
         [[d for d in near if d.score >= config.replay.min_similarity] for near in steps]
         for steps in leave_one_out(trajectories, embedder, config.replay.top_k, asking)
     ]
-    examples = [_dream(config, t, d, chat) for t, d in zip(trajectories, demos, strict=True) if t.steps]
+    examples = [e for t, d in zip(trajectories, demos, strict=True) if t.steps for e in _dream(config, t, d, chat)]
     tasks = {t.task.id: t.task for t in trajectories if t.task.first_state}
     examples += list(_writings(config, list(tasks.values()), embedder, chat))
     return _table(examples, config.world.engine.max_model_len)
@@ -78,21 +80,19 @@ def _by_expert(step: Transition) -> bool:
     return step.action == step.expert_action
 
 
-def _dream(config: RunConfig, t: Trajectory, demos: Sequence[Sequence[Demo]], chat: ChatFormat) -> Example:
-    system = config.world.system_prompt
+def _dream(config: RunConfig, t: Trajectory, demos: Sequence[Sequence[Demo]], chat: ChatFormat) -> Iterator[Example]:
     ids: list[int] = []
     weights: list[float] = []
-    for index, step in enumerate(t.steps):
-        if index == 0:
-            message = {"role": "user", "content": first_message(t.task, step.state, step.action, demos[0])}
-            prompt = chat.start([*([{"role": "system", "content": system}] if system else []), message])
-        else:
-            prompt = chat.turn(query(step.action, demos[index]))
+    for step, shown in zip(t.steps, demos, strict=True):
+        if ids and not config.world.history:
+            yield ids, weights
+            ids, weights = [], []
+        prompt = ask(config.world, chat, ids, t.task, step.state, step.action, shown)
         unexplained = config.annotate.by == "teacher" and not step.reasoning
         answer, kinds = _weighted(answer_parts(step), config.world.sft, chat)
-        ids += prompt + answer
-        weights += [0.0] * len(prompt) + ([0.0] * len(kinds) if unexplained else kinds)
-    return ids, weights
+        weights += [0.0] * (len(prompt) - len(ids)) + ([0.0] * len(kinds) if unexplained else kinds)
+        ids = prompt + answer
+    yield ids, weights
 
 
 def _weighted(parts: tuple[str, str, str], sft: SFTConfig, chat: ChatFormat) -> Example:

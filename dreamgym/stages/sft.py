@@ -43,6 +43,7 @@ def sft_world(config: RunConfig) -> None:
         "world.model",
         "world.sft",
         "world.sft_without_demos",
+        "world.history",
         "world.system_prompt",
         "world.engine.max_model_len",
         *DATA_FIELDS,

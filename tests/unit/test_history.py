@@ -1,0 +1,80 @@
+"""A dream with and without its history: what the model is taught to read is what it will be asked."""
+
+from __future__ import annotations
+
+import pytest
+
+from dreamgym.chat import ChatFormat
+from dreamgym.config import RunConfig
+from dreamgym.learner.tokenizer import train_tokenizer
+from dreamgym.serve.prompts import answer_parts, ask, in_full
+from dreamgym.settings import load_config
+from dreamgym.stages.examples import world_examples
+from dreamgym.types import Task, Trajectory, Transition
+
+TASK = Task("t", "e", "bring the coin", first_state="map a: b\nat a")
+STEPS = [
+    Transition("map a: b\nat a", "go b", "at b", 0.0, False, "a leads to b"),
+    Transition("at b", "take coin", "took at b", 0.0, False, "the coin is at b"),
+    Transition("took at b", "go a", "at a", 1.0, True, "b leads to a"),
+]
+PLAYED = Trajectory("one", TASK, "expert", "real", STEPS, success=True)
+CHAT = ChatFormat(train_tokenizer([f"{TASK.instruction} {TASK.first_state} {STEPS}"] * 9, 330, 256))
+
+
+def _config(*overrides: str) -> RunConfig:
+    return load_config(None, ["replay.top_k=0", *overrides])
+
+
+def _taught(config: RunConfig) -> list[tuple[str, str]]:
+    """(what it reads, what it writes) of each example of a dream, as text."""
+    table = world_examples(config, [PLAYED], CHAT)
+    rows = zip(table["ids"].to_pylist(), table["weights"].to_pylist(), strict=True)
+    decode = CHAT.tokenizer.decode
+    told = [
+        tuple(decode([i for i, w in zip(ids, weights, strict=True) if (w > 0) is kind]) for kind in (False, True))
+        for ids, weights in rows
+    ]
+    return [(read, written) for read, written in told if "> " in read]
+
+
+def test_with_history_a_dream_is_one_example_and_without_it_one_a_step() -> None:
+    assert len(_taught(_config())) == 1
+    alone = _taught(_config("world.history=false"))
+    assert len(alone) == len(STEPS)
+    for (read, written), step in zip(alone, STEPS, strict=True):
+        assert read.count("map a: b") == 1
+        assert read.count("> ") == 1 and f"> {step.action}" in read
+        assert "".join(answer_parts(step)) in written
+
+
+def test_without_history_nothing_but_the_task_the_map_and_the_last_state_is_read() -> None:
+    read, _ = _taught(_config("world.history=false"))[2]
+    assert "dream bring the coin\nmap a: b\ntook at b\n> go a" in read
+    assert "go b" not in read and "take coin" not in read
+
+
+@pytest.mark.parametrize("history", ["true", "false"])
+def test_what_is_asked_in_a_dream_is_what_was_taught(history: str) -> None:
+    """Played along the true answers, every prompt ends where the next taught answer begins."""
+    config = _config(f"world.history={history}")
+    examples = world_examples(config, [PLAYED], CHAT)["ids"].to_pylist()
+    transcript: list[int] = []
+    for step in STEPS:
+        prompt = ask(config.world, CHAT, transcript, TASK, step.state, step.action, [])
+        transcript = prompt + CHAT.answer("".join(answer_parts(step)))
+        assert any(ids[: len(transcript)] == transcript for ids in examples)
+    assert transcript in examples
+
+
+@pytest.mark.parametrize(
+    ("first", "state", "full"),
+    [
+        ("map a: b\nat a", "at b", "map a: b\nat b"),
+        ("map a: b\nat a", "map a: b\nat a", "map a: b\nat a"),
+        ("at a", "at b", "at b"),
+        ("", "at b", "at b"),
+    ],
+)
+def test_a_state_in_full_has_the_map_of_the_first_one_once(first: str, state: str, full: str) -> None:
+    assert in_full(Task("t", "e", "goal", first_state=first), state) == full
