@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import psutil
+from dreamgym.obs.machine import machine
 
 ROOT = Path(__file__).parents[1]
-
-
-def machine() -> str:
-    """Processor, cores and memory."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    gib = psutil.virtual_memory().total / 2**30
-    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores, {gib:.0f} GiB, no GPU"
 
 
 def record(path: Path, command: str, metrics: dict[str, Any] | None = None, **more: Any) -> None:

@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from rich.console import Console
 from rich.markup import escape
@@ -24,17 +24,56 @@ from dreamgym.errors import ConfigError, DreamgymError
 from dreamgym.settings import COMMAND_LINE, describe_fields, load_config
 
 QUICKSTART = Path("recipes/quickstart.yaml")
-OPTIONS = {
-    "eval": (
-        "--who",
-        ("policy", "policy_real", "dpo", "warm_start", "random", "expert"),
-        "the policy after the dream (default), real rollouts or DPO, its warm start, or a player without a model",
-    ),
-    "serve": ("--what", ("policy", "world"), "the trained policy (default), or the experience model"),
-}
-"""The option of a command: its name, its choices with the default first, and what it means."""
+BY_QUICKSTART = ("quickstart", "experiment")
+"""Commands for which that recipe is the default."""
+MODELS = ("policy", "world")
+PLAYERS = ("policy", "policy_real", "dpo", "warm_start", "random", "expert")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
-_OVERRIDE = re.compile(r"[A-Za-z_][\w.]*\s*=")
+_OVERRIDE = re.compile(r"(\w+:)?[A-Za-z_][\w.]*\s*=")
+
+
+def _seeds(text: str) -> list[int]:
+    if not re.fullmatch(r"[0-9]{1,9}(,[0-9]{1,9})*", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is no list of whole numbers, such as 0,1,2")
+    return [int(seed) for seed in text.split(",")]
+
+
+class Option(NamedTuple):
+    """An option of a command: its name, its value in words, what it means, and what argparse must know."""
+
+    name: str
+    value: str
+    help: str
+    given: dict[str, Any]
+
+
+OPTIONS = {
+    "eval": [
+        Option(
+            "--who",
+            "|".join(PLAYERS),
+            "the policy after the dream (default), real rollouts or DPO, its warm start, or a player without a model",
+            {"choices": PLAYERS, "default": "policy"},
+        )
+    ],
+    "serve": [
+        Option(
+            "--what",
+            "|".join(MODELS),
+            "the trained policy (default), or the experience model",
+            {"choices": MODELS, "default": "policy"},
+        )
+    ],
+    "experiment": [
+        Option("--env", "NAME", "the real environment, where it is not the recipe's", {"default": ""}),
+        Option("--seeds", "0,1,2", "a job for each of them and each row", {"type": _seeds, "default": [0, 1, 2]}),
+        Option(
+            "--rows", "ROW,ROW", "run these only; the table shows all that is finished",
+            {"type": lambda text: text.split(","), "default": []},
+        ),
+        Option("--results", "DIR", "the folder of the table (JSON, Markdown, PNG); the default is out", {"type": Path}),
+    ],
+}  # fmt: skip
 
 
 class Command(NamedTuple):
@@ -56,6 +95,9 @@ COMMANDS = {
     "dpo": Command("dreamgym.stages.dpo:dpo", "Tune the warm start by DPO on pairs of recorded trajectories."),
     "eval": Command(
         "dreamgym.stages.evaluate:evaluate", "Measure a player in the real environment, with a 95% interval."
+    ),
+    "experiment": Command(
+        "dreamgym.stages.experiment:experiment", "Run rows x seeds of the paper's tables, and write the table."
     ),
     "report": Command("dreamgym.stages.report:report", "Write one page on the run: report.html and report.md."),
     "serve": Command("dreamgym.stages.serve:serve", "Open a trained model as an OpenAI-compatible HTTP endpoint."),
@@ -108,34 +150,40 @@ def _run(name: str, arguments: Sequence[str]) -> int:
             module, _, function = COMMANDS[name].target.partition(":")
             getattr(importlib.import_module(module), function)(config, **options)
     except KeyboardInterrupt as stop:
-        return _stopped(config, getattr(stop, "code", 128 + signal.SIGINT))
+        return _stopped(name, config, getattr(stop, "code", 128 + signal.SIGINT))
     except SystemExit as stop:
         if stop.code != signal.SIGTERM:  # what Ray's own handler of SIGTERM exits with
             raise
-        return _stopped(config, 128 + signal.SIGTERM)
+        return _stopped(name, config, 128 + signal.SIGTERM)
     return 0
 
 
-def _parse(name: str, arguments: Sequence[str]) -> tuple[RunConfig, dict[str, str]]:
+def _parse(name: str, arguments: Sequence[str]) -> tuple[RunConfig, dict[str, Any]]:
     parser = _Parser(prog=f"dreamgym {name}", add_help=False, allow_abbrev=False)
     parser.add_argument("words", nargs="*")
-    if name in OPTIONS:
-        option, choices, _ = OPTIONS[name]
-        parser.add_argument(option, choices=choices, default=choices[0])
+    for option in OPTIONS.get(name, []):
+        parser.add_argument(option.name, **option.given)
     options = vars(parser.parse_intermixed_args(list(arguments)))
     words = options.pop("words")
     overrides = [w for w in words if _OVERRIDE.match(w)]
     recipes = [Path(w) for w in words if not _OVERRIDE.match(w)]
+    if name == "experiment":
+        options["table"] = str(recipes.pop(0)) if recipes else ""
     if len(recipes) > 1:
         raise ConfigError(f"{COMMAND_LINE}: one recipe at a time, not '{recipes[0]}' and '{recipes[1]}'.")
-    if not recipes and name == "quickstart":
+    if not recipes and name in BY_QUICKSTART:
         recipes = [QUICKSTART]
+    if name == "experiment":
+        env = options.pop("env")
+        options |= {"recipe": recipes[0], "words": [*([f"env.name={env}"] if env else []), *overrides]}
+        overrides = [w for w in options["words"] if ":" not in w.partition("=")[0]]
     return load_config(recipes[0] if recipes else None, overrides), options
 
 
-def _stopped(config: RunConfig, code: int) -> int:
+def _stopped(name: str, config: RunConfig, code: int) -> int:
+    folder = config.out if name == "experiment" else config.run_dir
     Console(stderr=True, highlight=False, soft_wrap=True).print(
-        f"stopped; finished work is kept in {escape(str(config.run_dir))}; run the same command again to go on"
+        f"stopped; finished work is kept in {escape(str(folder))}; run the same command again to go on"
     )
     return code
 
@@ -153,16 +201,19 @@ def _print_overview() -> None:
 
 def _print_help(name: str) -> None:
     console = Console(highlight=False)
-    option, choices, told = OPTIONS.get(name, ("", (), ""))
-    usage = "[RECIPE] [field=value ...]" + (f" [{option} {'|'.join(choices)}]" if option else "")
-    console.print(f"[bold]dreamgym {name}[/] {escape(usage)}\n\n{COMMANDS[name].help}\n")
-    recipe = f"the default is {QUICKSTART}" if name == "quickstart" else "without one, every field has its default"
+    options = OPTIONS.get(name, [])
+    usage = " ".join(["[RECIPE] [field=value ...]", *(f"[{option.name} {option.value}]" for option in options)])
+    table = "TABLE " if name == "experiment" else ""
+    console.print(f"[bold]dreamgym {name}[/] {table}{escape(usage)}\n\n{COMMANDS[name].help}\n")
+    recipe = f"the default is {QUICKSTART}" if name in BY_QUICKSTART else "without one, every field has its default"
     words = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     words.add_row("[cyan]RECIPE[/]", f"a YAML file; {recipe}")
     words.add_row("[cyan]field=value[/]", "sets one field, over the recipe: learner.lr=1e-6, env.options.num_rooms=4")
-    if option:
-        words.add_row(f"[cyan]{option}[/]", told)
+    for option in options:
+        words.add_row(f"[cyan]{option.name}[/]", option.help)
     console.print(Padding(words, (0, 0, 0, 2)))
+    if name == "experiment":
+        _print_tables(console)
     console.print("\n[bold]Fields[/] [dim](type, default)[/]")
     for section, fields in itertools.groupby(describe_fields(), lambda f: f.section):
         console.print(f"\n[bold]{section or 'run'}[/]")
@@ -170,6 +221,18 @@ def _print_help(name: str) -> None:
             given = escape(f"({field.type}, {field.default or 'empty'})")
             console.print(Padding(f"[cyan]{field.name}[/] [dim]{given}[/]", (0, 0, 0, 2)))
             console.print(Padding(escape(field.help), (0, 0, 0, 6)))
+
+
+def _print_tables(console: Console) -> None:
+    """The rows of each table, and what they set over the recipe and over `field=value`."""
+    from dreamgym.stages.rows import ROWS, TABLES
+
+    for name, rows in TABLES.items():
+        console.print(f"\n[bold]{name}[/] [dim]rows; ROW:field=value sets a field of one of them[/]")
+        shown = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+        for row in rows:
+            shown.add_row(f"[cyan]{row}[/]", ROWS[row].label, f"[dim]{escape(' '.join(ROWS[row].settings))}[/]")
+        console.print(Padding(shown, (0, 0, 0, 2)))
 
 
 def run() -> NoReturn:

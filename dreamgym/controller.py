@@ -123,7 +123,7 @@ class Trainer:
         self._dreams = [t for t in trajectories if t.world == "dream" and t.task.origin == "real" and t.status == "ok"]
         metrics = rollout_metrics(trajectories, time.monotonic() - before, self._version)
         self._ledger.finish(iteration, trajectories)
-        self.tokens += metrics["rollout/tokens"]
+        self.tokens += int(metrics["rollout/tokens"] + metrics.get("rollout/dream_computed", 0))
         metrics |= self._value_tasks(trajectories, iteration)
         refreshed = beside.submit(self._refresher.run, trajectories, iteration)
         if self.config.train.colocate:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -200,8 +201,12 @@ class Learner:
         return references[0]
 
     def save(self, path: Path) -> None:
-        """Write a Hugging Face checkpoint (safetensors in the model's precision, tokenizer)."""
-        self._all("save", str(path))
+        """Write a Hugging Face checkpoint (safetensors in the model's precision, tokenizer), whole or not at all."""
+        partial = path.with_name(path.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        self._all("save", str(partial))
+        shutil.rmtree(path, ignore_errors=True)
+        partial.rename(path)
 
     def save_checkpoint(self, path: Path) -> None:
         """Write what a resumed run needs to go on exactly: weights, optimiser, step and random state."""

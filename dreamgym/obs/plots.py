@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import matplotlib
 import numpy as np
@@ -18,6 +18,7 @@ WIDTH_IN = 9.8
 DPI = 144
 SETS = {"heldout": "held-out seed data", "policy": "the policy's own actions", "invalid": "invalid actions"}
 PARTS_SHOWN = 14
+Data = TypeVar("Data")
 
 
 class Theme(NamedTuple):
@@ -43,7 +44,7 @@ DARK = Theme(
 )
 
 
-def render(draw: Callable[[RunData, Theme], Figure | None], data: RunData, theme: Theme) -> bytes | None:
+def render(draw: Callable[[Data, Theme], Figure | None], data: Data, theme: Theme) -> bytes | None:
     """A figure as PNG bytes, or None where there is nothing to draw."""
     with matplotlib.rc_context(_style(theme)):
         figure = draw(data, theme)

@@ -132,6 +132,34 @@ def read_stage(run_dir: Path, name: str) -> Record | None:
     return _read(_path(run_dir, name))
 
 
+def keep_stage(run_dir: Path, record: Record) -> None:
+    """Write the record of a stage, whose files are there."""
+    write_json(_path(run_dir, record["stage"]), record)
+
+
+def forget_stage(run_dir: Path, name: str) -> None:
+    """Remove what is known of a stage, finished or begun."""
+    _path(run_dir, name).unlink(missing_ok=True)
+    _path(run_dir, name, ".partial").unlink(missing_ok=True)
+
+
+def fitting_stage(config: RunConfig, name: str, run_dir: Path) -> Record | None:
+    """The record of a stage that was finished in `run_dir`, as were all before it, with the settings of `config`."""
+    record = read_stage(run_dir, name)
+    if record is None or changed_setting(config, record):
+        return None
+    return record if all(fitting_stage(config, before, run_dir) for before in record["upstream"]) else None
+
+
+def changed_setting(config: RunConfig, record: Record) -> str:
+    """The first setting that is no longer what a stage was run with, in words; empty where all are."""
+    try:
+        now = _settings(config, list(record["settings"]))
+    except AttributeError as gone:
+        return str(gone)
+    return _difference(record["settings"], json.loads(json.dumps(now)))
+
+
 def read_stages(run_dir: Path) -> list[Record]:
     """The records of all finished stages, in the order in which they were begun."""
     files = [p for p in (run_dir / "stages").glob("*.json") if not p.name.endswith(".partial.json")]
@@ -145,10 +173,20 @@ def run_folder(config: RunConfig) -> Iterator[Path]:
     Raises:
         DreamgymError: another process holds it, or it cannot be written.
     """
-    run_dir = config.run_dir
+    with hold(config.run_dir) as run_dir:
+        write_text(run_dir / "config.yaml", dump_config(config))
+        yield run_dir
+
+
+@contextmanager
+def hold(run_dir: Path) -> Iterator[Path]:
+    """A run folder as it is, held against other processes; may be entered again inside.
+
+    Raises:
+        DreamgymError: another process holds it, or it cannot be written.
+    """
     _acquire(run_dir)
     try:
-        write_text(run_dir / "config.yaml", dump_config(config))
         yield run_dir
     finally:
         _release(run_dir)
@@ -196,7 +234,7 @@ def _upstream(config: RunConfig, name: str, other: str) -> str:
         raise DataError(f"{name}: the stage '{other}' is not finished in {config.run_dir}; run it first.")
     for before in record["upstream"]:
         _upstream(config, other, before)
-    changed = _difference(record["settings"], json.loads(json.dumps(_settings(config, list(record["settings"])))))
+    changed = changed_setting(config, record)
     if changed:
         raise DataError(f"{name}: the stage '{other}' was run with other settings ({changed}); run it again first.")
     return str(record["fingerprint"])

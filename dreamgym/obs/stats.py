@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import sqrt
-from statistics import NormalDist
+from statistics import NormalDist, mean, stdev
 from typing import NamedTuple
+
+from scipy.special import stdtrit
 
 Z95 = NormalDist().inv_cdf(0.975)
 
@@ -72,6 +74,18 @@ def newcombe_paired(results: Sequence[int], base_results: Sequence[int]) -> Inte
     corrected = max(cross - n / 2, 0.0) if cross > 0 else float(cross)
     phi = corrected / sqrt(product) if product else 0.0
     return _hybrid(won / n, wilson(won, n), base_won / n, wilson(base_won, n), phi)
+
+
+def t_interval(values: Sequence[float]) -> Interval:
+    """The mean of independent runs with Student's 95% interval, which assumes that they are about normal.
+
+    Raises:
+        ValueError: fewer than two values.
+    """
+    if len(values) < 2:
+        raise ValueError("an interval over runs needs at least two of them")
+    half = float(stdtrit(len(values) - 1, 0.975)) * stdev(values) / sqrt(len(values))
+    return Interval(mean(values), mean(values) - half, mean(values) + half)
 
 
 def _hybrid(p: float, ci: tuple[float, float], base: float, base_ci: tuple[float, float], phi: float) -> Interval:

@@ -9,25 +9,16 @@ from rich.panel import Panel
 
 from dreamgym.config import RunConfig
 from dreamgym.obs.console import console
-from dreamgym.stages.annotate import annotate
-from dreamgym.stages.collect import collect
 from dreamgym.stages.evaluate import evaluate
-from dreamgym.stages.real import real
+from dreamgym.stages.players import make
 from dreamgym.stages.report import report
-from dreamgym.stages.sft import sft
-from dreamgym.stages.train import train
 
 
 def quickstart(config: RunConfig) -> None:
     """Run every stage that is not done yet, then show what came out."""
-    collect(config)
-    annotate(config)
-    sft(config)
+    sim_to_real = config.train.world == "dream" and config.real.transitions > 0
     with ExitStack() as alive:
-        services = train(config, alive)
-        sim_to_real = config.train.world == "dream" and config.real.transitions > 0
-        if sim_to_real:
-            real(config, services)
+        services = make(config, "policy_real" if sim_to_real else "policy", alive)
         evaluate(config, "warm_start", services)
         evaluate(config, "policy", services)
         if sim_to_real:

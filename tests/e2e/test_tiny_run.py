@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -180,3 +181,41 @@ def test_rollouts_beside_the_learner_are_no_older_than_allowed_and_all_are_learn
         versions = {v for s in samples for v, m in zip(s.versions, s.mask, strict=True) if m}
         assert begun in versions and versions <= {begun, learned}
         assert {t.iteration for t in read_parquet(file)} == {index}
+
+
+def test_an_experiment_shares_finished_stages_and_goes_on_after_a_failure(run: Path) -> None:
+    def experiment(budget: int) -> subprocess.CompletedProcess[str]:
+        words = ["table1", str(RECIPE), *TINY, f"out={run.parent}", f"real_grpo:real.transitions={budget}"]
+        call = [sys.executable, "-m", "dreamgym.cli", "experiment", *words, "--seeds", "0"]
+        return subprocess.run(
+            [*call, "--rows", "warm_start,real_grpo"], capture_output=True, text=True, timeout=900, check=False
+        )
+
+    def rows() -> dict[str, dict[str, Any]]:
+        table = json.loads((run.parent / "table1_mapreader.json").read_text())
+        return {row["name"]: row for row in table["rows"]}
+
+    failed = experiment(budget=1)
+    assert failed.returncode == 2, failed.stdout[-3000:] + failed.stderr[-3000:]
+    assert "no room for a group" in failed.stderr and "1 of 2 jobs failed (real_grpo seed 0)" in failed.stderr
+    assert list(rows()) == ["warm_start"]
+    before = rows()["warm_start"]
+
+    done = experiment(budget=200)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "warm_start" not in [line.split()[0] for line in done.stdout.splitlines() if line.strip()]
+    start, real = rows().values()
+    assert start == before
+    assert 200 - 4 * 12 < real["real_transitions"] <= 200 and start["real_transitions"] == 0
+    assert real["games"] + real["per_seed"][0]["env_failed"] == 12
+    assert real["tokens"] > start["tokens"] > 0 and real["minutes"] > start["minutes"]
+    shared = {s["stage"]: s["taken_over_from"] for s in real["per_seed"][0]["stages"]}
+    assert shared.pop("train") is None and set(shared.values()) == {"tiny-seed0"}
+    job = run.parent / "tiny-real_grpo-seed0"
+    assert os.path.samefile(run / "warm_start" / "model.safetensors", job / "warm_start" / "model.safetensors")
+    assert json.loads((job / "result.json").read_text()) == real["per_seed"][0]
+    assert {t.world for t in read_parquet(job / "train" / "trajectories" / "iteration-00000.parquet")} == {"real"}
+    assert "GRPO on real rollouts" in (run.parent / "table1_mapreader.md").read_text()
+
+    again = experiment(budget=200)
+    assert again.returncode == 0 and "▶" not in again.stdout
