@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 
 from dreamgym.config import DPOConfig, LearnerConfig, LoRAConfig, SFTConfig, TuningConfig
@@ -234,7 +235,7 @@ class Learner:
         check_columns(batch, schema)
         if batch.num_rows == 0:
             raise DataError("learner batch: it holds no row; collect more data.")
-        rows = [len(ids) for ids in batch.column("ids")]
+        rows = pc.list_value_length(batch.column("ids")).to_pylist()
         lengths = [sum(rows[at : at + together]) for at in range(0, len(rows), together)]
         if max(lengths) > self.config.token_budget:
             what = "a row has" if together == 1 else "the rows of a pair have"

@@ -28,9 +28,12 @@ class LogprobModel(nn.Module):
         self.lm = lm
         self._temperature = temperature
         self._entropy_gradient = entropy_gradient
+        self.tokens_read = 0.0
+        """Since the start, padding included."""
 
     def forward(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Logprobs and entropies in nats of the N targets, both (N,) float32."""
+        self.tokens_read += batch.ids.numel()
         base = getattr(self.lm, self.lm.base_model_prefix)
         hidden = base(
             input_ids=batch.ids, position_ids=batch.positions, use_cache=False, lengths=batch.lengths

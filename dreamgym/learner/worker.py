@@ -124,13 +124,14 @@ class LearnerWorker:
     def rl_step(self, batch: pa.RecordBatch) -> dict[str, float]:
         """`epochs` times `minibatches` optimiser steps on a batch of `rl_schema`; all ranks get the same batch.
 
-        Before any update the logprobs of the batch are recomputed once with the current weights: they
-        are `old` in the loss, and their distance from the engine's is checked and reported. With
-        `old_logprobs=engine` the engine's are `old`, and only the first minibatch is recomputed and checked.
+        The logprobs of the batch under the weights before any update are `old` in the loss. Those of the first
+        minibatch come with its own forward pass, those of the others from one more pass over them; with
+        `old_logprobs=engine` the engine's are `old`, and nothing is computed twice. What is so known of the current
+        weights is held against the engine's logprobs before the first backward pass, and reported.
 
-        Returns means per trainable token (entropy, clip_frac, ratio, kl), the loss a step, what
-        `importance.mismatch` tells, grad_norm, tokens, trained_tokens, seconds, and updates: how many batches these
-        weights have learned from; of a critic what `Critic.advise` and `Critic.accumulate` tell.
+        Returns means per trainable token (entropy, clip_frac, ratio, kl), the loss a step, what `importance.mismatch`
+        tells, grad_norm, tokens, trained_tokens, passes (tokens read by the network over tokens), seconds, and updates:
+        how many batches these weights have learned from; of a critic what `Critic.advise` and `Critic.accumulate` tell.
 
         Raises:
             WeightSyncError: the mean gap exceeds `learner.max_logprob_gap`; no weight was changed.
@@ -146,25 +147,23 @@ class LearnerWorker:
             (list(self._my_share(columns, m)), Totals(columns.target_sum(m), columns.sequence_count(m)))
             for m in minibatches
         ]
+        batches = [micro for share, _ in plan for micro in share]
+        read = self._network.tokens_read
         metrics = self._prepare([share for share, _ in plan])
-        sums: dict[str, float] = {}
-        norms = []
         passes = plan * self.spec.config.epochs
-        for share, totals in passes:
-            for micro in share:
-                for name, value in self._accumulate(micro, totals).items():
-                    sums[name] = sums.get(name, 0.0) + value
-            norms.append(self._step(self._rl_lr()))
-            if self._critic is not None:
-                self._critic.step()
+        sums, norms, gap = self._pass_over(passes, batches)
+        metrics |= gap
         self._rl_steps += 1
         if self.rank == 0 and "trajectory" in batch.schema.names:
             for name in batch.column("trajectory").to_pylist():
                 log.info(Event("learned from", trajectory=name, step=self._rl_steps))
         seen = sum(totals.tokens for _, totals in passes)
-        means = {k: v / (len(passes) if k in PER_STEP else max(seen, 1.0)) for k, v in self._reduce(sums).items()}
+        sums = self._reduce({**sums, "read": self._network.tokens_read - read})
+        tokens, read = float(columns.lengths.sum()), sums.pop("read")
+        means = {k: v / (len(passes) if k in PER_STEP else max(seen, 1.0)) for k, v in sums.items()}
         ended = {
-            "tokens": float(columns.lengths.sum()),
+            "tokens": tokens,
+            "passes": read / tokens,
             "trained_tokens": seen / self.spec.config.epochs,
             "seconds": time.perf_counter() - began,
             "updates": float(self._rl_steps),
@@ -297,26 +296,56 @@ class LearnerWorker:
             yield columns.micro_batch(units[part].flatten().tolist()).to(self._device)
 
     def _prepare(self, shares: Sequence[Sequence[MicroBatch]]) -> dict[str, float]:
-        """Add what the loss needs of the weights before any update: the stream `old`, and `reference` or its price."""
+        """Add what takes a pass of its own before any update: `old`, and `reference` or its price; ask the critic.
+
+        `own` is what the current weights say; of the first share its own first pass will tell it, unless the price
+        depends on it.
+        """
         import torch
 
-        batches = [micro for share in shares for micro in share]
+        batches, first = [micro for share in shares for micro in share], len(shares[0])
         recompute = self.spec.config.old_logprobs == "learner"
-        checked = batches if recompute else shares[0]
+        charged = self._reference is not None and self._algorithm.kl_in_reward
         with torch.no_grad():
-            recomputed = [self._engine(batch)[0] for batch in checked]
-            if self._reference is not None:
-                for batch in batches:
+            for batch in batches if charged else batches[first:]:
+                if recompute:
+                    batch.streams["own"] = batch.streams["old"] = self._engine(batch)[0]
+            for batch in batches:
+                if not recompute:
+                    batch.streams["old"] = batch.streams["logprobs"]
+                if self._reference is not None:
                     batch.streams["reference"] = self._reference(batch)[0]
-        metrics = self._check_gap(recomputed, checked)
-        old = recomputed if recompute else [batch.streams["logprobs"] for batch in batches]
-        for batch, logprobs in zip(batches, old, strict=True):
-            batch.streams["old"] = logprobs
-        if self._reference is not None and self._algorithm.kl_in_reward:
-            metrics["kl"] = self._charge_kl(batches)
+        metrics = {"kl": self._charge_kl(batches)} if charged else {}
         if self._critic is not None:
             metrics |= self._critic.advise(shares)
         return metrics
+
+    def _pass_over(
+        self, passes: Sequence[tuple[Sequence[MicroBatch], Totals]], batches: Sequence[MicroBatch]
+    ) -> tuple[dict[str, float], list[float], dict[str, float]]:
+        """An optimiser step a minibatch; returns sums of what the losses report, gradient norms, and the gap.
+
+        The gap is held against its limit before the first backward pass and before the first step.
+        """
+        sums: dict[str, float] = {}
+        norms: list[float] = []
+        gap: dict[str, float] = {}
+        for share, totals in passes:
+            for micro in share:
+                new, entropy = self._engine(micro)
+                if not norms:
+                    micro.streams["own"] = new.detach()
+                    micro.streams.setdefault("old", new.detach())
+                if not sums:
+                    self._check_gap(batches)
+                for name, value in self._accumulate(micro, new, entropy, totals).items():
+                    sums[name] = sums.get(name, 0.0) + value
+            if not norms:
+                gap = self._check_gap(batches)
+            norms.append(self._step(self._rl_lr()))
+            if self._critic is not None:
+                self._critic.step()
+        return sums, norms, gap
 
     def _charge_kl(self, batches: Sequence[MicroBatch]) -> float:
         """Move the KL to the reference into the advantages, or into the rewards that a critic is still to weigh.
@@ -337,12 +366,13 @@ class LearnerWorker:
             batch.streams[name] = stream
         return mean
 
-    def _accumulate(self, micro: MicroBatch, totals: Totals) -> dict[str, float]:
-        """Backward of one micro-batch; returns the sums that its loss reports."""
+    def _accumulate(
+        self, micro: MicroBatch, new: torch.Tensor, entropy: torch.Tensor, totals: Totals
+    ) -> dict[str, float]:
+        """Backward of one micro-batch, given its forward pass; returns the sums that its loss reports."""
         from dreamgym.learner.algorithms.base import TokenStreams
         from dreamgym.learner.losses import policy_loss
 
-        new, entropy = self._engine(micro)
         tokens = TokenStreams(
             new=new,
             old=micro.streams["old"],
@@ -373,13 +403,13 @@ class LearnerWorker:
         done = self._engine.global_steps + 1
         return self.spec.config.lr * min(1.0, done / (self.spec.config.warmup_steps + 1))
 
-    def _check_gap(self, mine: Sequence[torch.Tensor], batches: Sequence[MicroBatch]) -> dict[str, float]:
-        """How far the engine's logprobs are from the learner's (`mine`), over all ranks."""
+    def _check_gap(self, batches: Sequence[MicroBatch]) -> dict[str, float]:
+        """How far the engine's logprobs are from the learner's (`own`), as far as those are known, over all ranks."""
         import torch
 
         from dreamgym.learner.algorithms.importance import mismatch
 
-        gap = torch.cat([m - b.streams["logprobs"] for m, b in zip(mine, batches, strict=True)]).cpu()
+        gap = torch.cat([b.streams["own"] - b.streams["logprobs"] for b in batches if "own" in b.streams]).cpu()
         gathered: list[Any] = [None] * self.spec.world
         torch.distributed.all_gather_object(gathered, gap.numpy())
         metrics = mismatch(np.concatenate(gathered), self.spec.config.tis_cap)

@@ -94,6 +94,13 @@ def test_the_dashboard_asks_for_what_a_run_writes(run: Path) -> None:
     assert {name for name in expected if "replay_refused" not in name} <= written
 
 
+def test_the_learner_reads_every_token_of_a_batch_once(run: Path) -> None:
+    """No padding, and no second pass for old logprobs where the engine's are taken; a worker without a row reads 1."""
+    steps = [r for r in read_log(run / "train" / "metrics.jsonl") if "learner/passes" in r]
+    assert steps
+    assert all(1 <= r["learner/passes"] < 1.01 for r in steps)
+
+
 def test_nothing_real_is_learned_from_and_the_test_fold_is_not_touched(run: Path) -> None:
     summary = json.loads((run / "stages" / "train.json").read_text())["summary"]
     assert summary["real_transitions_learned"] == 0 < summary["dream_transitions"]

@@ -180,7 +180,7 @@ def test_passes_over_a_batch_are_ppo_steps_of_a_plain_loop(
     batch = rollouts(model)
     config = LearnerConfig(algorithm="dapo", lr=1e-3, warmup_steps=0, minibatches=1, epochs=3, old_logprobs=source)
     learner = Learner.start(model, config, dtype="float32", seed=3, threads=1)
-    learner.rl_step(batch)
+    assert learner.rl_step(batch)["passes"] == config.epochs  # no token is read twice, and none is padding
     got = saved(learner, tmp_path / "m")
     learner.close()
 
