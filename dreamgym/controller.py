@@ -266,13 +266,10 @@ class Trainer:
 
     def _send_weights(self, version: int) -> float:
         """Bring the engines to the learner's weights; returns the longest standstill of one, in seconds."""
-        import ray
-
         learner, policy = self.services.learner, self.services.policy
         assert learner is not None and policy is not None
         self._version = version
-        weights = ray.get(learner.weights(version, pack_weights), timeout=self.config.learner.timeout_s)
-        return policy.update_weights(weights)
+        return policy.update_weights(learner.weights(version, pack_weights))
 
     # Measuring ---------------------------------------------------------------------------------
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import astuple
 from pathlib import Path
@@ -18,7 +16,7 @@ from dreamgym.batching import as_they_come, merged
 from dreamgym.config import EngineConfig, PolicyConfig, SamplingConfig
 from dreamgym.errors import DreamgymError, EngineError, WeightSyncError
 from dreamgym.placement import Reservation
-from dreamgym.policy.weight_transfer import WeightPayload, pack_weights, read_checkpoint, register
+from dreamgym.policy.weight_transfer import WeightPayload, offered, pack_weights, read_checkpoint, register
 from dreamgym.serve.engine import Generation, TokenEngine
 
 T = TypeVar("T")
@@ -87,9 +85,9 @@ class PolicyEngine:
             WeightSyncError: the version does not grow or the checksum differs (the engine stays on its old weights),
                 or the payload does not fit the model.
         """
-        with _shared_file(payload) as path:
+        with offered(payload, self._engine.in_process) as name:
             info = {
-                "path": path,
+                "name": name,
                 "manifest": [list(astuple(entry)) for entry in payload.manifest],
                 "checksum": payload.checksum,
                 "version": payload.version,
@@ -117,16 +115,6 @@ class PolicyEngine:
     async def close(self) -> None:
         """End the engine."""
         await self._engine.close()
-
-
-@contextlib.contextmanager
-def _shared_file(payload: WeightPayload) -> Any:
-    """The payload's buffer as a file in memory, which every process of an engine can map."""
-    memory = Path("/dev/shm")
-    with tempfile.NamedTemporaryFile(prefix="dreamgym-", dir=memory if os.access(memory, os.W_OK) else None) as file:
-        payload.buffer.tofile(file)
-        file.flush()
-        yield file.name
 
 
 class PolicyPool:
@@ -242,8 +230,8 @@ class PolicyPool:
         finally:
             self._outstanding[index] -= left
 
-    def update_weights(self, payload: WeightPayload, timeout_s: float | None = None) -> float:
-        """Bring all engines to the payload's weights; blocks.
+    def update_weights(self, payload: WeightPayload | ray.ObjectRef, timeout_s: float | None = None) -> float:
+        """Bring all engines to the weights of a payload, or of one that lies with Ray already; blocks.
 
         Returns:
             The longest time, in seconds, for which an engine stood still.
@@ -252,7 +240,10 @@ class PolicyPool:
             WeightSyncError: an engine refused the payload, or they do not all report its version and checksum.
             EngineError: an engine died or was not done within `timeout_s` (that of a request, where it is None).
         """
-        reports = self._all("update", timeout_s or self._timeout_s, ray.put(payload))
+        limit = timeout_s or self._timeout_s
+        reference = ray.put(payload) if isinstance(payload, WeightPayload) else payload
+        reports = self._all("update", limit, reference)
+        payload = ray.get(reference, timeout=limit)
         for index, report in enumerate(reports):
             if (report["version"], report["checksum"]) != (payload.version, payload.checksum):
                 raise WeightSyncError(

@@ -1,11 +1,10 @@
-"""The engine's end of a weight transfer: a backend of vLLM's native weight transfer that reads a shared file."""
+"""The engine's end of a weight transfer: a backend of vLLM's native weight transfer that reads shared memory."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from vllm.config import VllmConfig, WeightTransferConfig
 from vllm.distributed.weight_transfer.base import (
@@ -17,7 +16,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 from dreamgym.errors import WeightSyncError
-from dreamgym.policy.weight_transfer import TensorEntry, checksum_of, unpack_weights
+from dreamgym.policy.weight_transfer import TensorEntry, checksum_of, taken, unpack_weights
 
 
 @dataclass
@@ -26,23 +25,23 @@ class NoInit(WeightTransferInitInfo):
 
 
 @dataclass
-class SharedFile(WeightTransferUpdateInfo):
-    """One update: a file with the payload's buffer, and the rest of the payload.
+class SharedBuffer(WeightTransferUpdateInfo):
+    """One update: the name under which the payload's buffer is offered, and the rest of the payload.
 
     manifest holds [name, dtype, shape, offset] of each tensor.
     """
 
-    path: str
+    name: str
     manifest: list[list[Any]]
     checksum: int
     version: int
 
 
-class SharedMemoryTransfer(WeightTransferEngine[NoInit, SharedFile]):
-    """Loads a whole model from one memory-mapped file; an update that is not sound never touches the model."""
+class SharedMemoryTransfer(WeightTransferEngine[NoInit, SharedBuffer]):
+    """Loads a whole model from one buffer in memory; an update that is not sound never touches the model."""
 
     init_info_cls = NoInit
-    update_info_cls = SharedFile
+    update_info_cls = SharedBuffer
 
     def __init__(
         self, config: WeightTransferConfig, vllm_config: VllmConfig, device: torch.device, model: torch.nn.Module
@@ -69,7 +68,7 @@ class SharedMemoryTransfer(WeightTransferEngine[NoInit, SharedFile]):
         if self.device.type != "cpu":
             torch.accelerator.synchronize()
 
-    def receive_weights(self, update_info: SharedFile) -> None:
+    def receive_weights(self, update_info: SharedBuffer) -> None:
         """Check the payload, then load it.
 
         Raises:
@@ -79,7 +78,7 @@ class SharedMemoryTransfer(WeightTransferEngine[NoInit, SharedFile]):
         if update_info.version <= self._version:
             raise WeightSyncError(f"version {update_info.version} does not follow {self._version}; send a newer one.")
         manifest = [TensorEntry(name, dtype, tuple(shape), at) for name, dtype, shape, at in update_info.manifest]
-        buffer = np.memmap(update_info.path, dtype=np.uint8, mode="c")
+        buffer = taken(update_info.name)
         found = checksum_of(manifest, buffer, update_info.version)
         if found != update_info.checksum:
             raise WeightSyncError(

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import itertools
 import json
+import os
+import tempfile
+import warnings
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -20,6 +25,9 @@ if TYPE_CHECKING:
     import torch
 
 _ALIGNMENT = 64
+_SUMMED = 4096
+_in_this_process: dict[str, npt.NDArray[np.uint8]] = {}
+_names = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +46,7 @@ class WeightPayload:
 
     manifest  where each tensor lies
     buffer    uint8, one dimension; Ray hands it to engines of the same machine without a copy
-    checksum  CRC-32 of version, manifest and buffer
+    checksum  see `checksum_of`
     version   grows with every update
     """
 
@@ -49,9 +57,15 @@ class WeightPayload:
 
 
 def checksum_of(manifest: Iterable[TensorEntry], buffer: npt.NDArray[np.uint8], version: int) -> int:
-    """CRC-32 over version, manifest and bytes."""
+    """CRC-32 over version, manifest and the sums (mod 2^64) of every 4096 words of the buffer.
+
+    Sums run at the speed of memory, which a CRC of all bytes does not; any one change of a word changes them.
+    """
     head = json.dumps([version, [[e.name, e.dtype, e.shape, e.offset] for e in manifest]]).encode()
-    return zlib.crc32(buffer.data, zlib.crc32(head))
+    words = buffer.view(np.uint64)
+    whole = len(words) // _SUMMED * _SUMMED
+    sums = words[:whole].reshape(-1, _SUMMED).sum(axis=1)
+    return zlib.crc32(words[whole:].tobytes(), zlib.crc32(sums.tobytes(), zlib.crc32(head)))
 
 
 def pack_weights(named_tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> WeightPayload:
@@ -88,16 +102,44 @@ def read_checkpoint(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def unpack_weights(manifest: Iterable[TensorEntry], buffer: npt.NDArray[np.uint8]) -> list[tuple[str, torch.Tensor]]:
-    """Views into `buffer` (uint8, writable) as named tensors; nothing is copied."""
+    """Views into `buffer` (uint8), to be read only, as named tensors; nothing is copied."""
     import torch
 
-    flat = torch.from_numpy(buffer)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # what Ray holds never is
+        flat = torch.from_numpy(buffer)
     named = []
     for entry in manifest:
         dtype = getattr(torch, entry.dtype)
         size = int(np.prod(entry.shape, dtype=np.int64)) * dtype.itemsize
         named.append((entry.name, flat[entry.offset : entry.offset + size].view(dtype).reshape(entry.shape)))
     return named
+
+
+@contextlib.contextmanager
+def offered(payload: WeightPayload, in_process: bool) -> Iterator[str]:
+    """A name by which an engine core finds the payload's buffer (see `taken`), as long as the context lasts.
+
+    A core in this process gets the buffer itself; for one in a process of its own it becomes a file in memory.
+    """
+    if in_process:
+        name = f"buffer {next(_names)}"
+        _in_this_process[name] = payload.buffer
+        try:
+            yield name
+        finally:
+            del _in_this_process[name]
+        return
+    memory = Path("/dev/shm")
+    with tempfile.NamedTemporaryFile(prefix="dreamgym-", dir=memory if os.access(memory, os.W_OK) else None) as file:
+        payload.buffer.tofile(file)
+        file.flush()
+        yield file.name
+
+
+def taken(name: str) -> npt.NDArray[np.uint8]:
+    """The buffer that is offered under a name; nothing is copied."""
+    return _in_this_process[name] if name in _in_this_process else np.memmap(name, dtype=np.uint8, mode="r")
 
 
 @functools.cache

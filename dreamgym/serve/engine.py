@@ -255,6 +255,11 @@ class TokenEngine:
             raise EngineError(f"the engine of {self._model} was closed in the middle of an answer.")
         return self._generation(output)
 
+    @property
+    def in_process(self) -> bool:
+        """Whether the engine core runs in this process."""
+        return self._core is not None
+
     def _running(self) -> AsyncLLM:
         if self._llm is None:
             raise EngineError(f"the engine of {self._model} is not running; call start() first.")

@@ -72,6 +72,22 @@ def test_batches_under_way_side_by_side_are_each_finished_in_their_order(fleet: 
     assert (fleet.counts.played, fleet.counts.replayed) == (32, 0)
 
 
+def test_the_engine_is_asked_once_a_turn_and_computes_only_what_is_new(
+    policy: tuple[Path, RunConfig, PolicyPool], fleet: RolloutFleet
+) -> None:
+    """Counts, not times. What is new of a prompt follows the turn before; at most a KV block more is read again."""
+    before = policy[2].metrics()
+    played = fleet.play(episodes("counted", 64))
+    grown = {name: count - before[name] for name, count in policy[2].metrics().items()}
+    turns = sum(len(t.steps) for t in played)
+    samples = [sample for t in played for sample in t.samples]
+    assert grown["requests"] == turns
+    assert grown["generated_tokens"] == sum(sum(sample.mask) for sample in samples)
+    computed = grown["prompt_tokens"] - grown["cached_prompt_tokens"]
+    assert computed <= sum(len(sample.ids) for sample in samples) + 32 * turns
+    assert computed < 0.5 * grown["prompt_tokens"]
+
+
 def test_an_actor_that_dies_costs_a_replay_of_what_it_had_and_nothing_else(fleet: RolloutFleet) -> None:
     fleet.play(episodes("warm-up", 4))
     sent = episodes("doomed", 64)
