@@ -110,7 +110,10 @@ def test_adapters_alone_are_learned_kept_and_resumed(tmp_path: Path, split: dict
     assert {int(torch.linalg.matrix_rank(after[n] - before[n], atol=1e-4)) for n in changed} <= {1, 2, 3, 4}
     if not split:
         kept = torch.load(tmp_path / "checkpoint" / "learner" / "mp_rank_00_model_states.pt", weights_only=False)
-        assert kept["module"] and all(".lora_" in name for name in kept["module"])
+        others = {name for name in kept["module"] if ".lora_" not in name}
+        assert len(kept["module"]) > 1 and others <= {
+            "lm.lm_head.weight"
+        }  # DeepSpeed overlooks a tied one's second name
 
     second = Learner.start(base, config, dtype="float32", seed=3, threads=1, lora=LORA)
     second.load_checkpoint(tmp_path / "checkpoint")
@@ -131,7 +134,8 @@ def test_an_engine_samples_as_the_adapters_say_after_every_transfer(tmp_path: Pa
         batch = rollouts(base)
         for version in (1, 2):
             before = learner.logprobs(batch)
-            learner.rl_step(batch)
+            for _ in range(2):
+                learner.rl_step(batch)
             pool.update_weights(ray.get(learner.weights(version, pack_weights)))
             assert np.abs(np.concatenate(learner.logprobs(batch)) - np.concatenate(before)).mean() > 0.05
             sampled = rows_of(pool)
