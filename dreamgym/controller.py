@@ -85,7 +85,7 @@ class Trainer:
         self._after = after
         self._dreams: list[Trajectory] = []
         self._under_way: deque[Batch] = deque()
-        self._version = 0
+        self._versions: list[int] = []
 
     def run(self, bar: Bar) -> int:
         """Train to the end, from where the folder's newest checkpoint is; returns the number of the last iteration."""
@@ -121,7 +121,7 @@ class Trainer:
         with self.clock("rollout"):
             trajectories = self._next_batch(iteration)
         self._dreams = [t for t in trajectories if t.world == "dream" and t.task.origin == "real" and t.status == "ok"]
-        metrics = rollout_metrics(trajectories, time.monotonic() - before, self._version)
+        metrics = rollout_metrics(trajectories, time.monotonic() - before, self._versions)
         self._ledger.finish(iteration, trajectories)
         self.tokens += int(metrics["rollout/tokens"] + metrics.get("rollout/dream_computed", 0))
         metrics |= self._value_tasks(trajectories, iteration)
@@ -268,7 +268,7 @@ class Trainer:
         """Bring the engines to the learner's weights; returns the longest standstill of one, in seconds."""
         learner, policy = self.services.learner, self.services.policy
         assert learner is not None and policy is not None
-        self._version = version
+        self._versions.append(version)
         return policy.update_weights(learner.weights(version, pack_weights))
 
     # Measuring ---------------------------------------------------------------------------------
@@ -379,11 +379,11 @@ class Trainer:
         found = checkpoints(folder)
         if not found:
             raise DataError(f"{folder / 'checkpoints'}: no checkpoint to go on from; train again in a new run folder.")
-        self._version = int(json.loads((found[-1] / "state.json").read_text())["iteration"])
+        iteration = int(json.loads((found[-1] / "state.json").read_text())["iteration"])
         learner.load_checkpoint(found[-1] / "learner")
-        if max(policy.versions()) < self._version:
-            self._send_weights(self._version)
-        return self._version
+        if max(policy.versions()) < iteration:
+            self._send_weights(iteration)
+        return iteration
 
 
 def largest_group(config: RunConfig) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,10 +10,10 @@ from dreamgym.errors import DataError
 from dreamgym.types import Trajectory
 
 
-def rollout_metrics(trajectories: Sequence[Trajectory], seconds: float, version: int) -> dict[str, Any]:
-    """The metrics of episodes that were waited for `seconds`, when the policy's weights are of `version`.
+def rollout_metrics(trajectories: Sequence[Trajectory], seconds: float, versions: Sequence[int]) -> dict[str, Any]:
+    """The metrics of episodes that were waited for `seconds`; `versions` are those that updates have made, ascending.
 
-    `staleness` is how many updates behind `version` a sampled token is (mean, and the largest). `*_cache_hit` is the
+    `staleness` is how many updates a sampled token is behind the last one (mean, and the largest). `*_cache_hit` is the
     share of prompt tokens from the prefix cache, `dream_shared` that of the dreamed steps that another episode of
     the group had dreamed, `dream_computed` the tokens that the dream's engine read or wrote.
 
@@ -24,7 +25,7 @@ def rollout_metrics(trajectories: Sequence[Trajectory], seconds: float, version:
         why = trajectories[-1].error if trajectories else "there is none"
         raise DataError(f"rollout: every episode of the iteration failed, the last with: {why}; mend that first.")
     sampled = [
-        (logprob, version - v)
+        (logprob, len(versions) - bisect_right(versions, v))
         for t in ok
         for s in t.samples
         for logprob, v, mask in zip(s.logprobs, s.versions, s.mask, strict=True)

@@ -9,6 +9,7 @@ from dreamgym.obs.rollouts import rollout_metrics
 from dreamgym.types import Task, TokenSample, Trajectory, Transition
 
 STEP = Transition("a", "go", "b", 0.0, False)
+UPDATES = [1, 2, 3, 4, 5]
 
 
 def episode(name: str, versions: list[int], info: dict[str, float], steps: int = 2) -> Trajectory:
@@ -21,11 +22,15 @@ def episode(name: str, versions: list[int], info: dict[str, float], steps: int =
 
 
 def test_age_is_counted_from_the_version_that_learns_and_only_for_sampled_tokens() -> None:
-    found = rollout_metrics([episode("a", [3, 3, 4], {}), episode("b", [5], {})], 2.0, 5)
+    found = rollout_metrics([episode("a", [3, 3, 4], {}), episode("b", [5], {})], 2.0, UPDATES)
     assert found["rollout/staleness"] == pytest.approx((2 + 2 + 1 + 0) / 4)
     assert found["rollout/staleness_max"] == 2
     assert found["rollout/entropy"] == pytest.approx(0.25)
     assert found["rollout/tokens"] == 6 + 4
+
+
+def test_an_iteration_without_an_update_makes_nothing_older() -> None:
+    assert rollout_metrics([episode("a", [1, 3], {})], 2.0, [1, 3])["rollout/staleness_max"] == 1
 
 
 def test_shares_are_of_all_tokens_and_steps_of_the_episodes_that_did_not_fail() -> None:
@@ -39,7 +44,7 @@ def test_shares_are_of_all_tokens_and_steps_of_the_episodes_that_did_not_fail() 
             lost,
         ],
         2.0,
-        5,
+        UPDATES,
     )
     assert found["rollout/policy_cache_hit"] == pytest.approx(20 / 40)
     assert found["rollout/dream_cache_hit"] == pytest.approx(0.8)
@@ -49,9 +54,9 @@ def test_shares_are_of_all_tokens_and_steps_of_the_episodes_that_did_not_fail() 
 
 
 def test_real_rollouts_have_no_dreamed_shares_and_nothing_at_all_is_an_error() -> None:
-    found = rollout_metrics([episode("a", [5], {"policy_read": 4.0, "policy_cached": 1.0})], 1.0, 5)
+    found = rollout_metrics([episode("a", [5], {"policy_read": 4.0, "policy_cached": 1.0})], 1.0, UPDATES)
     assert not [name for name in found if name.startswith("rollout/dream")]
     lost = episode("a", [5], {})
     lost.status = "env_failed"
     with pytest.raises(DataError, match="every episode"):
-        rollout_metrics([lost], 1.0, 5)
+        rollout_metrics([lost], 1.0, UPDATES)
