@@ -110,7 +110,6 @@ def experiment(
     todo = [job for job in jobs if asked.result(*job) is None]
     failed = []
     for row, seed in todo:
-        console.print(f"\n[bold]{row}[/] seed {seed} [dim]{escape(ROWS[row].label)}[/]")
         if len(jobs) == 1:
             run_job(asked, row, seed)
         elif _in_a_process(asked, row, seed) != 0:
@@ -134,6 +133,7 @@ def run_job(asked: Experiment, row: str, seed: int) -> None:
     from dreamgym.stages.report import report
 
     player = ROWS[row].player
+    console.print(f"\n[bold]{row}[/] seed {seed} [dim]{escape(ROWS[row].label)}[/]")
     with ExitStack() as alive:
         if ROWS[row].common_start:
             other = asked.config(COMMON_START, seed)
