@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from dreamgym.cli import main
@@ -175,3 +181,45 @@ def test_help_shows_every_row(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_stages_of_a_player_are_those_that_its_functions_record() -> None:
     """The names in the registry are the names of the records."""
     assert {player: names[-1] for player, names in STAGES.items()} == MODELS
+
+
+SLOW = """
+import time
+from examples.keyhouse import KeyHouse
+
+class Slow(KeyHouse):
+    def step(self, action):
+        time.sleep(0.05)
+        return super().step(action)
+"""
+
+
+@pytest.mark.parametrize(
+    ("send", "number", "code"),
+    [(os.kill, signal.SIGTERM, 143), (os.killpg, signal.SIGINT, 130)],
+    ids=["term", "ctrl-c"],
+)
+def test_a_signal_ends_the_job_that_runs_as_well(
+    send: Callable[[int, int], None], number: signal.Signals, code: int, tmp_path: Path
+) -> None:
+    """SIGTERM comes to the command alone, a Ctrl-C to all that the terminal runs."""
+    (tmp_path / "slow.py").write_text(SLOW)
+    words = ["table1", str(RECIPE), "env.name=slow:Slow", f"out={tmp_path}", "--rows", "warm_start,dpo"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "dreamgym.cli", "experiment", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        cwd=RECIPE.parents[1],
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+    ) as command:
+        assert command.stdout is not None and command.stderr is not None
+        assert any("▶ collect" in line for line in command.stdout)
+        (job,) = psutil.Process(command.pid).children()
+        send(command.pid, number)
+        error = command.stderr.read()
+        assert command.wait(timeout=60) == code, error
+    assert not job.is_running()
+    assert f"finished work is kept in {tmp_path}; run the same command again" in error
+    assert "Traceback" not in error
