@@ -36,7 +36,7 @@ def faults(findings: list[Finding]) -> dict[str, Finding]:
 def test_a_sound_cluster_passes_and_leaves_nothing_in_the_run_folder(
     cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "ensure_ray", lambda: None)  # this cluster is connected already
+    monkeypatch.setattr(room, "ensure_ray", lambda _: None)  # this cluster is connected already
     wanted = config(tmp_path)
     findings = {finding.check: finding.said for finding in examine(wanted)}
     assert "2 nodes" in findings["versions"]
