@@ -26,7 +26,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
     for name in ("WANDB_MODE", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
     return RunConfig.model_validate(
-        {"name": "tracked", "out": str(tmp_path), "replay": {"qdrant": {"url": f"https://me:{SECRET}@qdrant:6333"}}}
+        {"name": "tracked", "out": str(tmp_path), "env": {"options": {"url": f"https://me:{SECRET}@game:6333"}}}
     )
 
 
@@ -127,6 +127,6 @@ def test_a_missing_package_is_one_sentence_that_names_the_extra(
 def test_settings_name_the_variables_of_keys_and_hold_none(config: RunConfig) -> None:
     flat = settings(config)
     assert flat["replay.qdrant.api_key_env"] == "QDRANT_API_KEY"
-    assert flat["replay.qdrant.url"] == "https://***@qdrant:6333"
+    assert flat["env.options.url"] == "https://***@game:6333"
     assert flat["train.iterations"] == 30
     assert SECRET not in str(flat)
