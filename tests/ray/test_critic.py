@@ -29,7 +29,7 @@ ORACLE = {"minibatches": 1, "epochs": 3, "gamma": 0.97, "gae_lambda": 0.9, "valu
 @pytest.fixture(scope="module", autouse=True)
 def local_ray() -> Iterator[None]:
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 

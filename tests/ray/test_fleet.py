@@ -38,7 +38,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Run
             "train": {"world": "real"},
         }
     )
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
     pool = PolicyPool.start(model, config.policy, threads=1, num_cpus=0)
     yield model, config, pool
     pool.close()

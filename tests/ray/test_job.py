@@ -86,10 +86,12 @@ def head() -> Iterator[Head]:
     )
     found = Head(f"http://127.0.0.1:{port}", environment)
     try:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 180
         while status(found.url, environment["RAY_AUTH_TOKEN"]) != 200:
             assert time.monotonic() < deadline and process.poll() is None, "the head did not start"
             time.sleep(0.5)
+        while _ray_job(found, "true").returncode:  # the dashboard answers before its agent takes jobs
+            assert time.monotonic() < deadline, "the head takes no job"
         yield found
     finally:
         family = psutil.Process(process.pid).children(recursive=True)
@@ -102,9 +104,12 @@ def head() -> Iterator[Head]:
 
 def submit(head: Head, *command: str) -> subprocess.CompletedProcess[str]:
     """`ray job submit` from the folder of the recipe; returns when the job has ended, with its log."""
+    return _ray_job(head, sys.executable, "-m", "dreamgym.cli", *command)
+
+
+def _ray_job(head: Head, *command: str) -> subprocess.CompletedProcess[str]:
     call = [RAY, "job", "submit", "--address", head.url, "--working-dir", str(RECIPE.parent), "--"]
-    job = [sys.executable, "-m", "dreamgym.cli", *command]
-    return subprocess.run([*call, *job], env=head.environment, capture_output=True, text=True, timeout=500)
+    return subprocess.run([*call, *command], env=head.environment, capture_output=True, text=True, timeout=500)
 
 
 def test_without_the_token_nobody_submits(head: Head) -> None:

@@ -21,14 +21,14 @@ from dreamgym.learner.learner import Learner
 from dreamgym.learner.models import prepare_model
 
 SHAPE = ScratchModel(layers=2, hidden=64, intermediate=96, heads=2, vocab=320, context=128)
-CONFIG = DPOConfig(tokens=1, batch_tokens=10**6, lr=1e-3, warmup=0.0, beta=0.4)
+CONFIG = DPOConfig(tokens=10**6, batch_tokens=10**6, lr=1e-3, warmup=0.0, beta=0.4)
 Result = tuple[dict[str, torch.Tensor], dict[str, float]]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def local_ray() -> Iterator[None]:
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 
@@ -58,7 +58,7 @@ def plain(models: list[Path]) -> Result:
         acted = [t for t in range(1, len(ids)) if row["weights"][t]]
         return torch.stack([mine[t - 1, ids[t]] - theirs[t - 1, ids[t]].detach() for t in acted]).sum()
 
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=CONFIG.lr, betas=(0.9, 0.95), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=CONFIG.lr / 2, betas=(0.9, 0.95), weight_decay=0.0)
     rows = preferences().to_pylist()
     margins = [CONFIG.beta * (h(better) - h(worse)) for better, worse in zip(rows[::2], rows[1::2], strict=True)]
     loss = torch.stack([-torch.sigmoid(m).log() for m in margins]).mean()

@@ -62,6 +62,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         }
     )
     ray.init(
+        address="local",
         num_cpus=2,
         include_dashboard=True,
         log_to_driver=False,
@@ -183,12 +184,14 @@ async def test_the_load_that_a_scheduler_elsewhere_tells_is_the_one_that_it_has(
     monkeypatch.setattr(engine_stats, "stat_loggers", lambda *_: [lambda _config, _index: told])
     engine = await TokenEngine(watched.model, watched.config.policy.engine, dtype="float32", threads=1).start()
     assert told.load() == {"running": 0.0, "waiting": 0.0, "kv_usage": 0.0}
+    lengths = [20] + [100] * 11
     calls = [
-        asyncio.ensure_future(engine.generate([5, 6, 7], SamplingConfig(max_tokens=100), stop_ids=[], seed=seed))
-        for seed in range(12)
+        asyncio.ensure_future(engine.generate([5, 6, 7], SamplingConfig(max_tokens=n), stop_ids=[], seed=seed))
+        for seed, n in enumerate(lengths)
     ]
     await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
-    assert told.load()["running"] == 4 and told.load()["waiting"] > 0 and told.load()["kv_usage"] > 0
+    assert told.load()["running"] in (3, 4)  # of four seats one was just given up
+    assert told.load()["waiting"] > 0 and told.load()["kv_usage"] > 0
     await asyncio.gather(*calls)
     now = engine.metrics()
     assert told.load() == {name: now[name] for name in ("running", "waiting", "kv_usage")}

@@ -37,7 +37,7 @@ def dream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DreamApp]
         }
     )
     monkeypatch.setenv("RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S", "0.5")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
     app = start_dream(config, model, None, threads=1)
     yield app
     app.close()

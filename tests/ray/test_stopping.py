@@ -23,7 +23,7 @@ RUN = """
             return subprocess.Popen(["sleep", "300"]).pid
 
     def run(config):
-        ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="error")
+        ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="error")
         engine = Engine.remote()
         print(ray.get(engine.start.remote()), flush=True)
         if sys.argv[2] == "busy":
