@@ -175,7 +175,8 @@ class Trainer:
             self.curriculum.load_state(drawn)
         episodes = self._episodes(iteration, groups)
         kept = [] if drawn is None else self._ledger.finished(iteration)
-        sent = [e.id for e in episodes if e.id not in {t.id for t in kept}]
+        known = {t.id for t in kept}
+        sent = [e.id for e in episodes if e.id not in known]
         if sent:
             self._ledger.write("started" if drawn is None else "retried", iteration, sent)
         return fleet.begin(episodes, kept)

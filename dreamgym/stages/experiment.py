@@ -243,7 +243,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _write(asked: Experiment, config: RunConfig, seeds: Sequence[int], folder: Path) -> None:
-    """The table of all that is finished, also of rows and seeds that were not asked for now."""
+    """The table of all that is finished, also of rows and seeds that this call did not ask for."""
     rows = TABLES[asked.table]
     names = [path.name for path in config.out.glob(f"{config.name}-*-seed*")]
     found = {int(end[1]) for name in names if (end := re.search(r"-seed([0-9]+)$", name))}
