@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dreamgym import loops
 from dreamgym.actors.again import again_scores
 from dreamgym.actors.episode import Episode
 from dreamgym.actors.fleet import Batch
@@ -257,13 +258,13 @@ class Trainer:
             return
         policy.sleep()
         if dream is not None:
-            asyncio.run(dream.world.sleep())
+            loops.run(dream.world.sleep())
         try:
             yield
         finally:
             policy.wake()
             if dream is not None:
-                asyncio.run(dream.world.wake())
+                loops.run(dream.world.wake())
 
     def _send_weights(self, version: int) -> float:
         """Bring the engines to the learner's weights; returns the longest standstill of one, in seconds."""
@@ -298,7 +299,7 @@ class Trainer:
         """What the dream says along the policy's own real episodes and, at first, along held-out ones."""
         assert self.services.dream is not None
         heldout = self._heldout[: 2 * FIDELITY_EPISODES] if iteration == 0 else []
-        return asyncio.run(self._along([*own], heldout))
+        return loops.run(self._along([*own], heldout))
 
     async def _along(self, own: list[Trajectory], heldout: list[Trajectory]) -> dict[str, Any]:
         assert self.services.dream is not None
@@ -332,7 +333,7 @@ class Trainer:
             partial_home.mkdir(parents=True)
             self.services.learner.save_checkpoint(partial_home / "learner")  # type: ignore[union-attr]
             if self.services.replay is not None:
-                asyncio.run(self.services.replay.save(partial_home))
+                loops.run(self.services.replay.save(partial_home))
             state = {
                 "iteration": iteration,
                 "curriculum": self.curriculum.state(),
@@ -367,7 +368,7 @@ class Trainer:
         self.clock.go_on(state["clock"])
         self.services.learner.load_checkpoint(found[-1] / "learner")  # type: ignore[union-attr]
         if self.services.replay is not None:
-            asyncio.run(self.services.replay.load(found[-1]))
+            loops.run(self.services.replay.load(found[-1]))
         self._log.truncate_after(iteration)
         self._ledger.write("resumed", iteration)
         self._send_weights(iteration)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+from dreamgym import loops
 from dreamgym.config import RunConfig
 from dreamgym.curriculum.curriculum import Curriculum
 from dreamgym.errors import EngineError
@@ -34,7 +35,7 @@ class Refresher:
         """Invent tasks from the most valuable ones; offer transitions to the buffer. Returns the counts."""
         if self._dream is None:
             return {}
-        return asyncio.run(self._run(trajectories, iteration))
+        return loops.run(self._run(trajectories, iteration))
 
     async def _run(self, trajectories: Sequence[Trajectory], iteration: int) -> dict[str, Any]:
         new_tasks, buffer = await asyncio.gather(self._invent(iteration), self._store(trajectories, iteration))

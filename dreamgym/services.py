@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dreamgym import loops
 from dreamgym.actors.fleet import RolloutFleet
 from dreamgym.actors.rollout import WorldAddress
 from dreamgym.config import RunConfig
@@ -50,9 +50,9 @@ class Services:
         if self.policy is not None:
             self.policy.versions()
         if self.dream is not None:
-            asyncio.run(self.dream.world.metrics())
+            loops.run(self.dream.world.metrics())
         if self.replay is not None:
-            asyncio.run(self.replay.check())
+            loops.run(self.replay.check())
 
 
 def start_services(
@@ -128,7 +128,7 @@ def _start_dream(
             for t in seed_data
             for item in from_trajectory(t)
         }
-        asyncio.run(services.replay.add(list(different.values())[: config.replay.capacity]))
+        loops.run(services.replay.add(list(different.values())[: config.replay.capacity]))
 
 
 def _share(config: RunConfig) -> float:

@@ -204,7 +204,7 @@ def _parse_override(override: str) -> tuple[str, Any]:
     name, equals, text = override.partition("=")
     name = name.strip()
     if not equals or not name:
-        raise ConfigError(f"{COMMAND_LINE}: '{override}' is not of the form field=value, such as learner.lr=1e-6.")
+        raise ConfigError(f"{COMMAND_LINE}: {override!r:.200} is not of the form field=value, such as learner.lr=1e-6.")
     annotation = _annotation_at(tuple(name.split(".")))
     if not _is_clean(text):
         raise ConfigError(f"{COMMAND_LINE}: the value of '{name}' is no text that can be kept: {text!r:.200}.")

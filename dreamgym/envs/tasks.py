@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-
+from dreamgym import loops
 from dreamgym.config import EnvConfig
 from dreamgym.envs.base import RealEnvironment
 from dreamgym.types import Fold, Task
@@ -19,4 +18,4 @@ def fold_tasks(config: EnvConfig, fold: Fold, count: int, seed: int) -> list[Tas
         finally:
             await env.close()
 
-    return asyncio.run(listed())
+    return loops.run(listed())

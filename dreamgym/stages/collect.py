@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.table import Table
 
+from dreamgym import loops
 from dreamgym.config import CollectConfig, RunConfig
 from dreamgym.envs.base import EnvFault, RealEnvironment, TextEnv, act, env_class, pick, start
 from dreamgym.envs.importing import import_files
@@ -116,7 +117,7 @@ def collect_trajectories(
     Raises:
         EnvError: the environment cannot be built, offers nothing to play with, or fails task after task.
     """
-    return asyncio.run(_collect(config, fold, count, journal, tick))
+    return loops.run(_collect(config, fold, count, journal, tick))
 
 
 async def _collect(
@@ -269,7 +270,7 @@ def play_tasks(config: RunConfig, tasks: Sequence[Task], source: str, fold: Fold
             await asyncio.gather(*(environment.close() for environment in environments))
         return [found[task.id] for task in tasks]
 
-    return asyncio.run(played())
+    return loops.run(played())
 
 
 class Episode:

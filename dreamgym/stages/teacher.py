@@ -20,6 +20,7 @@ from tenacity import (
     wait_exponential_jitter,
 )
 
+from dreamgym import loops
 from dreamgym.config import TeacherConfig
 from dreamgym.credentials import credential
 from dreamgym.errors import ConfigError, DataError, EngineError
@@ -120,7 +121,7 @@ def ask(config: TeacherConfig, asked: Sequence[Question], kept: Path, tick: Call
     todo = _resume(config, asked, kept, answers)
     tick(len(asked) - len(todo))
     if todo:
-        asyncio.run(_ask_all(config, todo, kept, answers, tick))
+        loops.run(_ask_all(config, todo, kept, answers, tick))
     if asked and not answers.reasoning:
         raise EngineError(
             f"annotate.teacher: not one usable answer from {config.base_url} ({answers.fault}); mend it and run again."

@@ -1,0 +1,55 @@
+"""A signal that comes while an event loop is being made: raised when it is there, with nothing half made left."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from dreamgym import loops
+
+
+async def answer() -> int:
+    await asyncio.sleep(0)
+    return 42
+
+
+def test_the_result_is_returned_also_in_a_thread() -> None:
+    told: list[int] = []
+    thread = threading.Thread(target=lambda: told.append(loops.run(answer())))
+    thread.start()
+    thread.join()
+    assert told == [42] == [loops.run(answer())]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_ctrl_c_inside_the_constructor_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    make: Callable[[], Any] = asyncio.new_event_loop
+    made: list[Any] = []
+
+    def interrupted() -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        made.append(make())
+        return made[-1]
+
+    monkeypatch.setattr(asyncio.events, "new_event_loop", interrupted)
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        loops.run(answer())
+    gc.collect()
+    assert made[0].is_closed()
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_an_exception_comes_through() -> None:
+    async def fail() -> None:
+        raise ValueError("as it was")
+
+    with pytest.raises(ValueError, match="as it was"):
+        loops.run(fail())
