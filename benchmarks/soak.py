@@ -149,7 +149,7 @@ def soak(minutes: float, out: Path) -> dict[str, Any]:
         seen |= set(battle.life.family())
         time.sleep(EVERY_S)
     seen = {p for p in seen | set(battle.life.family()) if p not in battle.life.roots[1:]}
-    battle.life.process.send_signal(signal.SIGINT)
+    battle.life.process.send_signal(signal.SIGTERM)
     battle.life.end()
     events = _events(battle)
     ray.shutdown()
