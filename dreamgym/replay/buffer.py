@@ -58,7 +58,7 @@ class ReplayBuffer:
         self._config = config
         self._embedder = make_embedder(config)
         client = connect(config.qdrant, config.timeout_s)
-        self._index = VectorIndex(client, collection, self._embedder.dim, server_filter=bool(config.qdrant.url))
+        self._index = VectorIndex(client, collection, self._embedder.dim)
         self.gate = WriteGate(config, seed)
         self._clear()
 

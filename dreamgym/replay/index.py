@@ -18,21 +18,31 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_ex
 from dreamgym.config import QdrantConfig
 from dreamgym.credentials import credential
 from dreamgym.replay.embed import Vectors
+from dreamgym.replay.embedded import EmbeddedQdrant
 from dreamgym.replay.records import ReplayError
 
 Hits = list[tuple[str, float]]
 """(id, cosine), best first."""
 T = TypeVar("T")
 _CHUNK = 512
-_EXTRA = 4
+_EXTRA = 32
+"""So many more than k are asked for, that a run of equals is seldom cut and asked for again."""
 _EQUAL = 2e-6
 _GROUP_FIELD = "trajectory_id"
+_SERVICE: dict[str, Any] = {
+    "hnsw_config": models.HnswConfigDiff(m=32, ef_construct=200),
+    "optimizers_config": models.OptimizersConfigDiff(default_segment_number=2, indexing_threshold=50_000),
+    "quantization_config": models.ScalarQuantization(
+        scalar=models.ScalarQuantizationConfig(type=models.ScalarType.INT8, always_ram=True)
+    ),
+}
+_SEARCH = models.SearchParams(hnsw_ef=256, quantization=models.QuantizationSearchParams(rescore=True))
 
 
-def connect(config: QdrantConfig, timeout_s: float) -> QdrantClient:
-    """A client of the service at `config.url`, or of an embedded Qdrant in this process's memory."""
+def connect(config: QdrantConfig, timeout_s: float) -> QdrantClient | EmbeddedQdrant:
+    """A client of the service at `config.url`, or an embedded Qdrant in this process's memory."""
     if not config.url:
-        return QdrantClient(":memory:")
+        return EmbeddedQdrant()
     key = credential(config.api_key_env) or None
     try:
         return QdrantClient(url=config.url, api_key=key, timeout=max(1, int(timeout_s)))
@@ -43,16 +53,13 @@ def connect(config: QdrantConfig, timeout_s: float) -> QdrantClient:
 class VectorIndex:
     """Unit vectors by id, each in a group (its trajectory) that a query can exclude.
 
-    The collection uses the dot product, which for unit vectors is the cosine: Qdrant's embedded mode
-    would normalise every stored vector again at each query. For the same reason an embedded search
-    does not filter (a Python loop over all payloads): it fetches as many more as the group has.
+    The collection uses the dot product, which for unit vectors is the cosine. A service excludes a
+    group by a payload filter; an embedded search, where that is a Python loop over all payloads,
+    fetches as many more as the group has.
     """
 
-    def __init__(self, client: QdrantClient, collection: str, dim: int, server_filter: bool) -> None:
+    def __init__(self, client: QdrantClient | EmbeddedQdrant, collection: str, dim: int) -> None:
         """Create the collection, replacing one of the same name.
-
-        Args:
-            server_filter: exclude groups with a payload filter (a service), not by fetching more.
 
         Raises:
             ReplayError: the service does not answer or refuses.
@@ -60,14 +67,19 @@ class VectorIndex:
         self._client = client
         self._collection = collection
         self._dim = dim
-        self._server_filter = server_filter
+        self._embedded = isinstance(client, EmbeddedQdrant)
         self.reset()
 
     def __len__(self) -> int:
         return len(self._group_of)
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Forget everything.
+
+        A service scans segments of up to 50,000 kB, which is exact; beyond that it builds HNSW graphs
+        over int8 vectors, and scores what they find again by the float32 ones. The settings, payload
+        index included, come from benchmarks/results/qdrant_settings.json.
+        """
         self._group_of: dict[str, str] = {}
         self._group_sizes: Counter[str] = Counter()
         self._age: dict[str, int] = {}
@@ -75,8 +87,9 @@ class VectorIndex:
         self._dead = 0
         self._call(partial(self._client.delete_collection, self._collection))
         params = models.VectorParams(size=self._dim, distance=models.Distance.DOT)
-        self._call(partial(self._client.create_collection, self._collection, vectors_config=params))
-        if self._server_filter:
+        settings = {} if self._embedded else _SERVICE
+        self._call(partial(self._client.create_collection, self._collection, vectors_config=params, **settings))
+        if not self._embedded:
             keyword = models.PayloadSchemaType.KEYWORD
             self._call(partial(self._client.create_payload_index, self._collection, _GROUP_FIELD, keyword))
 
@@ -84,8 +97,8 @@ class VectorIndex:
         """Store vectors, (n, dim); a payload names at least its `trajectory_id`."""
         for start in range(0, len(ids), _CHUNK):
             part = slice(start, start + _CHUNK)
-            batch = models.Batch(
-                ids=list(ids[part]), vectors=vectors[part].tolist(), payloads=[dict(p) for p in payloads[part]]
+            batch = models.Batch.model_construct(
+                ids=list(ids[part]), vectors=self._sent(vectors[part]), payloads=[dict(p) for p in payloads[part]]
             )
             self._call(partial(self._client.upsert, self._collection, batch))
         for point, payload in zip(ids, payloads, strict=True):
@@ -101,7 +114,7 @@ class VectorIndex:
         for point in ids:
             self._forget(point)
         self._dead += len(ids)
-        if not self._server_filter and self._dead > max(_CHUNK, len(self)):
+        if self._embedded and self._dead > max(_CHUNK, len(self)):
             self._rebuild()
 
     def search(self, vectors: Vectors, k: int, exclude: Sequence[str | None]) -> list[Hits]:
@@ -114,9 +127,9 @@ class VectorIndex:
         rows, extra = list(range(len(exclude))) if len(self) and k > 0 else [], _EXTRA
         while rows:
             groups = [exclude[row] for row in rows]
-            unseen = [0 if self._server_filter or not group else self._group_sizes[group] for group in groups]
+            unseen = [self._group_sizes[group] if group and self._embedded else 0 for group in groups]
             limits = [k + extra + size for size in unseen]
-            filters = [_all_but(group) if group and self._server_filter else None for group in groups]
+            filters = [None if self._embedded or not group else _all_but(group) for group in groups]
             cut: list[int] = []
             found = self._query(vectors[rows], limits, filters, None)
             for row, group, limit, hits in zip(rows, groups, limits, found, strict=True):
@@ -158,9 +171,10 @@ class VectorIndex:
     ) -> list[Hits]:
         requests = [
             models.QueryRequest.model_construct(
-                query=self._nearest(vector),
+                query=models.NearestQuery.model_construct(nearest=self._sent(vector)),
                 limit=limit,
                 filter=only,
+                params=None if self._embedded else _SEARCH,
                 score_threshold=above,
                 with_payload=False,
                 with_vector=False,
@@ -170,12 +184,9 @@ class VectorIndex:
         answers = self._call(partial(self._client.query_batch_points, self._collection, requests))
         return [[(str(p.id), p.score) for p in answer.points] for answer in answers]
 
-    def _nearest(self, vector: Any) -> models.NearestQuery:
-        """A list goes over the wire; the embedded mode takes the float32 array itself.
-
-        From a list it would make float64, and convert the whole index to that at every query.
-        """
-        return models.NearestQuery.model_construct(nearest=vector.tolist() if self._server_filter else vector)
+    def _sent(self, vectors: Vectors) -> Any:
+        """Lists go over the wire; the embedded mode takes the float32 array itself."""
+        return vectors if self._embedded else vectors.tolist()
 
     def _oldest_of_equals(self, hits: Hits) -> Hits:
         """Sort each run of scores that differ by rounding only by when its points were stored."""

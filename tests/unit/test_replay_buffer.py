@@ -19,6 +19,7 @@ from dreamgym.replay import Candidate, Outcome, ReplayError, StoredTransition
 from dreamgym.replay.buffer import ReplayBuffer
 from dreamgym.replay.bulk import exact_top_k, leave_one_out
 from dreamgym.replay.embed import HashingEmbedder, query_text
+from dreamgym.replay.embedded import EmbeddedQdrant
 from dreamgym.replay.index import VectorIndex
 from dreamgym.types import Task, Trajectory, Transition, World
 
@@ -127,15 +128,15 @@ def test_the_excluded_trajectory_never_comes_back(sizes: list[int], k: int, data
         np.testing.assert_allclose([d.score for d in demos], bulk[near >= 0], atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:Payload indexes have no effect")
+@pytest.mark.filterwarnings("ignore:Payload indexes have no effect", "ignore:Local mode performs exact")
 def test_a_payload_filter_and_fetching_more_find_the_same() -> None:
     items = episodes(20)
     vectors = HashingEmbedder(64).embed([query_text(i.state, i.action) for i in items])
     payloads = [{"trajectory_id": i.trajectory_id} for i in items]
     exclude = [None if n % 3 == 0 else item.trajectory_id for n, item in enumerate(items)]
     answers = []
-    for server_filter in (False, True):
-        index = VectorIndex(QdrantClient(":memory:"), "x", 64, server_filter)
+    for client in (EmbeddedQdrant(), QdrantClient(":memory:")):
+        index = VectorIndex(client, "x", 64)
         index.upsert([i.id for i in items], vectors, payloads)
         answers.append(index.search(vectors, 3, exclude))
     own = {i.id: i.trajectory_id for i in items}
@@ -239,7 +240,7 @@ def test_pruning_keeps_its_bounds(real: int, dream: int, capacity: int, share: f
 def test_the_index_stays_exact_when_most_of_it_was_deleted() -> None:
     items = [transition(t, 0) for t in range(1400)]
     vectors = HashingEmbedder(64).embed([query_text(i.state, i.action) for i in items])
-    index = VectorIndex(QdrantClient(":memory:"), "x", 64, server_filter=False)
+    index = VectorIndex(EmbeddedQdrant(), "x", 64)
     index.upsert([i.id for i in items], vectors, [{"trajectory_id": i.trajectory_id} for i in items])
     index.delete([i.id for i in items[:1000]])
     assert len(index) == 400
