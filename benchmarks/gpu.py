@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 import pyarrow as pa
 import torch
-from record import ROOT, record
+from record import ROOT, write
 
 from dreamgym.config import LearnerConfig, LoRAConfig
 from dreamgym.learner.batches import RL_SCHEMA
@@ -86,8 +86,8 @@ def main() -> None:
         raise SystemExit(f"gpu.py knows no size {', '.join(sorted(unknown))}; there are {', '.join(SHAPES)}.")
     if not torch.cuda.is_available():
         raise SystemExit("gpu.py measures the learner on a GPU, and PyTorch finds none; --tiny tries it on the CPU.")
-    name = torch.cuda.get_device_name()
-    peak = options.peak or peak_of(name)
+    device = torch.cuda.get_device_name()
+    peak = options.peak or peak_of(device)
     found: dict[str, dict[str, Any]] = {}
     for size in options.sizes or list(SHAPES):
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:  # no memory and no group of the last one
@@ -95,16 +95,16 @@ def main() -> None:
         one["peak_share"] = round(one["tflops"] / peak, 3)
         found[size] = one
         print(size, one, flush=True)
-    record(
-        ROOT / "benchmarks" / "results" / "gpu.json",
-        " ".join(["python benchmarks/gpu.py", *sys.argv[1:]]),
-        {f"learner_peak_share_{size}": one["peak_share"] for size, one in found.items()},
-        gpu=name,
-        peak_tflops=peak,
-        how=f"median of {STEPS} calls of rl_step, {MINIBATCHES} optimiser steps each, old_logprobs=engine; "
-        "FLOPs a token 6N + 6LHT (causal attention; what is computed twice counts once) times tokens/s over the peak",
-        by_size=found,
-    )
+        write(
+            ROOT / "benchmarks" / "results" / "gpu.json",
+            " ".join(["python benchmarks/gpu.py", *sys.argv[1:]]),
+            {f"learner_peak_share_{name}": each["peak_share"] for name, each in found.items()},
+            gpu=device,
+            peak_tflops=peak,
+            how=f"median of {STEPS} calls of rl_step, {MINIBATCHES} optimiser steps each, old_logprobs=engine; "
+            "the share: 6N + 6LHT FLOPs a token (causal attention; what is computed twice counts once) times tokens/s",
+            by_size=found,
+        )
 
 
 def peak_of(device: str) -> float:
