@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ from dreamgym.settings import load_config
 from dreamgym.stages.annotate import annotate
 from dreamgym.stages.collect import collect
 from dreamgym.stages.sft import sft
-from dreamgym.types import Trajectory, stable_id
+from dreamgym.types import Task, Trajectory, stable_id
 
 RESULT = ROOT / "benchmarks" / "results" / "growth.json"
 ROUNDS, MOST_GIB = 3, 14.0
@@ -121,7 +122,7 @@ def actors(curve: Curve) -> None:
     """1 to 64 rollout actors on one engine."""
     with played() as (config, model, services):
         with fleet_of(config, model, services, 1) as fleet:  # an engine takes more memory once it has worked
-            fleet.play(skewed(EPISODES, 0))
+            play(fleet, EPISODES, 0)
         time.sleep(GONE_S)
         alone = TREE.memory()
         for count in curve.missing(ACTORS):
@@ -132,7 +133,7 @@ def actors(curve: Curve) -> None:
             began = time.perf_counter()
             with fleet_of(config, model, services, count) as fleet:
                 started = time.perf_counter() - began
-                point = rounds(lambda number, fleet=fleet: fleet.play(skewed(EPISODES, number)))
+                point = rounds(partial(play, fleet, EPISODES))
                 memory = TREE.memory()
             told = {"started_s": started, "memory_gib": memory / GIB, "mib_per_actor": (memory - alone) / count / 2**20}
             curve.keep(count, point | {name: round(value, 2) for name, value in told.items()})
@@ -145,7 +146,7 @@ def episodes(curve: Curve) -> None:
             own = config.model_copy(update={"env": config.env.model_copy(update={"workers": count})})
             with fleet_of(own, model, services, 1) as fleet:
                 total = max(count, FEWEST)
-                point = rounds(lambda number, fleet=fleet, total=total: fleet.play(skewed(total, number)))
+                point = rounds(partial(play, fleet, total))
                 curve.keep(count, point | {"episodes": total})
 
 
@@ -164,14 +165,17 @@ def groups(curve: Curve, overrides: Sequence[str]) -> None:
             fresh, tasks = tasks, tasks[(ROUNDS + 1) * own.train.groups :]
             if size in curve.missing(GROUP_SIZES):
                 kept: list[Trajectory] = []
+                curve.keep(size, rounds(partial(dream, services, own, fresh, kept)) | dreamed(kept))
 
-                def play(number: int, own: RunConfig = own, fresh: list[Any] = fresh, kept: list[Any] = kept) -> Any:
-                    assert services.fleet is not None
-                    trajectories = services.fleet.play(episodes_of(own, fresh, number))
-                    kept += trajectories if number else []
-                    return trajectories
 
-                curve.keep(size, rounds(play) | dreamed(kept))
+def dream(
+    services: Services, config: RunConfig, tasks: Sequence[Task], kept: list[Trajectory], number: int
+) -> list[Trajectory]:
+    """Play a round; all but the first are added to `kept`."""
+    assert services.fleet is not None
+    trajectories = services.fleet.play(episodes_of(config, tasks, number))
+    kept += trajectories if number else []
+    return trajectories
 
 
 def dreamed(trajectories: Sequence[Trajectory]) -> Point:
@@ -244,6 +248,10 @@ def fleet_of(config: RunConfig, model: Path, services: Services, actors: int) ->
     with closing(RolloutFleet(config, str(model), services.policy, None, actors)) as fleet:
         ray.get([handle.ping.remote() for handle in fleet._handles], timeout=600)
         yield fleet
+
+
+def play(fleet: RolloutFleet, count: int, number: int) -> list[Trajectory]:
+    return fleet.play(skewed(count, number))
 
 
 def skewed(count: int, number: int) -> list[Episode]:

@@ -5,8 +5,10 @@
 A simulation (`simulation.py`), not a measurement. It is fed by what the other benchmarks have measured
 (`results/*.json`), and where nothing is measured by assumptions; the result names each with its source. The model has
 7.6B weights, as policy and as experience model, on H100s; GPUs are shared out among engines, experience model and
-learner by the work that an iteration has for each. What binds is found by trying: every part in turn has twice the
-capacity, and the one that helps most is named. `checks` holds the simulator against what was measured on a CPU.
+learner by the work that an iteration has for each; an iteration has 8 episodes a GPU, and 512 at the least. What binds
+is found by trying: every part in turn has twice the capacity, and the one that helps most is named. `remedied` is a run
+whose weights go from GPU to GPU and whose replay buffer is searched approximately. `checks` holds the simulator against
+what was measured on a CPU. Sizes of earlier calls are kept as long as the constants are the same.
 """
 
 from __future__ import annotations
@@ -16,21 +18,26 @@ import math
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Any
 
-from record import ROOT, record
+from record import ROOT, write
 from simulation import Cluster, Engines, Outcome, Run, Workload
 from skewed import TURNS
 
 RESULTS = ROOT / "benchmarks" / "results"
-SIZES, STALENESS = (8, 16, 32, 64, 128, 256, 512), (0, 1, 2)
+SIZES = (8, 16, 32, 64, 128, 256, 512)
+WAYS = {"staleness 0": (0, False), "staleness 1": (1, False), "staleness 2": (2, False), "remedied 1": (1, True)}
+"""max_staleness, and whether remedied."""
 ITERATIONS, WARM_UPS = 4, 2
 WORTH = 0.02
 """A part whose doubling gains less than this does not bind."""
 WEIGHTS, LAYERS, WIDTH = 7.6e9, 28, 3584
 NODE_GPUS = 8
-LOAD = Workload(episodes=512, turns=tuple(2 * turns for turns in TURNS))
+EPISODES_PER_GPU, FEWEST_EPISODES = 8, 512
+EPISODE_TURNS = tuple(2 * turns for turns in TURNS)
 TURN_TOKENS = {"policy": (150, 120), "dream": (400, 200)}
 """Tokens that a turn adds to what the engine has read already, and tokens written."""
 TOKEN_BUDGET, MINIBATCHES = 16_384, 2
@@ -43,6 +50,8 @@ ASSUMED: dict[str, tuple[float, str]] = {
     "cpu_ms_actor": (4.0, "CPU time of a turn in a rollout actor"),
     "cpu_ms_driver": (1.0, "CPU time of a turn in the driver"),
 }
+REMEDIED = {"transfer_mb_per_s": 1000 * ASSUMED["network_gb_per_s"][0], "retrieval_ms": 1.0}
+"""Constants of the way `remedied`."""
 REMEDIES = {
     "policy engines": "more GPUs for the policy's engines",
     "experience model": "more replicas of the experience model, or larger groups, of which the memo spares more",
@@ -59,21 +68,26 @@ REMEDIES = {
 def main() -> None:
     sizes = [int(size) for size in sys.argv[1:]] or list(SIZES)
     constants = Constants.read()
-    found = {}
-    for gpus in sizes:
-        found[str(gpus)] = {f"staleness {s}": forecast(gpus, s, constants) for s in STALENESS}
-        for name, one in found[str(gpus)].items():
-            print(gpus, name, one["iterations_per_hour"], one["next"], flush=True)
-    record(
+    before = kept("simulation") or {}
+    found = before["by_gpus"] if before.get("constants") == constants.told() else {}
+    calls = [(gpus, way) for gpus in sizes for way in WAYS]
+    with ProcessPoolExecutor() as pool:
+        for (gpus, way), one in zip(
+            calls, pool.map(forecast, *zip(*calls, strict=True), repeat(constants)), strict=True
+        ):
+            print(gpus, way, one["iterations_per_hour"], one["next"], flush=True)
+            found.setdefault(str(gpus), {})[way] = one
+    found = {gpus: found[gpus] for gpus in sorted(found, key=int)}
+    write(
         RESULTS / "simulation.json",
-        " ".join(["python benchmarks/simulate.py", *sys.argv[1:]]),
-        how=f"simulated, no measurement: {LOAD.episodes} episodes an iteration at every size, {ITERATIONS} iterations "
-        f"after {WARM_UPS}; busy is of each part's capacity; gain is that of twice the capacity of the part",
+        "python benchmarks/simulate.py",
+        how=f"simulated, no measurement: {ITERATIONS} iterations after {WARM_UPS}; busy: of the capacity of a part; "
+        "gain: in iterations an hour, from twice the capacity of a part",
         constants=constants.told(),
         by_gpus=found,
-        checks=checks(),
+        checks=(tested := checks()),
     )
-    print(table(found))
+    print(json.dumps(tested, indent=2), table(found), sep="\n")
 
 
 @dataclass(frozen=True)
@@ -101,10 +115,10 @@ class Constants:
 
     def told(self) -> dict[str, Any]:
         shape = {"weights": WEIGHTS, "layers": LAYERS, "width": WIDTH, "minibatches": MINIBATCHES}
-        chosen = shape | {"episodes": LOAD.episodes, "turns": LOAD.turns, "token_budget": TOKEN_BUDGET}
+        chosen = shape | {"turns": list(EPISODE_TURNS), "token_budget": TOKEN_BUDGET}
         tokens = {who: {"read": read, "written": written} for who, (read, written) in TURN_TOKENS.items()}
         numbers = {n: {"value": float(f"{v:.4g}"), "source": self.sources[n]} for n, v in self.values.items()}
-        return {"numbers": numbers, "chosen": chosen | {"tokens of a turn": tokens}}
+        return {"numbers": numbers, "remedied": REMEDIED, "chosen": chosen | {"tokens of a turn": tokens}}
 
 
 def kept(name: str) -> dict[str, Any] | None:
@@ -160,23 +174,33 @@ MEASURED: dict[str, Callable[[Mapping[str, Any]], dict[str, float]]] = {
 }
 
 
-def forecast(gpus: int, staleness: int, constants: Constants) -> dict[str, Any]:
+def forecast(gpus: int, way: str, constants: Constants) -> dict[str, Any]:
     """How a run on so many GPUs would go, and what would help it most."""
-    cluster, load = planned(gpus, staleness, constants), replace(LOAD, dreamed=constants["dreamed"])
+    staleness, remedied = WAYS[way]
+    constants = replace(constants, values=constants.values | (REMEDIED if remedied else {}))
+    load = workload(gpus, constants)
+    cluster = planned(gpus, load, staleness, constants)
     now = simulated(cluster, load, staleness)
     gains = {
         part: now.seconds / simulated(better, load, staleness).seconds - 1 for part, better in twice(cluster).items()
     }
     best = max(gains, key=lambda part: gains[part])
     binds = gains[best] >= WORTH
+    policy, dream = cluster.policy.count, cluster.dream.count
     return {
+        "episodes": load.episodes,
         "iterations_per_hour": round(3600 / now.seconds, 2),
-        "gpus": {"policy": cluster.policy.count, "dream": cluster.dream.count, "learner": learners(cluster, gpus)},
+        "gpus": {"policy": policy, "dream": dream, "learner": gpus - policy - dream},
         "busy": {part: round(share, 3) for part, share in now.busy.items()},
         "gain": {part: round(gain, 3) for part, gain in gains.items()},
         "next": best if binds else "nothing alone",
         "remedy": REMEDIES[best] if binds else "more GPUs for all parts",
     }
+
+
+def workload(gpus: int, constants: Constants) -> Workload:
+    episodes = max(FEWEST_EPISODES, EPISODES_PER_GPU * gpus)
+    return Workload(episodes, EPISODE_TURNS, constants["dreamed"])
 
 
 def simulated(cluster: Cluster, load: Workload, staleness: int) -> Outcome:
@@ -198,9 +222,9 @@ def twice(cluster: Cluster) -> dict[str, Cluster]:
     }
 
 
-def planned(gpus: int, staleness: int, constants: Constants) -> Cluster:
+def planned(gpus: int, load: Workload, staleness: int, constants: Constants) -> Cluster:
     """GPUs by the work of an iteration; by turns by its root, which then makes the sum of the times least."""
-    turns = LOAD.episodes * statistics.mean(LOAD.turns)
+    turns = load.episodes * statistics.mean(load.turns)
     tokens = turns * sum(TURN_TOKENS["policy"])
     work = [
         turns * seconds_of("policy", constants, "full"),
@@ -246,7 +270,7 @@ def engines(who: str, count: int, constants: Constants) -> Engines:
 
 
 def flops_per_token() -> float:
-    length = statistics.mean(LOAD.turns) * sum(TURN_TOKENS["policy"])
+    length = statistics.mean(EPISODE_TURNS) * sum(TURN_TOKENS["policy"])
     return 6 * WEIGHTS + 6 * LAYERS * WIDTH * length
 
 
@@ -268,10 +292,6 @@ def transfer_seconds(nodes: int, constants: Constants) -> tuple[float, float]:
     loading = constants["transfer_fixed_s"] + size / (constants["transfer_mb_per_s"] * 1e6)
     sending = math.ceil(math.log2(nodes)) * size / (constants["network_gb_per_s"] * 1e9)
     return loading + sending, loading * constants["standstill_share"]
-
-
-def learners(cluster: Cluster, gpus: int) -> int:
-    return gpus - cluster.policy.count - cluster.dream.count
 
 
 def checks() -> dict[str, Any]:
@@ -340,12 +360,12 @@ def bisected(rising: Callable[[float], float], wanted: float, low: float, high: 
 
 def table(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     """A line a size and way: iterations an hour, GPUs, the busiest parts, and what binds next."""
-    rows = [("GPUs", "staleness", "iterations/h", "policy+dream+learner", "busy (policy, dream, learner)", "next")]
+    rows = [("GPUs", "way", "iterations/h", "policy+dream+learner", "busy (policy, dream, learner)", "next")]
     for gpus, ways in found.items():
         for name, one in ways.items():
             busy = ", ".join(f"{one['busy'][p]:.0%}" for p in ("policy engines", "experience model", "learner"))
             seats = "+".join(str(one["gpus"][who]) for who in ("policy", "dream", "learner"))
-            rows.append((gpus, name.split()[1], f"{one['iterations_per_hour']:.1f}", seats, busy, one["next"]))
+            rows.append((gpus, name, f"{one['iterations_per_hour']:.1f}", seats, busy, one["next"]))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows

@@ -12,6 +12,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 Resume = Callable[[], None]
 Use = Callable[[Resume], None]
@@ -75,7 +76,7 @@ class Queue:
             self._free -= 1
             seconds, resume = self._waiting.popleft()
             self.spent += seconds
-            self._clock.after(seconds, lambda resume=resume: self._leave(resume))
+            self._clock.after(seconds, partial(self._leave, resume))
 
     def _leave(self, resume: Resume) -> None:
         self._free += 1
@@ -98,13 +99,11 @@ class Shared:
         self._numbers = itertools.count()
         self._plan = 0
         self._pauses = 0
-        self.requests = 0
         self.spent = 0.0
 
     def use(self, work: float) -> Use:
         def begin(resume: Resume) -> None:
             self.catch_up()
-            self.requests += 1
             self._waiting.append((work, resume))
             self._admit()
 
@@ -143,7 +142,7 @@ class Shared:
         self._plan += 1
         if self._ends and not self._pauses:
             left = max(0.0, self._ends[0][0] - self._done) / self._speed()
-            self._clock.after(left, lambda plan=self._plan: self._end_one(plan))
+            self._clock.after(left, partial(self._end_one, self._plan))
 
     def _end_one(self, plan: int) -> None:
         if plan != self._plan:
@@ -151,8 +150,38 @@ class Shared:
         self.catch_up()
         end, _, resume = heapq.heappop(self._ends)
         self._done = max(self._done, end)
-        self.requests -= 1
         self._admit()
+        resume()
+
+
+class Pool:
+    """Several engines; a request goes to one with the fewest requests."""
+
+    def __init__(self, clock: Clock, engines: Engines) -> None:
+        self.engines = [Shared(clock, engines.knee, engines.most) for _ in range(engines.count)]
+        self._requests = [0] * engines.count
+
+    def use(self, work: float) -> Use:
+        def begin(resume: Resume) -> None:
+            index = self._requests.index(min(self._requests))
+            self._requests[index] += 1
+            self.engines[index].use(work)(partial(self._leave, index, resume))
+
+        return begin
+
+    def pause(self, seconds: float) -> None:
+        """All of them."""
+        for engine in self.engines:
+            engine.pause(seconds)
+
+    def share(self, seconds: float) -> float:
+        """How busy they were on average."""
+        for engine in self.engines:
+            engine.catch_up()
+        return sum(engine.share(seconds) for engine in self.engines) / len(self.engines)
+
+    def _leave(self, index: int, resume: Resume) -> None:
+        self._requests[index] -= 1
         resume()
 
 
@@ -219,11 +248,9 @@ class Run:
     """The loop of dreamgym/controller.py on a cluster."""
 
     def __init__(self, cluster: Cluster, workload: Workload, staleness: int, seed: int = 0) -> None:
-        self._cluster, self._load, self._staleness = cluster, workload, staleness
-        self._rng = random.Random(seed)
+        self._cluster, self._load, self._staleness, self._seed = cluster, workload, staleness, seed
         self._clock = clock = Clock()
-        self._policy = [Shared(clock, cluster.policy.knee, cluster.policy.most) for _ in range(cluster.policy.count)]
-        self._dream = [Shared(clock, cluster.dream.knee, cluster.dream.most) for _ in range(cluster.dream.count)]
+        self._policy, self._dream = Pool(clock, cluster.policy), Pool(clock, cluster.dream)
         self._actors = [Queue(clock, 1) for _ in range(cluster.actors)]
         self._replay = Queue(clock, cluster.replays)
         self._serial = {name: Queue(clock, 1) for name in ("driver", "learner", "weight transfer")}
@@ -244,51 +271,44 @@ class Run:
         under_way: deque[tuple[_Signal, int]] = deque()
         begun = itertools.count()
         for iteration in range(iterations):
-            while len(under_way) <= self._staleness and next(begun) < iterations:
-                under_way.append((self._begin(), iteration))
+            while len(under_way) <= self._staleness and (batch := next(begun)) < iterations:
+                under_way.append((self._begin(batch), iteration))
             finished, version = under_way.popleft()
             yield finished.wait
             self._oldest = max(self._oldest, iteration - version)
             yield self._serial["driver"].use(self._cluster.driver_s)
             yield self._serial["learner"].use(self._cluster.learner_s)
-            for engine in self._policy:
-                engine.pause(self._cluster.standstill_s)
+            self._policy.pause(self._cluster.standstill_s)
             yield self._serial["weight transfer"].use(self._cluster.transfer_s)
             self._ends.append(self._clock.now)
             self._spent.append(self._capacity_used())
 
-    def _begin(self) -> _Signal:
+    def _begin(self, batch: int) -> _Signal:
         """Send out an iteration's episodes; the signal comes with the end of the last one."""
         signal = _Signal(self._load.episodes)
         episodes = iter(range(self._load.episodes))
         for _ in range(self._load.in_flight or self._load.episodes):
-            self._clock.start(self._player(episodes, signal))
+            self._clock.start(self._player(batch, episodes, signal))
         return signal
 
-    def _player(self, episodes: Iterator[int], signal: _Signal) -> Process:
-        """One episode after the other, as long as there are some."""
+    def _player(self, batch: int, episodes: Iterator[int], signal: _Signal) -> Process:
+        """One episode after the other, as long as there are some; each is the same on every cluster."""
         for number in episodes:
+            rng = random.Random(f"{self._seed} {batch} {number}")
             actor = self._actors[number * len(self._actors) // self._load.episodes]
-            for _ in range(self._rng.choice(self._load.turns)):
+            for _ in range(rng.choice(self._load.turns)):
                 yield actor.use(self._cluster.actor_s)
-                yield _emptiest(self._policy).use(self._cluster.policy.alone_s)
-                if self._rng.random() < self._load.dreamed:
+                yield self._policy.use(self._cluster.policy.alone_s)
+                if rng.random() < self._load.dreamed:
                     yield self._replay.use(self._cluster.retrieval_s)
-                    yield _emptiest(self._dream).use(self._cluster.dream.alone_s)
+                    yield self._dream.use(self._cluster.dream.alone_s)
             signal.count_down()
 
     def _capacity_used(self) -> dict[str, float]:
         """Seconds so far, of each part, as if all of it had been busy."""
-        pools: dict[str, Sequence[Queue | Shared]] = {
-            "policy engines": self._policy,
-            "experience model": self._dream,
-            "rollout actors": self._actors,
-            "replay": [self._replay],
-            **{name: [queue] for name, queue in self._serial.items()},
-        }
-        for engine in (*self._policy, *self._dream):
-            engine.catch_up()
-        return {name: sum(one.share(1.0) for one in pool) / len(pool) for name, pool in pools.items()}
+        parts = {"policy engines": self._policy, "experience model": self._dream, "replay": self._replay}
+        shares = {name: part.share(1.0) for name, part in (parts | self._serial).items()}
+        return shares | {"rollout actors": sum(actor.share(1.0) for actor in self._actors) / len(self._actors)}
 
 
 class _Signal:
@@ -308,7 +328,3 @@ class _Signal:
             self._resume = resume
         else:
             resume()
-
-
-def _emptiest(engines: Sequence[Shared]) -> Shared:
-    return min(engines, key=lambda engine: engine.requests)
