@@ -306,8 +306,9 @@ class Run:
 
     def _capacity_used(self) -> dict[str, float]:
         """Seconds so far, of each part, as if all of it had been busy."""
-        parts = {"policy engines": self._policy, "experience model": self._dream, "replay": self._replay}
-        shares = {name: part.share(1.0) for name, part in (parts | self._serial).items()}
+        parts: dict[str, Pool | Queue] = {"policy engines": self._policy, "experience model": self._dream}
+        parts |= {"replay": self._replay, **self._serial}
+        shares = {name: part.share(1.0) for name, part in parts.items()}
         return shares | {"rollout actors": sum(actor.share(1.0) for actor in self._actors) / len(self._actors)}
 
 
