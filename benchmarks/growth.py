@@ -114,7 +114,9 @@ class Curve:
         self._write()
 
     def _write(self) -> None:
-        how = f"each point: medians of {ROUNDS} rounds after one that is not kept"
+        how = (
+            f"each point: medians of {ROUNDS} rounds after one that is not kept; cores_used_by_others: not by this run"
+        )
         write(RESULT, "python benchmarks/growth.py CURVE", how=how, curves=self._curves)
 
 
@@ -191,19 +193,22 @@ def dreamed(trajectories: Sequence[Trajectory]) -> Point:
 
 def rounds(play: Callable[[int], Sequence[Trajectory]]) -> Point:
     """Median seconds and rates of rounds, and CPU time by part; a first round warms up."""
-    seconds, turns, cpu = [], [], []
+    seconds, turns, cpu, elsewhere = [], [], [], []
     for number in range(ROUNDS + 1):
-        before, began = cpu_seconds(), time.perf_counter()
+        before, machine, began = cpu_seconds(), machine_seconds(), time.perf_counter()
         steps = sum(len(t.steps) for t in play(number))
         spent = time.perf_counter() - began
         if number:
             seconds.append(spent)
             turns.append(steps / spent)
-            cpu.append({part: 1000 * (s - before[part]) / steps for part, s in cpu_seconds().items()})
+            own = {part: s - before[part] for part, s in cpu_seconds().items()}
+            cpu.append({part: 1000 * s / steps for part, s in own.items()})
+            elsewhere.append((machine_seconds() - machine - sum(own.values())) / spent)
     return {
         "seconds": round(statistics.median(seconds), 3),
         "turns_per_s": round(statistics.median(turns), 1),
         "cpu_ms_per_turn": {part: round(statistics.median(c[part] for c in cpu), 2) for part in cpu[0]},
+        "cores_used_by_others": round(statistics.median(elsewhere), 2),
     }
 
 
@@ -218,6 +223,12 @@ def cpu_seconds() -> dict[str, float]:
         part = next((name for name, start in PARTS.items() if title.startswith(start)), "others")
         spent["driver" if process.pid == psutil.Process().pid else part] += times.user + times.system
     return spent
+
+
+def machine_seconds() -> float:
+    """CPU time so far of all that runs on the machine."""
+    times = psutil.cpu_times()
+    return float(times.user + times.nice + times.system)
 
 
 @contextmanager
