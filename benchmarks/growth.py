@@ -128,7 +128,8 @@ def actors(curve: Curve) -> None:
         time.sleep(GONE_S)
         alone = TREE.memory()
         for count in curve.missing(ACTORS):
-            each = max((p["mib_per_actor"] for p in curve.points().values()), default=0.0) * 2**20
+            known = curve.points()
+            each = known[max(known, key=int)]["mib_per_actor"] * 2**20 if known else 0.0
             if (needed := (alone + count * each) / GIB) > MOST_GIB:
                 curve.end(f"{count} actors would need {needed:.1f} GiB, more than {MOST_GIB:g}")
                 return
