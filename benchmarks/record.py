@@ -13,10 +13,15 @@ ROOT = Path(__file__).parents[1]
 
 
 def record(path: Path, command: str, metrics: dict[str, Any] | None = None, **more: Any) -> None:
-    """Write {command, machine, date, metrics where there are some, …} and print it."""
+    """`write`, and print what was written."""
+    write(path, command, metrics, **more)
+    print(path.read_text(encoding="utf-8"))
+
+
+def write(path: Path, command: str, metrics: dict[str, Any] | None = None, **more: Any) -> None:
+    """Write {command, machine, date, metrics where there are some, …}."""
     today = datetime.now(UTC).date().isoformat()
     result = {"command": command, "machine": machine(), "date": today}
     result |= ({"metrics": metrics} if metrics is not None else {}) | more
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(path.read_text(encoding="utf-8"))

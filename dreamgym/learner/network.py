@@ -6,21 +6,21 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from dreamgym.errors import ModelError
 from dreamgym.learner.batches import MicroBatch
+from dreamgym.learner.head import ChunkedHead
 from dreamgym.learner.packing import register_attention
 
-CHUNK_LOGITS = 2**26
+CHUNK_LOGITS = {"cpu": 2**26, "cuda": 2**28}
+"""Logits, of four bytes each, that are held at once; fewer and larger products keep a GPU busier."""
 
 
 class LogprobModel(nn.Module):
     """A Hugging Face causal LM whose head runs on the predicting positions only.
 
     Logprobs are log_softmax(logits / temperature), head included in float32: so do the engines sample.
-    Where targets times vocabulary exceeds `CHUNK_LOGITS`, the head runs in chunks that are
-    recomputed in the backward pass, so that the logits never fill the memory.
+    Where targets times vocabulary exceeds `CHUNK_LOGITS`, the head runs in chunks (see `ChunkedHead`).
     """
 
     def __init__(self, lm: Any, temperature: float, entropy_gradient: bool) -> None:
@@ -38,19 +38,20 @@ class LogprobModel(nn.Module):
         hidden = base(
             input_ids=batch.ids, position_ids=batch.positions, use_cache=False, lengths=batch.lengths
         ).last_hidden_state[0]
-        picked = hidden.index_select(0, batch.index)
-        size = max(1, CHUNK_LOGITS // self.lm.config.vocab_size)
-        if len(picked) <= size:
-            return self._head(picked, batch.targets)
-        parts = [
-            checkpoint(self._head, states, targets, use_reentrant=False)
-            for states, targets in zip(picked.split(size), batch.targets.split(size), strict=True)
-        ]
-        return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+        states = hidden.index_select(0, batch.index).float()
+        weight = self.lm.get_output_embeddings().weight.float()
+        size = max(1, CHUNK_LOGITS[states.device.type] // len(weight))
+        if len(states) > size:
+            parts: tuple[torch.Tensor, torch.Tensor] = ChunkedHead.apply(
+                states, weight, batch.targets, self._temperature, self._entropy_gradient, size
+            )
+            return parts
+        return self._head(states, weight, batch.targets)
 
-    def _head(self, states: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        head = self.lm.get_output_embeddings()
-        logits = nn.functional.linear(states.float(), head.weight.float()) / self._temperature
+    def _head(
+        self, states: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = nn.functional.linear(states, weight) / self._temperature
         logs = logits.log_softmax(-1)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._entropy_gradient):
             entropy = -(logs.exp() * logs).sum(-1)

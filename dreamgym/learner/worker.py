@@ -71,6 +71,9 @@ class LearnerWorker:
 
         if self.spec.threads:
             torch.set_num_threads(self.spec.threads)
+        if self.spec.gpu and self.spec.dtype == "bfloat16":
+            # What is left in float32 is the head, on numbers of bfloat16, which TF32 holds exactly.
+            torch.set_float32_matmul_precision("high")
         deepspeed = import_deepspeed()
         torch.manual_seed(self.spec.seed)
         if self._store is None:
