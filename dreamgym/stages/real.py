@@ -10,6 +10,7 @@ from dreamgym.config import RunConfig
 from dreamgym.controller import Trainer
 from dreamgym.errors import ConfigError
 from dreamgym.obs.console import progress
+from dreamgym.obs.mirror import fetch_before, open_mirror
 from dreamgym.obs.stages import read_stage, stage
 from dreamgym.schema import read_parquet
 from dreamgym.services import Services, start_services
@@ -29,10 +30,11 @@ def real(config: RunConfig, running: Services | None = None) -> None:
     if config.train.world == "real":
         raise ConfigError("train.world=real: all of the training is real already; `dreamgym real` follows a dream.")
     check_budget(config)
+    fetch_before(config, "real", "train")
     with stage(config, "real", ["real"], upstream=["train"], scratch=["real"]) as current:
         if current.done:
             return
-        run_dir = current.run_dir
+        run_dir, mirror = current.run_dir, open_mirror(config, current, "train")
         tasks, dev = training_tasks(read_parquet(run_dir / "data" / "annotated.parquet")), dev_tasks(config)
         loop = {"world": "real", "groups": config.real.groups, "iterations": sys.maxsize, "minutes": 0.0}
         settings = config.model_copy(update={"train": config.train.model_copy(update=loop)})
@@ -42,7 +44,7 @@ def real(config: RunConfig, running: Services | None = None) -> None:
             )
             awake = replace(services, dream=None, replay=None)
             to = until_trained.enter_context(sinks(config))
-            trainer = Trainer(settings, run_dir / "real", awake, tasks, dev, [], run_dir / "train", to)
+            trainer = Trainer(settings, run_dir / "real", awake, tasks, dev, [], run_dir / "train", to, mirror)
             with progress("real", config.real.transitions) as bar:
                 reached = trainer.run(bar)
             assert services.learner is not None

@@ -14,6 +14,7 @@ from dreamgym.envs.tasks import fold_tasks
 from dreamgym.errors import ConfigError, DreamgymError, EngineError
 from dreamgym.obs.console import Bar, console, progress
 from dreamgym.obs.metrics import Sink
+from dreamgym.obs.mirror import Mirror, fetch_before, open_mirror
 from dreamgym.obs.ray_metrics import RayMetrics
 from dreamgym.obs.runlog import time_table
 from dreamgym.obs.stages import Stage, stage, write_json
@@ -32,8 +33,8 @@ INPUTS = [
     "policy.lora",
 ]
 LOOP = [
-    f"train.{name}" for name in TrainConfig.model_fields if name != "trackers"
-]  # another tracker trains nothing anew
+    f"train.{name}" for name in TrainConfig.model_fields if name not in ("trackers", "checkpoint_uri")
+]  # another tracker, or another place, trains nothing anew
 SECTIONS = ["replay", "curriculum", "learner", *LOOP]
 DIED = (EngineError, ReplayError, RayError, TimeoutError)
 
@@ -52,17 +53,18 @@ def train(config: RunConfig, alive: ExitStack | None = None) -> Services | None:
     """
     dream = config.train.world == "dream"
     inputs = [*INPUTS, *SECTIONS, *([] if dream else ["real.transitions"])]
+    fetch_before(config, "train", "sft-policy")
     with stage(config, "train", inputs, upstream=["sft-policy"], scratch=["train"]) as current:
         if current.done:
             return None
         if not dream and config.real.transitions:
             check_budget(config)
-        run_dir = current.run_dir
+        run_dir, mirror = current.run_dir, open_mirror(config, current, "sft-policy")
         seed_data = read_parquet(run_dir / "data" / "annotated.parquet")
         total = config.train.iterations if dream else config.real.transitions or config.train.iterations
         with ExitStack() as until_trained, progress("train", total) as bar:
             to = until_trained.enter_context(sinks(config))
-            services, trainer, current.summary["iterations"] = _survive(config, seed_data, to, bar)
+            services, trainer, current.summary["iterations"] = _survive(config, seed_data, to, bar, mirror)
             (alive or until_trained).enter_context(services)
         write_json(run_dir / "train" / "tasks.json", trainer.curriculum.fates())
         current.summary["dream_transitions"] = trainer.learned["dream"]
@@ -107,7 +109,7 @@ def sinks(config: RunConfig) -> Iterator[list[Sink]]:
 
 
 def _survive(
-    config: RunConfig, seed_data: list[Trajectory], to: Sequence[Sink], bar: Bar
+    config: RunConfig, seed_data: list[Trajectory], to: Sequence[Sink], bar: Bar, mirror: Mirror | None
 ) -> tuple[Services, Trainer, int]:
     """Train to the end and save the policy; where a part dies, all are started again and go on from a checkpoint.
 
@@ -123,7 +125,7 @@ def _survive(
     while True:
         with ExitStack() as running:
             services = running.enter_context(_start(config, seed_data))
-            trainer = Trainer(config, folder, services, tasks, dev, heldout, sinks=to)
+            trainer = Trainer(config, folder, services, tasks, dev, heldout, sinks=to, mirror=mirror)
             try:
                 iterations = trainer.run(bar)
                 services.learner.save(config.run_dir / "policy")  # type: ignore[union-attr]

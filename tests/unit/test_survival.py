@@ -68,7 +68,7 @@ def survive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tu
             monkeypatch.setattr(stage, name, value)
         monkeypatch.setattr(stage, "read_parquet", lambda path: [])
         with progress("train", 7, Console(file=io.StringIO())) as bar:
-            services, _, iterations = stage._survive(config, [], [], bar)
+            services, _, iterations = stage._survive(config, [], [], bar, None)
         assert services is started[-1] and iterations == 7
         return started, said.file.getvalue()  # type: ignore[attr-defined]
 
