@@ -19,9 +19,9 @@ import psutil
 from dreamgym.obs.ledger import Account, account
 from dreamgym.obs.runlog import read_log
 from dreamgym.schema import read_parquet
+from tests import tiny
 
 T = TypeVar("T")
-RECIPE = Path(__file__).parents[1] / "recipes" / "quickstart.yaml"
 NAME = "chaos"
 SMALL = [
     f"name={NAME}",
@@ -34,29 +34,8 @@ SMALL = [
     "learner.timeout_s=60",
 ]
 """The algorithm is one that learns from every batch, also where no episode is won: so each must show in the weights."""
-REAL = [
-    *SMALL,
-    "env.workers=8",
-    "collect.tasks=12",
-    "collect.heldout_tasks=2",
-    "world.model.scratch.drill_tokens=0",
-    "world.sft.tokens=4000",
-    "policy.sft.tokens=8000",
-    "policy.demonstrations=8",
-    "train.world=real",
-]
-"""Learns in the game itself, so that models need not be good: made in half a minute."""
-DREAM = [
-    *SMALL,
-    "env.workers=8",
-    "collect.tasks=60",
-    "collect.heldout_tasks=4",
-    "world.model.scratch.drill_tokens=250000",
-    "world.sft.tokens=300000",
-    "policy.sft.tokens=60000",
-    "policy.demonstrations=40",
-]
-"""Learns in a dream that mostly holds together: made in some minutes."""
+REAL = [*SMALL, "env.workers=8", *tiny.REAL]
+DREAM = [*SMALL, "env.workers=8", *tiny.DREAM]
 TITLES = {
     "rollout actor": "ray::RolloutActor",
     "policy engine": "ray::PolicyEngine",
@@ -72,7 +51,7 @@ def prepare(out: Path, overrides: Sequence[str]) -> Path:
     """Collect, annotate and tune, once; returns the folder to copy runs from."""
     stages = "import sys; from dreamgym.cli import main; [main([s, *sys.argv[1:]]) == 0 or sys.exit(1) for s in {}]"
     code = stages.format(["collect", "annotate", "sft"])
-    call = [sys.executable, "-c", code, str(RECIPE), *overrides, f"out={out}"]
+    call = [sys.executable, "-c", code, str(tiny.RECIPE), *overrides, f"out={out}"]
     done = subprocess.run(call, capture_output=True, text=True, timeout=900)
     if done.returncode:
         raise RuntimeError(done.stdout[-2000:] + done.stderr[-2000:])
@@ -96,7 +75,7 @@ class Life:
         self.folder = out / f"{NAME}-seed0" / "train"
         self._seen_before = len(self._events())
         self._output = tempfile.NamedTemporaryFile("w+", prefix=f"{NAME}-", encoding="utf-8")  # noqa: SIM115
-        call = [sys.executable, "-m", "dreamgym.cli", "train", str(RECIPE), *overrides, f"out={out}"]
+        call = [sys.executable, "-m", "dreamgym.cli", "train", str(tiny.RECIPE), *overrides, f"out={out}"]
         self.process = psutil.Popen(
             call, stdout=self._output, stderr=subprocess.STDOUT, start_new_session=True, env=env or dict(os.environ)
         )

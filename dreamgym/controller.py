@@ -35,6 +35,7 @@ from dreamgym.learner.models import load_tokenizer
 from dreamgym.obs.console import Bar
 from dreamgym.obs.ledger import Ledger
 from dreamgym.obs.metrics import Sink
+from dreamgym.obs.mirror import Mirror
 from dreamgym.obs.rollouts import rollout_metrics
 from dreamgym.obs.runlog import Clock, RunLog
 from dreamgym.obs.stages import write_json
@@ -64,6 +65,7 @@ class Trainer:
         heldout: Sequence[Trajectory],
         after: Path | None = None,
         sinks: Sequence[Sink] = (),
+        mirror: Mirror | None = None,
     ) -> None:
         self.config = config
         self.folder = folder
@@ -84,6 +86,7 @@ class Trainer:
         self._world: World = config.train.world
         self._budget = config.real.transitions if self._world == "real" else 0
         self._after = after
+        self._mirror = mirror
         self._dreams: list[Trajectory] = []
         self._under_way: deque[Batch] = deque()
         self._versions: list[int] = []
@@ -350,6 +353,8 @@ class Trainer:
             for old in checkpoints(self.folder)[: -self.config.train.keep_checkpoints]:
                 shutil.rmtree(old)
             self._ledger.forget_draws(before=int(checkpoints(self.folder)[0].name.removeprefix("iteration-")))
+            if self._mirror is not None:
+                self._mirror.put(whole)
 
     def _resume(self) -> int:
         """Back to the newest checkpoint, or to where the run begins; returns the iteration to go on from."""

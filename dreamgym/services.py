@@ -24,18 +24,22 @@ from dreamgym.types import Trajectory
 
 @dataclass
 class Services:
-    """What runs; a part that a run does not need is None. Use as a context manager."""
+    """What runs; a part that a run does not need is None. Use as a context manager, which may be left twice."""
 
     policy: PolicyPool | None = None
     dream: DreamApp | None = None
     replay: ReplayClient | None = None
     learner: Learner | None = None
     fleet: RolloutFleet | None = None
+    closed: bool = False
 
     def __enter__(self) -> Services:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self.closed:
+            return
+        self.closed = True
         with ExitStack() as closing:  # the last one first, and each of them whatever becomes of the others
             for part in (self.replay, self.learner, self.policy, self.dream, self.fleet):
                 if part is not None:

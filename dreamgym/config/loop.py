@@ -171,6 +171,9 @@ class TrainConfig(Section):
     """Checkpoints kept on disk."""
     checkpoint_every: int = Field(10, ge=1)
     """Iterations between checkpoints."""
+    checkpoint_uri: Url = ""
+    """A second place for checkpoints (`s3://bucket/folder`; `gs`, `abfs`, `hdfs`, `file`, or one of fsspec's); training
+    goes on from there where the run folder has none."""
     trackers: list[TrackerName] = Field(default_factory=list)
     """Where the metrics go beside `metrics.jsonl`; each needs the extra of its name, and stays offline by default."""
 

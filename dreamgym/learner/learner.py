@@ -19,8 +19,9 @@ from dreamgym.errors import DataError, DreamgymError, EngineError
 from dreamgym.learner import sft
 from dreamgym.learner.algorithms import resolve
 from dreamgym.learner.batches import SFT_SCHEMA, check_columns, rl_schema
+from dreamgym.learner.rank import Pack
 from dreamgym.learner.spec import LearnerSpec
-from dreamgym.learner.worker import LearnerWorker, Pack
+from dreamgym.learner.worker import LearnerWorker
 from dreamgym.placement import Reservation
 
 OnStep = Callable[[dict[str, float]], None]

@@ -18,6 +18,8 @@ from rich.markup import escape
 from dreamgym.config import ModelConfig, RunConfig
 from dreamgym.errors import ConfigError
 from dreamgym.obs.console import console
+from dreamgym.obs.mirror import FIELD
+from dreamgym.obs.place import Place
 from dreamgym.replay.index import connect
 from dreamgym.runtime import ensure_ray
 
@@ -73,6 +75,7 @@ def examine(config: RunConfig) -> list[Finding]:
         _ports(nodes),
         _gpus(config),
         _qdrant(config),
+        checkpoints(config),
         *(_model(f"{name}.model", model) for name, model in _models(config)),
         _environment(config),
     ]
@@ -235,6 +238,19 @@ def _qdrant(config: RunConfig) -> Finding:
         remedy = f"correct replay.qdrant.url, or the key in {config.replay.qdrant.api_key_env}"
         return Finding("qdrant", False, f"{url} does not answer ({_short(error)})", remedy)
     return Finding("qdrant", True, f"{url} answers; it has {count} collections")
+
+
+def checkpoints(config: RunConfig) -> Finding:
+    """Whether the second place of checkpoints can be written, where there is to be one."""
+    uri = config.train.checkpoint_uri
+    if not uri:
+        return Finding("checkpoints", True, "in the run folder alone: train.checkpoint_uri is empty")
+    try:
+        Place(uri, FIELD)
+    except ConfigError as error:
+        said, _, remedy = str(error).removesuffix(".").rpartition("; ")
+        return Finding("checkpoints", False, said, remedy)
+    return Finding("checkpoints", True, f"{uri} can be written")
 
 
 def _models(config: RunConfig) -> list[tuple[str, ModelConfig]]:

@@ -34,5 +34,5 @@ def make(config: RunConfig, who: Player, alive: ExitStack) -> Services | None:
         dpo(config)
     services = train(config, alive) if "train" in STAGES[who] else None
     if who == "policy_real":
-        real(config, services)
+        services = real(config, services, alive)
     return services

@@ -10,17 +10,26 @@ from dreamgym.config import RunConfig
 from dreamgym.controller import Trainer
 from dreamgym.errors import ConfigError
 from dreamgym.obs.console import progress
+from dreamgym.obs.mirror import fetch_before, open_mirror
 from dreamgym.obs.stages import read_stage, stage
 from dreamgym.schema import read_parquet
 from dreamgym.services import Services, start_services
+from dreamgym.stages.survival import survive
 from dreamgym.stages.train import check_budget, dev_tasks, sinks, tell, training_tasks
 
 
-def real(config: RunConfig, running: Services | None = None) -> None:
+def real(config: RunConfig, running: Services | None = None, alive: ExitStack | None = None) -> Services | None:
     """Sim-to-real: RL on real rollouts, until `real.transitions` leave no room for another group.
 
     The learner goes on from the last checkpoint of `train`, optimiser included, with the engines and rollout actors
     of `running` where they still are. Transitions that are only measured on do not count.
+
+    Args:
+        running: what `train` has left running; others take its place where a part of it dies.
+        alive: keeps running what runs at the end, until it is closed.
+
+    Returns:
+        What `alive` keeps: `running`, or the services in its place.
 
     Raises:
         ConfigError: there is no budget, it is less than a group can take, or `train` was in the real environment.
@@ -29,25 +38,29 @@ def real(config: RunConfig, running: Services | None = None) -> None:
     if config.train.world == "real":
         raise ConfigError("train.world=real: all of the training is real already; `dreamgym real` follows a dream.")
     check_budget(config)
+    fetch_before(config, "real", "train")
     with stage(config, "real", ["real"], upstream=["train"], scratch=["real"]) as current:
         if current.done:
-            return
-        run_dir = current.run_dir
+            return running
+        run_dir, mirror = current.run_dir, open_mirror(config, current, "train")
         tasks, dev = training_tasks(read_parquet(run_dir / "data" / "annotated.parquet")), dev_tasks(config)
         loop = {"world": "real", "groups": config.real.groups, "iterations": sys.maxsize, "minutes": 0.0}
         settings = config.model_copy(update={"train": config.train.model_copy(update=loop)})
-        with ExitStack() as until_trained:
-            services = running or until_trained.enter_context(
-                start_services(settings, run_dir / "warm_start", learner=True, actors=config.train.rollout_actors)
-            )
-            awake = replace(services, dream=None, replay=None)
+        with ExitStack() as until_trained, progress("real", config.real.transitions) as bar:
             to = until_trained.enter_context(sinks(config))
-            trainer = Trainer(settings, run_dir / "real", awake, tasks, dev, [], run_dir / "train", to)
-            with progress("real", config.real.transitions) as bar:
-                reached = trainer.run(bar)
-            assert services.learner is not None
-            services.learner.save(run_dir / "policy_real")
+
+            def trainer_of(services: Services) -> Trainer:
+                awake = replace(services, dream=None, replay=None)
+                return Trainer(settings, run_dir / "real", awake, tasks, dev, [], run_dir / "train", to, mirror)
+
+            def start() -> Services:
+                actors = config.train.rollout_actors
+                return start_services(settings, run_dir / "warm_start", learner=True, actors=actors)
+
+            services, trainer, reached = survive(start, trainer_of, run_dir / "policy_real", bar, running)
+            (alive or until_trained).enter_context(services)
         dreamed = read_stage(run_dir, "train")
         assert dreamed is not None
         current.summary |= {"iterations": reached - dreamed["summary"]["iterations"], "budget": config.real.transitions}
         tell(current, trainer)
+        return services if alive else None

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 
-from ray.exceptions import RayError, RayTaskError
-from rich.markup import escape
-
 from dreamgym.config import RunConfig, TrainConfig
-from dreamgym.controller import Trainer, checkpoints, largest_group
+from dreamgym.controller import Trainer, largest_group
 from dreamgym.envs.tasks import fold_tasks
-from dreamgym.errors import ConfigError, DreamgymError, EngineError
-from dreamgym.obs.console import Bar, console, progress
+from dreamgym.errors import ConfigError
+from dreamgym.obs.console import console, progress
 from dreamgym.obs.metrics import Sink
+from dreamgym.obs.mirror import fetch_before, open_mirror
 from dreamgym.obs.ray_metrics import RayMetrics
 from dreamgym.obs.runlog import time_table
 from dreamgym.obs.stages import Stage, stage, write_json
 from dreamgym.obs.trackers import open_tracker
-from dreamgym.replay.records import ReplayError
 from dreamgym.schema import read_parquet
 from dreamgym.services import Services, start_services
+from dreamgym.stages.survival import survive
 from dreamgym.types import Task, Trajectory
 
 INPUTS = [
@@ -32,10 +30,9 @@ INPUTS = [
     "policy.lora",
 ]
 LOOP = [
-    f"train.{name}" for name in TrainConfig.model_fields if name != "trackers"
-]  # another tracker trains nothing anew
+    f"train.{name}" for name in TrainConfig.model_fields if name not in ("trackers", "checkpoint_uri")
+]  # another tracker, or another place, trains nothing anew
 SECTIONS = ["replay", "curriculum", "learner", *LOOP]
-DIED = (EngineError, ReplayError, RayError, TimeoutError)
 
 
 def train(config: RunConfig, alive: ExitStack | None = None) -> Services | None:
@@ -52,17 +49,26 @@ def train(config: RunConfig, alive: ExitStack | None = None) -> Services | None:
     """
     dream = config.train.world == "dream"
     inputs = [*INPUTS, *SECTIONS, *([] if dream else ["real.transitions"])]
+    fetch_before(config, "train", "sft-policy")
     with stage(config, "train", inputs, upstream=["sft-policy"], scratch=["train"]) as current:
         if current.done:
             return None
         if not dream and config.real.transitions:
             check_budget(config)
-        run_dir = current.run_dir
+        run_dir, mirror = current.run_dir, open_mirror(config, current, "sft-policy")
         seed_data = read_parquet(run_dir / "data" / "annotated.parquet")
         total = config.train.iterations if dream else config.real.transitions or config.train.iterations
+        dev, tasks = dev_tasks(config), training_tasks(seed_data)
+        heldout = read_parquet(run_dir / "data" / "heldout.parquet")
         with ExitStack() as until_trained, progress("train", total) as bar:
             to = until_trained.enter_context(sinks(config))
-            services, trainer, current.summary["iterations"] = _survive(config, seed_data, to, bar)
+
+            def trainer_of(services: Services) -> Trainer:
+                return Trainer(config, run_dir / "train", services, tasks, dev, heldout, sinks=to, mirror=mirror)
+
+            services, trainer, current.summary["iterations"] = survive(
+                lambda: _start(config, seed_data), trainer_of, run_dir / "policy", bar
+            )
             (alive or until_trained).enter_context(services)
         write_json(run_dir / "train" / "tasks.json", trainer.curriculum.fates())
         current.summary["dream_transitions"] = trainer.learned["dream"]
@@ -104,46 +110,6 @@ def sinks(config: RunConfig) -> Iterator[list[Sink]]:
         names = dict.fromkeys(config.train.trackers)
         trackers = [until_closed.enter_context(closing(open_tracker(name, config))) for name in names]
         yield [RayMetrics(config.run_dir.name), *trackers]
-
-
-def _survive(
-    config: RunConfig, seed_data: list[Trajectory], to: Sequence[Sink], bar: Bar
-) -> tuple[Services, Trainer, int]:
-    """Train to the end and save the policy; where a part dies, all are started again and go on from a checkpoint.
-
-    Returns:
-        The services, for the caller to close; the trainer; and the number of iterations.
-
-    Raises:
-        DreamgymError: what failed is not mended by starting again, or was not by `train.max_restarts` of them.
-    """
-    folder, restarts, last = config.run_dir / "train", 0, None
-    dev, tasks = dev_tasks(config), training_tasks(seed_data)
-    heldout = read_parquet(config.run_dir / "data" / "heldout.parquet")
-    while True:
-        with ExitStack() as running:
-            services = running.enter_context(_start(config, seed_data))
-            trainer = Trainer(config, folder, services, tasks, dev, heldout, sinks=to)
-            try:
-                iterations = trainer.run(bar)
-                services.learner.save(config.run_dir / "policy")  # type: ignore[union-attr]
-                running.pop_all()
-                return services, trainer, iterations
-            except DIED as error:
-                if isinstance(error, RayTaskError) and not isinstance(error.cause, DreamgymError):
-                    raise  # code that failed inside an actor would fail again
-                newest = checkpoints(folder)[-1:]
-                restarts, last = restarts + 1 if newest == last else 1, newest
-                if restarts > config.train.max_restarts:
-                    raise EngineError(
-                        f"{_first_line(error)} (train.max_restarts={restarts - 1} did not help)"
-                    ) from error
-                console.print(f"[yellow]{escape(_first_line(error))}[/] Starting again from the last checkpoint.")
-
-
-def _first_line(error: Exception) -> str:
-    cause = getattr(error, "cause", None) or error  # an error that crossed Ray carries its traceback as text
-    return (str(cause).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _start(config: RunConfig, seed_data: list[Trajectory]) -> Services:

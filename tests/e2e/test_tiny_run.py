@@ -20,16 +20,12 @@ from dreamgym.obs.ledger import account
 from dreamgym.obs.metrics import exported_name
 from dreamgym.obs.runlog import read_log
 from dreamgym.schema import read_parquet
+from tests.tiny import DREAM, RECIPE
 
 pytestmark = pytest.mark.timeout(1500)
 TINY = [
+    *DREAM,
     "name=tiny",
-    "collect.tasks=60",
-    "collect.heldout_tasks=4",
-    "world.model.scratch.drill_tokens=250000",
-    "world.sft.tokens=300000",
-    "policy.sft.tokens=60000",
-    "policy.demonstrations=40",
     "replay.top_k=1",
     "train.iterations=3",
     "train.groups=4",
@@ -41,7 +37,6 @@ TINY = [
     "real.groups=2",
     "eval.games=12",
 ]
-RECIPE = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
 
 
 def dreamgym(command: str, out: Path, *more: str) -> subprocess.CompletedProcess[str]:

@@ -13,15 +13,13 @@ import pytest
 import ray
 import torch
 from safetensors.torch import load_file
+from tiny_model import SHAPE, VOCAB, tiny_model
 from transformers import AutoModelForCausalLM
 
-from dreamgym.config import LearnerConfig, ModelConfig, ScratchModel
+from dreamgym.config import LearnerConfig
 from dreamgym.learner.batches import REWARD_SCHEMA
 from dreamgym.learner.learner import Learner
-from dreamgym.learner.models import prepare_model
 
-SHAPE = ScratchModel(layers=2, hidden=64, intermediate=96, heads=2, vocab=320, context=128)
-VOCAB = 256
 PPO: dict[str, Any] = {"algorithm": "ppo", "warmup_steps": 0, "lr": 1e-3, "critic_lr": 2e-3, "max_logprob_gap": 5.0}
 ORACLE = {"minibatches": 1, "epochs": 3, "gamma": 0.97, "gae_lambda": 0.9, "value_clip": 0.02, "kl_coef": 0.1}
 
@@ -36,8 +34,7 @@ def local_ray() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = ModelConfig(scratch=SHAPE, dtype="float32")
-    return prepare_model(config, tmp_path_factory.mktemp("model") / "m", ["state: go north\n"] * 20, 0)
+    return tiny_model(tmp_path_factory.mktemp("model") / "m")
 
 
 def start(model: Path, dtype: str = "float32", **changes: Any) -> Learner:

@@ -21,18 +21,13 @@ from typing import NamedTuple
 import psutil
 import pytest
 
+from tests.tiny import REAL, RECIPE
+
 RAY = str(Path(sys.executable).with_name("ray"))
-RECIPE = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
 TINY = [
+    *REAL,
     "name=job",
     "env.workers=4",
-    "collect.tasks=12",
-    "collect.heldout_tasks=2",
-    "world.model.scratch.drill_tokens=0",
-    "world.sft.tokens=4000",
-    "policy.sft.tokens=8000",
-    "policy.demonstrations=8",
-    "train.world=real",
     "train.iterations=2",
     "train.groups=2",
     "train.group_size=4",

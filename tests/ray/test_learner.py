@@ -15,17 +15,15 @@ import pytest
 import ray
 import torch
 from safetensors.torch import load_file
+from tiny_model import VOCAB, tiny_model
 from transformers import AutoModelForCausalLM
 
-from dreamgym.config import LearnerConfig, ModelConfig, ScratchModel, SFTConfig
+from dreamgym.config import LearnerConfig, SFTConfig
 from dreamgym.errors import DataError, EngineError, ModelError, WeightSyncError
 from dreamgym.learner.batches import RL_SCHEMA, SFT_SCHEMA, TRAJECTORY
 from dreamgym.learner.learner import Learner
-from dreamgym.learner.models import prepare_model
 
 Weights = dict[str, torch.Tensor]
-SHAPE = ScratchModel(layers=2, hidden=64, intermediate=96, heads=2, vocab=320, context=128)
-VOCAB = 256
 SFT = SFTConfig(tokens=1_500, batch_tokens=600, lr=1e-3, warmup=0.0)
 RL = {"lr": 1e-3, "warmup_steps": 0, "minibatches": 2, "kl_coef": 0.1, "entropy_coef": 0.01}
 
@@ -44,8 +42,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = ModelConfig(scratch=SHAPE, dtype="float32")
-    return prepare_model(config, tmp_path_factory.mktemp("model") / "m", ["state: go north\n"] * 20, 0)
+    return tiny_model(tmp_path_factory.mktemp("model") / "m")
 
 
 @pytest.fixture(scope="module")

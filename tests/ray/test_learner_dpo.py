@@ -12,15 +12,14 @@ import pytest
 import ray
 import torch
 from safetensors.torch import load_file
+from tiny_model import VOCAB, tiny_model
 from transformers import AutoModelForCausalLM
 
-from dreamgym.config import DPOConfig, LearnerConfig, ModelConfig, ScratchModel
+from dreamgym.config import DPOConfig, LearnerConfig
 from dreamgym.errors import DataError
 from dreamgym.learner.batches import SFT_SCHEMA
 from dreamgym.learner.learner import Learner
-from dreamgym.learner.models import prepare_model
 
-SHAPE = ScratchModel(layers=2, hidden=64, intermediate=96, heads=2, vocab=320, context=128)
 CONFIG = DPOConfig(tokens=10**6, batch_tokens=10**6, lr=1e-3, warmup=0.0, beta=0.4)
 Result = tuple[dict[str, torch.Tensor], dict[str, float]]
 
@@ -36,13 +35,13 @@ def local_ray() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """The policy, and a reference that differs from it, so that margins do too."""
-    folder, config = tmp_path_factory.mktemp("models"), ModelConfig(scratch=SHAPE, dtype="float32")
-    return [prepare_model(config, folder / str(seed), ["state: go north\n"] * 20, seed) for seed in (0, 1)]
+    folder = tmp_path_factory.mktemp("models")
+    return [tiny_model(folder / str(seed), seed) for seed in (0, 1)]
 
 
 def preferences() -> pa.Table:
     rng = np.random.default_rng(0)
-    rows = [rng.integers(0, 256, n).tolist() for n in rng.integers(6, 60, 20)]
+    rows = [rng.integers(0, VOCAB, n).tolist() for n in rng.integers(6, 60, 20)]
     weights = [[0.0, 0.0, 1.0, *rng.integers(0, 2, len(ids) - 3).astype(float)] for ids in rows]
     return pa.table({"ids": rows, "weights": weights}, schema=SFT_SCHEMA)
 

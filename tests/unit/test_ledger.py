@@ -27,6 +27,7 @@ from dreamgym.curriculum.curriculum import Curriculum
 from dreamgym.learner.tokenizer import train_tokenizer
 from dreamgym.obs.console import progress
 from dreamgym.obs.ledger import Account, account, add_up
+from dreamgym.obs.mirror import Mirror
 from dreamgym.obs.runlog import Record
 from dreamgym.schema import read_parquet
 from dreamgym.services import Services
@@ -132,8 +133,8 @@ def token(name: str) -> int:
     return int(name, 16) & 0x7FFFFFFF
 
 
-@pytest.fixture
-def fate(monkeypatch: pytest.MonkeyPatch) -> Fate:
+def mortal(monkeypatch: pytest.MonkeyPatch) -> Fate:
+    """The fate of all lives of a test."""
     fate = Fate()
     for name in ("replace", "rename"):
         real = getattr(os, name)
@@ -150,11 +151,16 @@ def fate(monkeypatch: pytest.MonkeyPatch) -> Fate:
     return fate
 
 
-def live(config: RunConfig, fate: Fate, takes: Iterator[int]) -> Parts:
+@pytest.fixture
+def fate(monkeypatch: pytest.MonkeyPatch) -> Fate:
+    return mortal(monkeypatch)
+
+
+def live(config: RunConfig, fate: Fate, takes: Iterator[int], mirror: Mirror | None = None) -> Parts:
     """One life of the run, until it ends or is killed."""
     parts = Parts(fate, takes)
     services = Services(policy=parts, learner=Learner(parts), fleet=parts)  # type: ignore[arg-type]
-    trainer = Trainer(config, config.run_dir / "train", services, TASKS, [], [])
+    trainer = Trainer(config, config.run_dir / "train", services, TASKS, [], [], mirror=mirror)
     parts.curriculum = trainer.curriculum
     with progress("train", ITERATIONS, Console(file=io.StringIO())) as bar:
         assert trainer.run(bar) == ITERATIONS
@@ -175,9 +181,14 @@ def check(config: RunConfig, parts: Parts) -> Account:
 
 @pytest.fixture
 def config(tmp_path: Path) -> RunConfig:
+    return small(tmp_path)
+
+
+def small(out: Path) -> RunConfig:
+    """The settings of such a run."""
     return RunConfig.model_validate(
         {
-            "out": tmp_path,
+            "out": out,
             "curriculum": {"generated_share": 0.5},
             "train": {
                 "world": "real",

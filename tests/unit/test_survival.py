@@ -16,7 +16,7 @@ from dreamgym.config import RunConfig
 from dreamgym.errors import DataError, DreamgymError, EngineError
 from dreamgym.obs.console import progress
 from dreamgym.services import Services
-from dreamgym.stages import train as stage
+from dreamgym.stages import survival
 
 Fails = Callable[[Path], Exception | None]
 """What one life of the run comes to: it may leave a checkpoint in the folder, and raises what it returns."""
@@ -38,43 +38,37 @@ def died_after_checkpoint(iteration: int) -> Fails:
 def survive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[list[Services], str]]:
     """Runs lives one after another; returns the services of all of them, and what was said."""
 
-    def run(*lives: Fails, max_restarts: int = 2) -> tuple[list[Services], str]:
-        config = RunConfig.model_validate(
-            {"out": tmp_path, "train": {"max_restarts": max_restarts, "eval_every": 0}},
-        )
+    def run(*lives: Fails, max_restarts: int = 2, running: Services | None = None) -> tuple[list[Services], str]:
+        config = RunConfig.model_validate({"out": tmp_path, "train": {"max_restarts": max_restarts}})
         fates, said = iter(lives), Console(file=io.StringIO(), width=200)
+        monkeypatch.setattr(survival, "console", said)
 
         class Trainer:
-            def __init__(self, config: RunConfig, folder: Path, *_: Any, **__: Any) -> None:
-                self.folder = folder
+            folder = tmp_path / "train"
+
+            def __init__(self, services: Services) -> None:
+                self.config = config
+                lived.append(services)
 
             def run(self, bar: Any) -> int:
                 if error := next(fates)(self.folder):
                     raise error
                 return 7
 
-        def start(*_: Any) -> Services:
-            part = SimpleNamespace(closed=0, save=lambda path: None)
-            part.close = lambda: setattr(part, "closed", part.closed + 1)
-            started.append(Services(learner=part))  # type: ignore[arg-type]
-            return started[-1]
-
-        for name, value in (
-            ("Trainer", Trainer),
-            ("_start", start),
-            ("console", said),
-            ("training_tasks", lambda data: []),
-        ):
-            monkeypatch.setattr(stage, name, value)
-        monkeypatch.setattr(stage, "read_parquet", lambda path: [])
         with progress("train", 7, Console(file=io.StringIO())) as bar:
-            services, _, iterations = stage._survive(config, [], [], bar)
-        assert services is started[-1] and iterations == 7
-        return started, said.file.getvalue()  # type: ignore[attr-defined]
+            services, _, iterations = survival.survive(made, Trainer, tmp_path / "policy", bar, running)  # type: ignore[arg-type]
+        assert services is lived[-1] and iterations == 7
+        return lived, said.file.getvalue()  # type: ignore[attr-defined]
 
-    started: list[Services] = []
-    run.started = started  # type: ignore[attr-defined]
+    lived: list[Services] = []
+    run.lived = lived  # type: ignore[attr-defined]
     return run
+
+
+def made() -> Services:
+    part = SimpleNamespace(closed=0, save=lambda path: None)
+    part.close = lambda: setattr(part, "closed", part.closed + 1)
+    return Services(learner=part)  # type: ignore[arg-type]
 
 
 def closed(started: list[Services]) -> list[int]:
@@ -90,7 +84,7 @@ def test_all_is_closed_and_started_again_and_the_last_is_the_callers_to_close(su
 def test_without_a_new_checkpoint_it_gives_up_after_max_restarts(survive: Any) -> None:
     with pytest.raises(EngineError, match=r"a policy engine died\. \(train\.max_restarts=2 did not help\)"):
         survive(died, died, died)
-    assert closed(survive.started) == [1, 1, 1]
+    assert closed(survive.lived) == [1, 1, 1]
 
 
 def test_a_checkpoint_in_between_earns_new_restarts(survive: Any) -> None:
@@ -98,6 +92,16 @@ def test_a_checkpoint_in_between_earns_new_restarts(survive: Any) -> None:
         died, died, died_after_checkpoint(2), died, died_after_checkpoint(4), died, lambda folder: None
     )
     assert closed(started) == [1] * 6 + [0]
+
+
+def test_what_ran_before_is_used_first_and_closed_once_where_it_dies(survive: Any) -> None:
+    running = made()
+    lived, _ = survive(lambda folder: None, running=running)
+    assert lived == [running] and closed(lived) == [0]
+    lived.clear()
+    with running:  # as its owner does
+        survive(died, lambda folder: None, running=running)
+    assert lived[0] is running and closed(lived) == [1, 0]
 
 
 @pytest.mark.parametrize(
@@ -109,7 +113,7 @@ def test_what_would_fail_again_is_not_tried_again(survive: Any, error: Exception
     with pytest.raises((DreamgymError, ValueError)) as raised:
         survive(lambda folder: error)
     assert raised.value is error
-    assert closed(survive.started) == [1]
+    assert closed(survive.lived) == [1]
 
 
 def test_a_failure_of_ours_inside_an_actor_is_told_in_its_own_words(survive: Any) -> None:

@@ -1,0 +1,191 @@
+"""One rank of a learner, whatever it learns: it meets the others, and owns a DeepSpeed engine and what that keeps."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dreamgym.learner.engines import import_deepspeed, initialize
+from dreamgym.learner.spec import LearnerSpec
+from dreamgym.obs.tracing import log_to_session
+
+if TYPE_CHECKING:
+    import torch
+
+    from dreamgym.learner.batches import Columns, MicroBatch
+
+Pack = Callable[[Iterable[tuple[str, "torch.Tensor"]], int], Any]
+
+
+class Rank:
+    """Rank `rank` of a learner: build, `listen` (rank 0), then `setup`; afterwards all ranks are called alike."""
+
+    def __init__(self, spec: LearnerSpec, rank: int) -> None:
+        os.environ["DS_ACCELERATOR"] = "cuda" if spec.gpu else "cpu"
+        if not spec.gpu:  # DeepSpeed compiles Muon's kernels at import, for which a CPU needs a C++ compiler
+            os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+        os.environ.update(RANK=str(rank), LOCAL_RANK="0", WORLD_SIZE=str(spec.world), LOCAL_SIZE="1")
+        log_to_session()
+        self.spec = spec
+        self.rank = rank
+        self._store: Any = None
+        self._rl_steps = 0
+        import_deepspeed()  # takes seconds, in which the caller goes on
+
+    def listen(self) -> tuple[str, int]:
+        """Open the rendezvous on a free port of this node's address (torch would take all addresses); (host, port)."""
+        import ray
+        from torch.distributed import TCPStore
+
+        host = ray.util.get_node_ip_address()
+        door = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        port: int = door.getsockname()[1]
+        self._store = TCPStore(
+            host, port, self.spec.world, is_master=True, wait_for_workers=False, master_listen_fd=door.detach()
+        )
+        return host, port
+
+    def setup(self, host: str, port: int) -> None:
+        """Join the other ranks, load the model and build the engine.
+
+        Raises:
+            ModelError: the checkpoint cannot be trained.
+        """
+        import torch
+        from torch.distributed import TCPStore
+
+        if self.spec.threads:
+            torch.set_num_threads(self.spec.threads)
+        if self.spec.gpu and self.spec.dtype == "bfloat16":
+            # What is left in float32 is the head, on numbers of bfloat16, which TF32 holds exactly.
+            torch.set_float32_matmul_precision("high")
+        deepspeed = import_deepspeed()
+        torch.manual_seed(self.spec.seed)
+        if self._store is None:
+            self._store = TCPStore(host, port, self.spec.world, is_master=False)
+        backend = "nccl" if self.spec.gpu else "gloo"
+        torch.distributed.init_process_group(backend, store=self._store, rank=self.rank, world_size=self.spec.world)
+        deepspeed.init_distributed(backend)
+        self._device = torch.device("cuda:0" if self.spec.gpu else "cpu")
+        self._build_engine()
+
+    def weights(self, version: int, pack: Pack) -> Any:
+        """`pack(whole_weights, version)` on rank 0, and None on the others; all ranks must be called."""
+        from dreamgym.learner.lora import whole_weights
+
+        with self._gathered():
+            if self.rank == 0:
+                return pack(whole_weights(self._network.lm), version)
+        return None
+
+    def save(self, path: str) -> None:
+        """Write a Hugging Face checkpoint with its tokenizer; all ranks must be called."""
+        with self._gathered():
+            if self.rank == 0:
+                from dreamgym.learner.lora import whole_weights
+                from dreamgym.learner.models import load_tokenizer
+
+                merged = dict(whole_weights(self._network.lm)) if self.spec.lora.rank else None
+                self._network.lm.save_pretrained(path, state_dict=merged)
+                load_tokenizer(self.spec.model_path).save_pretrained(path)
+
+    def save_checkpoint(self, path: str) -> None:
+        """Write everything that the next step depends on: trained weights, optimisers, step and random state.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        import torch
+
+        from dreamgym.learner.checkpoint import write
+
+        write(self._engine, path, {"rl_steps": self._rl_steps, "rng": torch.get_rng_state()})
+        if self._critic is not None:
+            self._critic.save(str(Path(path) / "critic"))
+
+    def load_checkpoint(self, path: str) -> None:
+        """Go back to a checkpoint of `save_checkpoint`, made with the same number of workers.
+
+        Raises:
+            DataError: it is not whole, or holds something that only code could read.
+        """
+        import torch
+
+        from dreamgym.learner.checkpoint import read
+
+        state = read(self._engine, path, strict=not self.spec.lora.rank)
+        if self._critic is not None:
+            self._critic.load(str(Path(path) / "critic"))
+        self._rl_steps = state["rl_steps"]
+        torch.set_rng_state(state["rng"])
+
+    def _build_engine(self) -> None:
+        import torch
+
+        from dreamgym.learner.algorithms import resolve
+        from dreamgym.learner.lora import WithoutAdapters, add_adapters
+        from dreamgym.learner.network import load_network
+
+        spec, config = self.spec, self.spec.config
+        self._algorithm = resolve(config)
+        dtype = getattr(torch, spec.dtype)
+        self._network = load_network(spec.model_path, dtype, spec.temperature, config.entropy_coef > 0)
+        if spec.lora.rank:
+            add_adapters(self._network.lm, spec.lora)
+        if config.gradient_checkpointing:
+            self._network.lm.gradient_checkpointing_enable({"use_reentrant": False})
+        self._reference: Any = None
+        if spec.lora.rank:
+            self._reference = WithoutAdapters(self._network) if config.kl_coef > 0 or spec.reference else None
+        elif config.kl_coef > 0 or spec.reference:
+            frozen = load_network(spec.reference or spec.model_path, dtype, spec.temperature)
+            self._reference = frozen.to(self._device).eval().requires_grad_(False)
+        self._engine = initialize(self._network, config, spec.dtype)
+        self._critic = None
+        if self._algorithm.advantage is None:
+            from dreamgym.learner.critic import Critic
+
+            self._critic = Critic(spec.model_path, config, spec.dtype, self._reduce)
+
+    def _my_share(self, columns: Columns, rows: Sequence[int], together: int = 1) -> Iterable[MicroBatch]:
+        """This rank's packed micro-batches of some rows; every rank has the same number of them.
+
+        Each `together` rows that follow one another are in one micro-batch, side by side.
+        """
+        from dreamgym.learner.packing import pack
+
+        units = np.asarray(rows).reshape(-1, together)
+        bins = pack(columns.lengths[units].sum(1).tolist(), self.spec.config.token_budget, self.spec.world)
+        for part in bins[self.rank :: self.spec.world]:
+            yield columns.micro_batch(units[part].flatten().tolist()).to(self._device)
+
+    def _backward(self, loss: torch.Tensor) -> None:
+        """DeepSpeed averages gradients over ranks; losses here are shares of one global sum."""
+        self._engine.backward(loss * self.spec.world, scale_wrt_gas=False)
+
+    def _step(self, lr: float) -> float:
+        config = self.spec.config
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = lr * config.muon_lr / config.lr if group.get("use_muon") else lr
+        self._engine.step()
+        norm = self._engine.get_global_grad_norm()
+        return float("nan") if norm is None else float(norm)
+
+    def _reduce(self, sums: dict[str, float]) -> dict[str, float]:
+        """Sums over all ranks."""
+        import torch
+
+        values = torch.tensor(list(sums.values()), dtype=torch.float64, device=self._device)
+        torch.distributed.all_reduce(values)
+        return dict(zip(sums, values.tolist(), strict=True))
+
+    def _gathered(self) -> Any:
+        """All weights whole on this rank (they are partitioned under ZeRO-3 only)."""
+        from deepspeed.runtime.zero.partition_parameters import GatheredParameters
+
+        return GatheredParameters(list(self._network.parameters()), enabled=self.spec.config.zero_stage == 3)

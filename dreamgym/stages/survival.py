@@ -1,0 +1,64 @@
+"""A training outlives an engine, learner, buffer or node that dies: all is started again, and goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from ray.exceptions import RayError, RayTaskError
+from rich.markup import escape
+
+from dreamgym.controller import Trainer, checkpoints
+from dreamgym.errors import DreamgymError, EngineError
+from dreamgym.obs.console import Bar, console
+from dreamgym.replay.records import ReplayError
+from dreamgym.services import Services
+
+DIED = (EngineError, ReplayError, RayError, TimeoutError)
+
+
+def survive(
+    start: Callable[[], Services],
+    trainer_of: Callable[[Services], Trainer],
+    policy: Path,
+    bar: Bar,
+    running: Services | None = None,
+) -> tuple[Services, Trainer, int]:
+    """Train to the end and save the policy; where a part dies, all are started again and go on from a checkpoint.
+
+    Args:
+        policy: the folder of the last weights.
+        running: services to begin with; they are closed where that fails.
+
+    Returns:
+        The services, for the caller to close; the trainer; and the number of the last iteration.
+
+    Raises:
+        DreamgymError: what failed is not mended by starting again, or was not by `train.max_restarts` of them.
+    """
+    restarts, last = 0, None
+    while True:
+        with ExitStack() as until_over:
+            services, running = until_over.enter_context(running or start()), None
+            trainer = trainer_of(services)
+            try:
+                iterations = trainer.run(bar)
+                services.learner.save(policy)  # type: ignore[union-attr]
+                until_over.pop_all()
+                return services, trainer, iterations
+            except DIED as error:
+                if isinstance(error, RayTaskError) and not isinstance(error.cause, DreamgymError):
+                    raise  # code that failed inside an actor would fail again
+                newest = checkpoints(trainer.folder)[-1:]
+                restarts, last = restarts + 1 if newest == last else 1, newest
+                if restarts > trainer.config.train.max_restarts:
+                    raise EngineError(
+                        f"{_first_line(error)} (train.max_restarts={restarts - 1} did not help)"
+                    ) from error
+                console.print(f"[yellow]{escape(_first_line(error))}[/] Starting again from the last checkpoint.")
+
+
+def _first_line(error: Exception) -> str:
+    cause = getattr(error, "cause", None) or error  # an error that crossed Ray carries its traceback as text
+    return (str(cause).strip().splitlines() or [type(error).__name__])[0]

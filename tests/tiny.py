@@ -1,0 +1,26 @@
+"""The settings of runs that are tiny and whole, for the tests and benchmarks that start `dreamgym` as a user does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+RECIPE = Path(__file__).parents[1] / "recipes" / "quickstart.yaml"
+REAL = [
+    "collect.tasks=12",
+    "collect.heldout_tasks=2",
+    "world.model.scratch.drill_tokens=0",
+    "world.sft.tokens=4000",
+    "policy.sft.tokens=8000",
+    "policy.demonstrations=8",
+    "train.world=real",
+]
+"""Learns in the game itself, so that models need not be good: made in half a minute."""
+DREAM = [
+    "collect.tasks=60",
+    "collect.heldout_tasks=4",
+    "world.model.scratch.drill_tokens=250000",
+    "world.sft.tokens=300000",
+    "policy.sft.tokens=60000",
+    "policy.demonstrations=40",
+]
+"""Learns in a dream that mostly holds together: made in some minutes."""
