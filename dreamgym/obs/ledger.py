@@ -1,7 +1,7 @@
 """What became of every trajectory of a run, on disk before it matters, so that a resumed run trains each exactly once.
 
     train/ledger.jsonl             one line an event, with the ids of the trajectories it is about
-    train/draws/iteration-*.json   the curriculum as it was before it drew the tasks of an iteration
+    train/draws/iteration-*.json   how many tasks an iteration drew, and the curriculum as it was before
     train/trajectories/            the episodes of an iteration, once all of them are over
 
 A checkpoint holds the weights, and these files what was played since: a resumed run draws the same tasks again, takes
@@ -27,6 +27,14 @@ Event = Literal["started", "retried", "finished", "trained", "abandoned", "resum
 """Sent out, played again, over and on disk, learned from, given up at the end of the run; back at a checkpoint."""
 
 
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """For how many groups tasks were drawn, and the state of the curriculum before."""
+
+    groups: int
+    curriculum: dict[str, Any]
+
+
 class Ledger:
     """The book of one run; its folder is that of the stage."""
 
@@ -38,14 +46,14 @@ class Ledger:
         """Add an event; it is on disk when this returns."""
         self._log.write(event, iteration, {"ids": list(ids)})
 
-    def drawn_from(self, iteration: int) -> dict[str, Any] | None:
-        """The curriculum's state before the tasks of an iteration were drawn; None where they never were."""
+    def drawn(self, iteration: int) -> Draw | None:
+        """How the tasks of an iteration were drawn; None where they never were."""
         path = self._draw(iteration)
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        return Draw(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
 
-    def draw(self, iteration: int, state: dict[str, Any]) -> None:
-        """Keep the state from which the tasks of an iteration are drawn now."""
-        write_json(self._draw(iteration), state)
+    def draw(self, iteration: int, draw: Draw) -> None:
+        """Keep how the tasks of an iteration are drawn now."""
+        write_json(self._draw(iteration), {"groups": draw.groups, "curriculum": draw.curriculum})
 
     def finished(self, iteration: int) -> list[Trajectory]:
         """The episodes of an iteration as they were played; empty where they are not over."""

@@ -9,7 +9,7 @@ from ray.exceptions import RayError, RayTaskError
 from rich.markup import escape
 
 from dreamgym.config import RunConfig, TrainConfig
-from dreamgym.controller import Trainer, checkpoints, largest_group
+from dreamgym.controller import Trainer, checkpoints
 from dreamgym.envs.tasks import fold_tasks
 from dreamgym.errors import ConfigError, DreamgymError, EngineError
 from dreamgym.obs.console import Bar, console, progress
@@ -21,6 +21,7 @@ from dreamgym.obs.trackers import open_tracker
 from dreamgym.replay.records import ReplayError
 from dreamgym.schema import read_parquet
 from dreamgym.services import Services, start_services
+from dreamgym.supply import largest_group
 from dreamgym.types import Task, Trajectory
 
 INPUTS = [
