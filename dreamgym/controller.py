@@ -286,7 +286,7 @@ class Trainer:
         if not found:
             first = 0 if self._after is None else self._take_over(self._after)
             self._log.truncate_after(-1)
-            if self._ledger.drawn(first) is not None:
+            if self._ledger.draws(first):
                 self._ledger.write("resumed", first)
             return first
         state = json.loads((found[-1] / "state.json").read_text())

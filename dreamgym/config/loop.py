@@ -149,6 +149,8 @@ class TrainConfig(Section):
     """Tasks an iteration."""
     group_size: int = Field(8, ge=2)
     """Episodes a task."""
+    resample: int = Field(0, ge=0)
+    """Rounds of further tasks in place of groups whose rewards are all equal (DAPO's dynamic sampling)."""
     max_staleness: int = Field(0, ge=0)
     """Updates by which a rollout may begin before the policy that learns from it; 0 plays and learns by turns."""
     rollout_actors: int = Field(1, ge=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -70,21 +70,22 @@ class Curriculum:
         self._generated: list[_Generated] = []
         self._vectors: dict[str, np.ndarray] = {}
 
-    def next_tasks(self, n: int) -> list[Task]:
-        """The tasks of the next iteration, all different; at most the share lambda of them generated.
+    def next_tasks(self, n: int, without: Collection[str] = ()) -> list[Task]:
+        """Tasks to play next, all different and none `without` (by id); at most the share lambda of them generated.
 
         Of the real ones a share `focus` is drawn by value (V_tau last seen; one never visited counts as
         much as the best can), the rest uniformly. Fewer than `n` come where there are fewer tasks.
         """
         rng = self._next_rng()
         share = self._config.generated_share
-        invented = [g.task.id for g in self._generated if g.fate == "active"]
+        invented = [g.task.id for g in self._generated if g.fate == "active" and g.task.id not in without]
+        real = [task_id for task_id in self._real if task_id not in without]
         n_invented = min(_floor(share * n), len(invented))
-        n_real = min(n - n_invented, len(self._real))
+        n_real = min(n - n_invented, len(real))
         if share < 1:
             n_invented = min(n_invented, _floor(share / (1 - share) * n_real))
-        focused = self._draw_by_value(rng, list(self._real), round(self._config.focus * n_real))
-        rest = sorted(self._real.keys() - set(focused))
+        focused = self._draw_by_value(rng, real, round(self._config.focus * n_real))
+        rest = sorted(set(real) - set(focused))
         uniform = [rest[i] for i in rng.permutation(len(rest))[: n_real - len(focused)]]
         chosen = focused + uniform + self._draw_by_value(rng, invented, n_invented)
         return [self._task(task_id) for task_id in chosen]

@@ -80,6 +80,14 @@ def test_lambda_bounds_every_iteration_and_no_task_comes_twice(
             assert count == int(share * n + 1e-9)
 
 
+def test_further_tasks_are_others() -> None:
+    made = curriculum(6, 4, generated_share=0.5)
+    first = {task.id for task in made.next_tasks(6)}
+    further = {task.id for task in made.next_tasks(6, without=first)}
+    assert not first & further
+    assert made.next_tasks(3, without=first | {f"r{n}" for n in range(6)}) == []
+
+
 def test_half_solved_tasks_come_more_often_and_solved_ones_still_come() -> None:
     made = curriculum(20, focus=0.5)
     for n in range(20):
