@@ -149,7 +149,8 @@ class Trainer:
         for t in trajectories:
             if t.status == "ok":
                 rewards[t.group].append(t.total_reward)
-        values = [self.curriculum.record(task_id, r, iteration) for task_id, r in rewards.items()]
+        clusters = self.curriculum.clusters(rewards, self._refresher.embed)
+        values = [self.curriculum.record(task_id, r, iteration) for task_id, r in clusters.items()]
         generated = sum(task.origin == "generated" for task in tasks.values())
         return {
             "curriculum/value_mean": sum(values) / max(len(values), 1),
