@@ -28,6 +28,7 @@ INPUTS = [
     "env.max_steps",
     "world.sampling",
     "world.attempts",
+    "world.votes",
     "policy.sampling",
     "policy.eval_temperature",
     "policy.lora",
