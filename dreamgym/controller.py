@@ -12,7 +12,6 @@ import asyncio
 import json
 import shutil
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,8 +20,6 @@ from typing import Any
 
 from dreamgym import loops
 from dreamgym.actors.again import again_scores
-from dreamgym.actors.episode import Episode
-from dreamgym.actors.fleet import Batch
 from dreamgym.chat import ChatFormat
 from dreamgym.config import RunConfig
 from dreamgym.curriculum.curriculum import Curriculum
@@ -43,7 +40,8 @@ from dreamgym.policy.weight_transfer import pack_weights
 from dreamgym.refresh import Refresher
 from dreamgym.serve.engine import LOAD
 from dreamgym.services import Services
-from dreamgym.types import Task, Trajectory, World, stable_id
+from dreamgym.supply import Supply
+from dreamgym.types import Task, Trajectory, World
 
 FIDELITY_EPISODES = 24
 
@@ -82,13 +80,14 @@ class Trainer:
         self._log = RunLog(folder / "metrics.jsonl")
         self._sinks = [self._log, *sinks]
         self._ledger = Ledger(folder)
+        assert services.fleet is not None
+        self._supply = Supply(config, services.fleet, self._ledger, self.curriculum)
         self._refresher = Refresher(config, services, self.curriculum)
         self._world: World = config.train.world
         self._budget = config.real.transitions if self._world == "real" else 0
         self._after = after
         self._mirror = mirror
         self._dreams: list[Trajectory] = []
-        self._under_way: deque[Batch] = deque()
         self._versions: list[int] = []
 
     def run(self, bar: Bar) -> int:
@@ -96,7 +95,7 @@ class Trainer:
         first = self._resume()
         if first == 0:
             self._evaluate(0)
-        iteration, last = first, not self._groups_of(first)
+        iteration, last = first, not self._supply.more(first, self.learned["real"])
         with ThreadPoolExecutor(1) as beside:
             while not last:
                 metrics = self._iterate(iteration, beside)
@@ -105,10 +104,10 @@ class Trainer:
                 done = self.learned["real"] if self._budget else iteration
                 bar.reach(done, f"{self._world} {metrics['dream/success']:.0%}")
                 minutes = self.clock.total / 60
-                last = 0 < self.config.train.minutes <= minutes or not (self._under_way or self._groups_of(iteration))
-                if last and self._under_way:
-                    self.services.fleet.abandon()  # type: ignore[union-attr]
-                    self._ledger.write("abandoned", iteration, (e.id for b in self._under_way for e in b.episodes))
+                late = 0 < self.config.train.minutes <= minutes
+                last = late or not self._supply.more(iteration, self.learned["real"])
+                if last:
+                    self._supply.abandon(iteration)
                 every = self.config.train.eval_every
                 if every and (iteration % every == 0 or last):
                     self._evaluate(iteration)
@@ -123,10 +122,9 @@ class Trainer:
     def _iterate(self, iteration: int, beside: ThreadPoolExecutor) -> dict[str, Any]:
         before = time.monotonic()
         with self.clock("rollout"):
-            trajectories = self._next_batch(iteration)
+            trajectories = self._supply.next(iteration, self.learned["real"])
         self._dreams = [t for t in trajectories if t.world == "dream" and t.task.origin == "real" and t.status == "ok"]
         metrics = rollout_metrics(trajectories, time.monotonic() - before, self._versions)
-        self._ledger.finish(iteration, trajectories)
         self.tokens += int(metrics["rollout/tokens"] + metrics.get("rollout/dream_computed", 0))
         metrics |= self._value_tasks(trajectories, iteration)
         refreshed = beside.submit(self._refresher.run, trajectories, iteration)
@@ -148,82 +146,14 @@ class Trainer:
         for sink in self._sinks:
             sink.write(kind, iteration, metrics)
 
-    def _next_batch(self, iteration: int) -> list[Trajectory]:
-        """This iteration's rollouts; those of at most `max_staleness` later ones are sent out before they are awaited.
-
-        Batches are learned from in the order in which they were sent, so none is more than `max_staleness` updates
-        old, and none is thrown away. While the learner works, the later ones are played, and go on under its new
-        weights. With 0 nothing is played beside the learner.
-        """
-        fleet, train = self.services.fleet, self.config.train
-        assert fleet is not None
-        while len(self._under_way) <= train.max_staleness:
-            at = iteration + len(self._under_way)
-            groups = self._groups_of(at)
-            if not groups:
-                break
-            self._under_way.append(self._begin(at, groups))
-        batch = self._under_way.popleft()
-        trajectories = fleet.finish(batch)
-        if batch.retried:
-            self._ledger.write("retried", iteration, batch.retried)
-        return trajectories
-
-    def _begin(self, iteration: int, groups: int) -> Batch:
-        """Send out an iteration's episodes; what was drawn before is drawn alike, what was finished before is kept."""
-        fleet, drawn = self.services.fleet, self._ledger.drawn_from(iteration)
-        assert fleet is not None
-        if drawn is None:
-            self._ledger.draw(iteration, self.curriculum.state())
-        else:
-            self.curriculum.load_state(drawn)
-        episodes = self._episodes(iteration, groups)
-        kept = [] if drawn is None else self._ledger.finished(iteration)
-        known = {t.id for t in kept}
-        sent = [e.id for e in episodes if e.id not in known]
-        if sent:
-            self._ledger.write("started" if drawn is None else "retried", iteration, sent)
-        return fleet.begin(episodes, kept)
-
-    def _groups_of(self, iteration: int) -> int:
-        """How many groups an iteration may play: 0 after the last one.
-
-        With a budget of real transitions they are whole groups that fit into what is left of it however long their
-        episodes get, and however long those under way get.
-        """
-        train = self.config.train
-        if iteration >= train.iterations:
-            return 0
-        if not self._budget:
-            return train.groups
-        taken = self.learned["real"] + self.config.env.max_steps * sum(len(b.episodes) for b in self._under_way)
-        return min(train.groups, max(self._budget - taken, 0) // largest_group(self.config))
-
-    def _episodes(self, iteration: int, groups: int) -> list[Episode]:
-        episodes = []
-        for task in self.curriculum.next_tasks(groups):
-            for index in range(self.config.train.group_size):
-                name = stable_id(self.config.seed, iteration, task.id, index)
-                episodes.append(
-                    Episode(
-                        name,
-                        task,
-                        int(name, 16),
-                        self.config.policy.sampling.temperature,
-                        group=task.id,
-                        iteration=iteration,
-                        world=self._world,
-                    )
-                )
-        return episodes
-
     def _value_tasks(self, trajectories: Sequence[Trajectory], iteration: int) -> dict[str, Any]:
         tasks = {t.group: t.task for t in trajectories}
         rewards: dict[str, list[float]] = {task_id: [] for task_id in tasks}
         for t in trajectories:
             if t.status == "ok":
                 rewards[t.group].append(t.total_reward)
-        values = [self.curriculum.record(task_id, r, iteration) for task_id, r in rewards.items()]
+        clusters = self.curriculum.clusters(rewards, self._refresher.embed)
+        values = [self.curriculum.record(task_id, r, iteration) for task_id, r in clusters.items()]
         generated = sum(task.origin == "generated" for task in tasks.values())
         return {
             "curriculum/value_mean": sum(values) / max(len(values), 1),
@@ -362,7 +292,7 @@ class Trainer:
         if not found:
             first = 0 if self._after is None else self._take_over(self._after)
             self._log.truncate_after(-1)
-            if self._ledger.drawn_from(first) is not None:
+            if self._ledger.draws(first):
                 self._ledger.write("resumed", first)
             return first
         state = json.loads((found[-1] / "state.json").read_text())
@@ -391,11 +321,6 @@ class Trainer:
         if max(policy.versions()) < iteration:
             self._send_weights(iteration)
         return iteration
-
-
-def largest_group(config: RunConfig) -> int:
-    """The most transitions that a group can take."""
-    return config.train.group_size * config.env.max_steps
 
 
 def checkpoints(folder: Path) -> list[Path]:

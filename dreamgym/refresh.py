@@ -29,7 +29,7 @@ class Refresher:
         self._replay = services.replay
         self._curriculum = curriculum
         self._gate = WriteGate(config.replay, config.seed)
-        self._embed = make_embedder(config.replay).embed
+        self.embed = make_embedder(config.replay).embed
 
     def run(self, trajectories: Sequence[Trajectory], iteration: int) -> dict[str, Any]:
         """Invent tasks from the most valuable ones; offer transitions to the buffer. Returns the counts."""
@@ -57,7 +57,7 @@ class Refresher:
                 if p.fault:
                     verdict = self._curriculum.reject(p.task, [p.parent], p.fault)
                 else:
-                    verdict = self._curriculum.admit(p.task, [p.parent], self._embed)
+                    verdict = self._curriculum.admit(p.task, [p.parent], self.embed)
                 counts["admitted" if verdict.admitted else f"rejected_{verdict.fate}"] += 1
         return {f"curriculum/{name}": count for name, count in counts.items()}
 

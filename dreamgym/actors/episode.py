@@ -59,7 +59,8 @@ async def play(episode: Episode, env: Environment, act: Act, chat: ChatFormat, s
 
     `info` of the trajectory counts tokens: `policy_read` (prompts) and `policy_cached` (of those from the prefix
     cache), and where a dream answered `dream_read`, `dream_cached`, `dream_written` and `dream_dreamed`, the steps
-    that were dreamed for this episode and not shared by another of its group.
+    that were dreamed for this episode and not shared by another of its group; `dream_overruled` counts those of them
+    that further answers of the dream kept from being a success.
     """
     trajectory = episode.trajectory()
     result = await env.reset(episode.task)
@@ -95,7 +96,7 @@ async def play(episode: Episode, env: Environment, act: Act, chat: ChatFormat, s
 
 def _count(trajectory: Trajectory, who: str, told: dict[str, Any]) -> None:
     """Add the counts that an answer came with to those of the episode."""
-    for name in ("read", "cached", "written", "dreamed"):
+    for name in ("read", "cached", "written", "dreamed", "overruled"):
         if name in told:
             key = f"{who}_{name}"
             trajectory.info[key] = trajectory.info.get(key, 0.0) + float(told[name])

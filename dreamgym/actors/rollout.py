@@ -148,7 +148,8 @@ class RolloutActor:
         if episode.world == "dream":
             whose = (episode.group, episode.iteration) if self._config.world.memo else (episode.id,)
             seed = int(stable_id(self._config.seed, *whose, attempt), 16) & 0x7FFFFFFF
-            yield DreamEnvironment(self._dream(), self._config.env.max_steps, seed, memo, episode.id)
+            votes = self._config.world.votes
+            yield DreamEnvironment(self._dream(), self._config.env.max_steps, seed, memo, episode.id, votes)
             return
         async with self._real_environment() as env:
             yield env

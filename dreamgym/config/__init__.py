@@ -134,6 +134,16 @@ class RunConfig(Section):
             raise ValueError(f"train.colocate needs {', and '.join(missing)}")
         return self
 
+    @model_validator(mode="after")
+    def _has_groups(self) -> Self:
+        """Whatever compares the episodes of a task needs several."""
+        by = self.learner.advantage or self.learner.algorithm
+        if self.train.group_size == 1 and by not in ("ppo", "reinforce_pp"):
+            raise ValueError(f"train.group_size=1 leaves {by} nothing to compare; take more, or ppo or reinforce_pp")
+        if self.train.group_size == 1 and self.train.resample:
+            raise ValueError("train.resample needs groups; set it to 0, or take a train.group_size above 1")
+        return self
+
     @property
     def run_dir(self) -> Path:
         """The folder of this run, absolute."""

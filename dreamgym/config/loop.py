@@ -61,6 +61,8 @@ class CurriculumConfig(Section):
     """How many of the tasks with the highest value V_tau seed new ones."""
     focus: float = Field(0.5, ge=0, le=1)
     """Share of the real tasks drawn by value rather than uniformly."""
+    neighbours: int = Field(0, ge=0)
+    """V_tau also counts the last episodes of so many visited tasks that are most like the task (for PPO)."""
     similarity: float = Field(0.999, ge=0, le=1)
     """A generated task this similar (cosine) to a known one is a duplicate."""
     feasibility_steps: int = Field(2, ge=0)
@@ -147,8 +149,10 @@ class TrainConfig(Section):
     """Wall-clock bound of the loop, where above 0; it ends after the iteration that passes it."""
     groups: int = Field(16, ge=1)
     """Tasks an iteration."""
-    group_size: int = Field(8, ge=2)
-    """Episodes a task."""
+    group_size: int = Field(8, ge=1)
+    """Episodes a task; 1 is for algorithms that compare nothing within groups (ppo, reinforce_pp)."""
+    resample: int = Field(0, ge=0)
+    """Rounds of further tasks in place of groups whose rewards are all equal (DAPO's dynamic sampling)."""
     max_staleness: int = Field(0, ge=0)
     """Updates by which a rollout may begin before the policy that learns from it; 0 plays and learns by turns."""
     rollout_actors: int = Field(1, ge=1)

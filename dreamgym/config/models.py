@@ -158,6 +158,8 @@ class WorldConfig(Section):
     """Seconds for which fewer would do before replicas are ended; should outlast a learner step, which needs none."""
     attempts: int = Field(3, ge=1)
     """Tries for one dream step that cannot be parsed before the episode is env_failed."""
+    votes: int = Field(0, ge=0)
+    """Times that a dream step which solves the task is asked again, with other demonstrations; the majority counts."""
     memo: bool = True
     """Within a group, the same actions lead to the same states, dreamed once."""
     system_prompt: str = ""

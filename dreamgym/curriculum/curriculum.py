@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -69,22 +69,24 @@ class Curriculum:
         self._seeded: dict[str, int] = {}
         self._generated: list[_Generated] = []
         self._vectors: dict[str, np.ndarray] = {}
+        self._rewards: dict[str, list[float]] = {}
 
-    def next_tasks(self, n: int) -> list[Task]:
-        """The tasks of the next iteration, all different; at most the share lambda of them generated.
+    def next_tasks(self, n: int, without: Collection[str] = ()) -> list[Task]:
+        """Tasks to play next, all different and none `without` (by id); at most the share lambda of them generated.
 
         Of the real ones a share `focus` is drawn by value (V_tau last seen; one never visited counts as
         much as the best can), the rest uniformly. Fewer than `n` come where there are fewer tasks.
         """
         rng = self._next_rng()
         share = self._config.generated_share
-        invented = [g.task.id for g in self._generated if g.fate == "active"]
+        invented = [g.task.id for g in self._generated if g.fate == "active" and g.task.id not in without]
+        real = [task_id for task_id in self._real if task_id not in without]
         n_invented = min(_floor(share * n), len(invented))
-        n_real = min(n - n_invented, len(self._real))
+        n_real = min(n - n_invented, len(real))
         if share < 1:
             n_invented = min(n_invented, _floor(share / (1 - share) * n_real))
-        focused = self._draw_by_value(rng, list(self._real), round(self._config.focus * n_real))
-        rest = sorted(self._real.keys() - set(focused))
+        focused = self._draw_by_value(rng, real, round(self._config.focus * n_real))
+        rest = sorted(set(real) - set(focused))
         uniform = [rest[i] for i in rng.permutation(len(rest))[: n_real - len(focused)]]
         chosen = focused + uniform + self._draw_by_value(rng, invented, n_invented)
         return [self._task(task_id) for task_id in chosen]
@@ -93,8 +95,8 @@ class Curriculum:
         """Take in a rollout group and return its V_tau; a generated task that stays flat retires.
 
         Args:
-            rewards: of the group's episodes that did not fail; where none is left, nothing is learned of
-                a real task, and a generated one counts a flat group.
+            rewards: of the group's episodes that did not fail (or of its cluster, see `clusters`); where none is
+                left, nothing is learned of a real task, and a generated one counts a flat group.
 
         Raises:
             ValueError: the task is unknown, or a reward is not finite.
@@ -110,6 +112,22 @@ class Curriculum:
             found = self._find(task_id)
             found.fate, found.detail = "retired", f"{flat} groups in a row without variance"
         return value
+
+    def clusters(self, groups: Mapping[str, Sequence[float]], embed: Embed) -> dict[str, list[float]]:
+        """Each group's rewards, and those last seen of the `curriculum.neighbours` visited tasks most like its own.
+
+        V_tau is then that of the task's embedding cluster, for episodes that come without a group (PPO). A group
+        without a reward stays so.
+
+        Args:
+            groups: task id to rewards, of one iteration; all of them count as seen.
+            embed: see `admit`.
+        """
+        if not self._config.neighbours:
+            return {task_id: list(rewards) for task_id, rewards in groups.items()}
+        self._rewards |= {task_id: list(rewards) for task_id, rewards in groups.items() if rewards}
+        self._embed([self._task(task_id) for task_id in self._rewards], embed)
+        return {task_id: [*rewards, *(self._around(task_id) if rewards else ())] for task_id, rewards in groups.items()}
 
     def value(self, task_id: str) -> float | None:
         """V_tau as last seen; None where the task was never visited."""
@@ -171,6 +189,7 @@ class Curriculum:
             "draws": self._draws,
             "seen": {task_id: dataclasses.asdict(seen) for task_id, seen in self._seen.items()},
             "seeded": dict(self._seeded),
+            "rewards": {task_id: list(rewards) for task_id, rewards in self._rewards.items()},
             "generated": [
                 {"task": {**dataclasses.asdict(g.task), "parent_ids": list(g.task.parent_ids)}}
                 | {"fate": g.fate, "detail": g.detail}
@@ -197,6 +216,7 @@ class Curriculum:
         self._seed, self._draws = int(state["seed"]), int(state["draws"])
         self._seen = {task_id: _Seen(**seen) for task_id, seen in state["seen"].items()}
         self._seeded = dict(state["seeded"])
+        self._rewards = {task_id: list(rewards) for task_id, rewards in state["rewards"].items()}
         self._generated = generated
         self._vectors = {}
 
@@ -234,12 +254,24 @@ class Curriculum:
     def _nearest(self, candidate: Task, embed: Embed) -> tuple[str, float]:
         """The known task most like the candidate, and the cosine of their texts."""
         invented = [g.task for g in self._generated if g.fate in ("active", "retired", "infeasible")]
-        unknown = [t for t in [*self._real.values(), *invented, candidate] if t.id not in self._vectors]
-        self._vectors.update(zip((t.id for t in unknown), embed([task_text(t) for t in unknown]), strict=True))
+        self._embed([*self._real.values(), *invented, candidate], embed)
         ids = [task_id for task_id in self._vectors if task_id != candidate.id]
         cosines = np.stack([self._vectors[i] for i in ids]) @ self._vectors[candidate.id]
         best = int(cosines.argmax())
         return ids[best], float(cosines[best])
+
+    def _around(self, task_id: str) -> list[float]:
+        """The rewards last seen of the visited tasks that are most like one."""
+        others = sorted(self._rewards.keys() - {task_id})
+        cosines = [float(self._vectors[other] @ self._vectors[task_id]) for other in others]
+        nearest = np.argsort(-np.asarray(cosines), kind="stable")[: self._config.neighbours]
+        return [reward for i in nearest for reward in self._rewards[others[i]]]
+
+    def _embed(self, tasks: Iterable[Task], embed: Embed) -> None:
+        """Have the vectors of some tasks at hand."""
+        unknown = [t for t in tasks if t.id not in self._vectors]
+        if unknown:
+            self._vectors.update(zip((t.id for t in unknown), embed([task_text(t) for t in unknown]), strict=True))
 
     def _keep(self, candidate: Task, parents: Sequence[Task], fate: Fate, detail: str) -> TaskVerdict:
         task = dataclasses.replace(candidate, parent_ids=tuple(parent.id for parent in parents))

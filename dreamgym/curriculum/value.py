@@ -1,4 +1,4 @@
-"""V_tau: how much a task can still teach, by the spread of the rewards of its rollout group."""
+"""V_tau: how much a task can still teach, by the spread of the rewards of its rollout group, or of its cluster."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 
 
 def task_value(rewards: Sequence[float]) -> float:
-    """`V_tau = (1/n) sum (r_i - mean r)^2` over a task's rollout group (DreamGym, arXiv 2511.03773).
+    """`V_tau = (1/n) sum (r_i - mean r)^2` over a task's rollouts (DreamGym, arXiv 2511.03773).
 
     Args:
-        rewards: total reward of each episode of the group that did not fail.
+        rewards: total reward of each episode of the group, or the cluster of tasks, that did not fail.
 
     Returns:
         The population variance; exactly 0 where all rewards are equal; at most 1/4 for 0/1 rewards.

@@ -1,8 +1,8 @@
 """What became of every trajectory of a run, on disk before it matters, so that a resumed run trains each exactly once.
 
     train/ledger.jsonl             one line an event, with the ids of the trajectories it is about
-    train/draws/iteration-*.json   the curriculum as it was before it drew the tasks of an iteration
-    train/trajectories/            the episodes of an iteration, once all of them are over
+    train/draws/iteration-*.json   for how many groups an iteration drew tasks, and the curriculum before each draw
+    train/trajectories/            the episodes of an iteration, once all of a round are over
 
 A checkpoint holds the weights, and these files what was played since: a resumed run draws the same tasks again, takes
 the episodes that are over as they were, plays those that were under way anew, and repeats the updates after the
@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +25,14 @@ from dreamgym.types import Trajectory
 
 Event = Literal["started", "retried", "finished", "trained", "abandoned", "resumed"]
 """Sent out, played again, over and on disk, learned from, given up at the end of the run; back at a checkpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """For how many groups tasks were drawn, and the state of the curriculum before."""
+
+    groups: int
+    curriculum: dict[str, Any]
 
 
 class Ledger:
@@ -38,35 +46,38 @@ class Ledger:
         """Add an event; it is on disk when this returns."""
         self._log.write(event, iteration, {"ids": list(ids)})
 
-    def drawn_from(self, iteration: int) -> dict[str, Any] | None:
-        """The curriculum's state before the tasks of an iteration were drawn; None where they never were."""
-        path = self._draw(iteration)
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    def draws(self, iteration: int) -> list[Draw]:
+        """How the tasks of an iteration were drawn, at first and for every further round."""
+        path = self._draws(iteration)
+        return [Draw(**draw) for draw in json.loads(path.read_text(encoding="utf-8"))] if path.exists() else []
 
-    def draw(self, iteration: int, state: dict[str, Any]) -> None:
-        """Keep the state from which the tasks of an iteration are drawn now."""
-        write_json(self._draw(iteration), state)
+    def draw(self, iteration: int, draw: Draw) -> None:
+        """Keep how the next tasks of an iteration are drawn now."""
+        write_json(self._draws(iteration), [asdict(d) for d in (*self.draws(iteration), draw)])
 
     def finished(self, iteration: int) -> list[Trajectory]:
-        """The episodes of an iteration as they were played; empty where they are not over."""
+        """The episodes of an iteration that are over, as they were played."""
         path = self._trajectories(iteration)
         return read_parquet(path) if path.exists() else []
 
     def finish(self, iteration: int, trajectories: Sequence[Trajectory]) -> None:
-        """Keep the episodes of an iteration, whole."""
-        write_parquet(self._trajectories(iteration), trajectories)
+        """Keep episodes of an iteration beside those that are on disk; the file is written whole."""
+        before = self.finished(iteration)
+        known = {t.id for t in before}
+        if new := [t for t in trajectories if t.id not in known]:
+            write_parquet(self._trajectories(iteration), [*before, *new])
         self.write("finished", iteration, (t.id for t in trajectories))
 
     def forget_draws(self, before: int) -> None:
         """Remove the draws of iterations to which no checkpoint leads back any more."""
         for path in (self._folder / "draws").glob("iteration-*.json"):
-            if path < self._draw(before):
+            if path < self._draws(before):
                 path.unlink()
 
     def close(self) -> None:
         self._log.close()
 
-    def _draw(self, iteration: int) -> Path:
+    def _draws(self, iteration: int) -> Path:
         return self._folder / "draws" / f"iteration-{iteration:05d}.json"
 
     def _trajectories(self, iteration: int) -> Path:

@@ -40,6 +40,7 @@ GAUGES = {
     "dream/env_failed": "episodes of the iteration that failed for good and left every statistic",
     "dream/steps": "mean steps of an episode",
     "dream/truncated": "share of episodes that ran out of steps",
+    "dream/overruled": "dream steps that solved the task, had not the answers of world.votes been against it",
     "dream/dev_success": "success in the dream on the games of the dev fold",
     "real/success": "success in the real environment on the dev fold",
     "real/low": "lower end of its 95% interval",

@@ -44,7 +44,8 @@ def rollout_metrics(trajectories: Sequence[Trajectory], seconds: float, versions
         "rollout/staleness_max": max((age for _, age in sampled), default=0),
         "rollout/entropy": -sum(logprob for logprob, _ in sampled) / max(len(sampled), 1),
     }
-    return metrics | _spared(ok, steps)
+    voted = [t.info["dream_overruled"] for t in ok if "dream_overruled" in t.info]
+    return metrics | _spared(ok, steps) | ({"dream/overruled": sum(voted)} if voted else {})
 
 
 def _spared(ok: Sequence[Trajectory], steps: int) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -85,16 +86,24 @@ class DreamEnvironment:
 
     With a `memo` shared by the episodes of a group (which then have one seed), the same actions from the same
     start lead to the same states, and what episodes have in common is dreamed once, also while it is under way.
-    `trajectory` is the id under which the dream's replicas log the steps.
+    `trajectory` is the id under which the dream's replicas log the steps. A step that says the task is solved is
+    asked `votes` times more (see `majority`).
     """
 
     def __init__(
-        self, world: WorldClient, max_steps: int, seed: int, memo: Memo | None = None, trajectory: str = ""
+        self,
+        world: WorldClient,
+        max_steps: int,
+        seed: int,
+        memo: Memo | None = None,
+        trajectory: str = "",
+        votes: int = 0,
     ) -> None:
         self._world = world
         self._max_steps = max_steps
         self._seed = seed
         self._trajectory = trajectory
+        self._votes = votes
         self._memo: Memo = {} if memo is None else memo
         self._actions: tuple[str, ...] = ()
         self._query: DreamQuery | None = None
@@ -122,7 +131,7 @@ class DreamEnvironment:
         key = (self._seed, self._actions)
         first = key not in self._memo
         if first:
-            self._memo[key] = asyncio.ensure_future(self._world.step(query))
+            self._memo[key] = asyncio.ensure_future(self._dreamed(query))
         try:
             answer = await asyncio.shield(self._memo[key])
         except EngineError as error:
@@ -133,13 +142,43 @@ class DreamEnvironment:
             return _failed(answer.error)
         self._query = replace(query, transcript=answer.transcript, state=answer.state)
         truncated = not answer.done and len(self._actions) > self._max_steps
-        info = {"reasoning": answer.reasoning, "demos": answer.demos, "success": answer.done and answer.reward > 0}
+        info = {"reasoning": answer.reasoning, "demos": answer.demos, "success": answer.solved}
         if first:
             info |= {"dreamed": 1, "read": answer.read, "cached": answer.cached, "written": answer.written}
+            info |= {"overruled": answer.overruled} if self._votes else {}
         return StepResult(answer.state, answer.reward, answer.done, truncated, info=info)
 
     async def close(self) -> None:
         self._query = None
+
+    async def _dreamed(self, query: DreamQuery) -> DreamAnswer:
+        """One step; where it solves the task, what the majority of this and of further answers says."""
+        answer = await self._world.step(query)
+        if not self._votes or not answer.solved:
+            return answer
+        ballots = [
+            replace(query, seed=int(stable_id(query.seed, "vote", n), 16) & 0x7FFFFFFF, skip_demos=n)
+            for n in range(1, self._votes + 1)
+        ]
+        return majority([answer, *await asyncio.gather(*(self._world.step(ballot) for ballot in ballots))])
+
+
+def majority(answers: Sequence[DreamAnswer]) -> DreamAnswer:
+    """What several answers to one step come to; the first of them solves the task.
+
+    It stands where more than half of those that can be read say so too; else the first that says otherwise does. The
+    tokens are those of all.
+    """
+    readable = [a for a in answers if not a.error and not a.context_full]
+    against = [a for a in readable if not a.solved]
+    overruled = 2 * len(against) >= len(readable)
+    return replace(
+        against[0] if overruled else answers[0],
+        read=sum(a.read for a in answers),
+        cached=sum(a.cached for a in answers),
+        written=sum(a.written for a in answers),
+        overruled=overruled,
+    )
 
 
 def _failed(why: str) -> StepResult:

@@ -45,7 +45,7 @@ class DreamAnswer:
 
     `transcript` has grown by this step's question (its first `asked` ids) and, where there is one, its answer.
     `read`, `cached` and `written` are the engine's tokens: of the prompt, those of it from the prefix cache, and new;
-    `load` is the engine's (`scaling.engine_load`).
+    `load` is the engine's (`scaling.engine_load`). `overruled`: the first answer was another (`dream.majority`).
     """
 
     reasoning: str = ""
@@ -61,6 +61,12 @@ class DreamAnswer:
     cached: int = 0
     written: int = 0
     load: float = 0.0
+    overruled: bool = False
+
+    @property
+    def solved(self) -> bool:
+        """Whether it says that the task is."""
+        return self.done and self.reward > 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 
 from dreamgym.config import RunConfig, TrainConfig
-from dreamgym.controller import Trainer, largest_group
+from dreamgym.controller import Trainer
 from dreamgym.envs.tasks import fold_tasks
 from dreamgym.errors import ConfigError
 from dreamgym.obs.console import console, progress
@@ -19,12 +19,14 @@ from dreamgym.obs.trackers import open_tracker
 from dreamgym.schema import read_parquet
 from dreamgym.services import Services, start_services
 from dreamgym.stages.survival import survive
+from dreamgym.supply import largest_group
 from dreamgym.types import Task, Trajectory
 
 INPUTS = [
     "env.max_steps",
     "world.sampling",
     "world.attempts",
+    "world.votes",
     "policy.sampling",
     "policy.eval_temperature",
     "policy.lora",

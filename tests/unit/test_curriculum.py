@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -80,6 +82,14 @@ def test_lambda_bounds_every_iteration_and_no_task_comes_twice(
             assert count == int(share * n + 1e-9)
 
 
+def test_further_tasks_are_others() -> None:
+    made = curriculum(6, 4, generated_share=0.5)
+    first = {task.id for task in made.next_tasks(6)}
+    further = {task.id for task in made.next_tasks(6, without=first)}
+    assert not first & further
+    assert made.next_tasks(3, without=first | {f"r{n}" for n in range(6)}) == []
+
+
 def test_half_solved_tasks_come_more_often_and_solved_ones_still_come() -> None:
     made = curriculum(20, focus=0.5)
     for n in range(20):
@@ -108,14 +118,15 @@ def test_draws_depend_on_the_seed_alone() -> None:
 
 
 def test_a_resumed_curriculum_draws_the_same() -> None:
-    made = curriculum(20, 6, seed=7, generated_share=0.4)
+    made = curriculum(20, 6, seed=7, generated_share=0.4, neighbours=3)
     for iteration in range(3):
-        for i, task in enumerate(made.next_tasks(8)):
-            made.record(task.id, [0, i % 2], iteration)
+        groups = {task.id: [0, i % 2] for i, task in enumerate(made.next_tasks(8))}
+        for task_id, rewards in made.clusters(groups, EMBED).items():
+            made.record(task_id, rewards, iteration)
     made.seed_tasks(2)
     made.reject(generated(77), [real(1)], "the dream could not be read")
     saved = json.loads(json.dumps(made.state()))
-    resumed = curriculum(20, seed=999, generated_share=0.4)
+    resumed = curriculum(20, seed=999, generated_share=0.4, neighbours=3)
     resumed.load_state(saved)
     assert resumed.state() == made.state()
     assert resumed.fates() == made.fates()
@@ -123,6 +134,8 @@ def test_a_resumed_curriculum_draws_the_same() -> None:
         ours, theirs = made.next_tasks(8), resumed.next_tasks(8)
         assert ours == theirs
         assert made.seed_tasks(3) == resumed.seed_tasks(3)
+        seen = {task.id: [1.0] for task in ours}
+        assert made.clusters(seen, EMBED) == resumed.clusters(seen, EMBED)
         for task in ours:
             assert made.record(task.id, [0, 1, 1], iteration) == resumed.record(task.id, [0, 1, 1], iteration)
     assert made.admit(generated(2), [real(0)], EMBED) == resumed.admit(generated(2), [real(0)], EMBED)
@@ -133,6 +146,51 @@ def test_a_checkpoint_of_other_tasks_is_refused() -> None:
     made.record("r4", [0, 1], 0)
     with pytest.raises(DataError, match="r4"):
         curriculum(4).load_state(made.state())
+
+
+def test_a_cluster_is_the_task_and_those_most_like_it_as_last_seen() -> None:
+    made = curriculum(8, neighbours=2)
+    made.clusters({"r1": [1.0], "r5": [1.0]}, by_text)
+    groups = {"r1": [0.0, 0.5], "r2": [0.25], "r3": [2.0], "r4": [4.0], "r6": []}
+    pooled = made.clusters(groups, by_text)
+    last = {"r1": [0.0, 0.5], "r2": [0.25], "r3": [2.0], "r4": [4.0], "r5": [1.0]}
+    tasks = {name: real(int(name[1:])) for name in last}
+    vectors = {name: by_text([f"{t.instruction}\n{t.first_state}"])[0] for name, t in tasks.items()}
+    for name in ("r1", "r2", "r3", "r4"):
+        likeness = {other: float((vectors[name] * vectors[other]).sum()) for other in last if other != name}
+        near = sorted(likeness, key=lambda other: -likeness[other])[:2]
+        assert sorted(pooled[name]) == sorted(groups[name] + last[near[0]] + last[near[1]])
+    assert pooled["r6"] == []
+
+
+def by_text(texts: Sequence[str]) -> np.ndarray:
+    """A direction of its own for every text."""
+    vectors = np.stack([np.random.default_rng(list(text.encode())).normal(size=8) for text in texts])
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def test_without_neighbours_a_group_is_its_own() -> None:
+    groups = {"r1": [0.0, 1.0], "r2": [1.0]}
+    assert curriculum(5).clusters(groups, lambda texts: pytest.fail("nothing is to be embedded")) == groups
+
+
+def test_single_episodes_have_a_value_in_their_cluster() -> None:
+    """Without groups of their own: of 20 tasks, the 10 of one kind are solved as often as not, the others always."""
+    made = curriculum(20, neighbours=4, focus=1.0)
+    for iteration in range(2):
+        rewards = {f"r{n}": [float(n >= 10 or n % 2)] for n in range(20)}
+        tasks = {f"r{n}": n >= 10 for n in range(20)}
+        for task_id, pooled in made.clusters(rewards, by_kind).items():
+            value = made.record(task_id, pooled, iteration)
+            assert (value == 0) == tasks[task_id]
+    assert {int(task.id[1:]) for task in made.next_tasks(10)} == set(range(10))
+
+
+def by_kind(texts: Sequence[str]) -> np.ndarray:
+    """One direction for `real(0)` to `real(9)`, another for the next ten, each text a little off it."""
+    rooms = [int(text.rsplit(" ", 1)[1]) for text in texts]
+    vectors = np.asarray([[n < 10, n >= 10, 0.01 * n] for n in rooms], np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def test_seeds_are_the_tasks_of_highest_value() -> None:

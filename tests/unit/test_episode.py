@@ -12,6 +12,7 @@ from dreamgym.chat import ChatFormat
 from dreamgym.config import EnvConfig
 from dreamgym.envs.base import RealEnvironment
 from dreamgym.envs.mapreader import MapReader
+from dreamgym.errors import EngineError
 from dreamgym.learner.tokenizer import train_tokenizer
 from dreamgym.serve.dream import DreamEnvironment
 from dreamgym.serve.engine import ContextFull, Generation
@@ -117,6 +118,86 @@ def test_what_a_group_shares_is_dreamed_and_counted_once(chat: ChatFormat) -> No
     assert sum(t.info.get("dream_read", 0) for t in group) == 30
     assert sum(t.info.get("dream_written", 0) for t in group) == 9
     assert all(t.info["policy_read"] > 0 for t in group)
+
+
+class Jury:
+    """A dream whose answers to one step differ with the demonstrations: the n-th best solve the task or not."""
+
+    def __init__(self, verdicts: str) -> None:
+        self.verdicts = verdicts  # y: solved, n: not, d: done without a reward, ?: not readable, e: the replica fails
+        self.queries: list[DreamQuery] = []
+
+    async def step(self, query: DreamQuery) -> DreamAnswer:
+        self.queries.append(query)
+        verdict = self.verdicts[query.skip_demos]
+        if verdict == "e":
+            raise EngineError("a replica died.")
+        return DreamAnswer(
+            state=f"{verdict}{query.skip_demos}",
+            reward=float(verdict == "y"),
+            done=verdict in "yd",
+            transcript=[query.skip_demos],
+            error="no step" if verdict == "?" else "",
+            read=10,
+            written=3,
+        )
+
+
+def judged(chat: ChatFormat, verdicts: str, votes: int) -> tuple[Jury, list[Trajectory]]:
+    """Two episodes of a group that act alike, for one step."""
+    world, memo = Jury(verdicts), {}
+
+    async def one(name: str) -> Trajectory:
+        env = DreamEnvironment(world, 1, 5, memo, name, votes)  # type: ignore[arg-type]
+        task = Task("t", "e", "goal", first_state="start")
+        return await play(Episode(name, task, 0, 1.0), env, Script(chat, ["put coin"]), chat)
+
+    async def group() -> list[Trajectory]:
+        return await asyncio.gather(one("a"), one("b"))
+
+    return world, asyncio.run(group())
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "stands", "state"),
+    [
+        ("yyy", True, "y0"),
+        ("yyn", True, "y0"),
+        ("yny", True, "y0"),
+        ("ynn", False, "n1"),
+        ("ynd", False, "n1"),
+        ("ydn", False, "d1"),
+        ("yn", False, "n1"),
+        ("yn?", False, "n1"),
+        ("yy?", True, "y0"),
+        ("y??", True, "y0"),
+        ("yynn", False, "n2"),
+        ("yyynn", True, "y0"),
+    ],
+)
+def test_a_success_stands_where_more_than_half_of_the_answers_say_so(
+    chat: ChatFormat, verdicts: str, stands: bool, state: str
+) -> None:
+    world, group = judged(chat, verdicts, len(verdicts) - 1)
+    assert [q.skip_demos for q in world.queries] == list(range(len(verdicts)))
+    assert len({q.seed for q in world.queries}) == len(verdicts)
+    for t in group:
+        assert (t.success, t.total_reward, t.steps[0].next_state) == (stands, float(stands), state)
+    told = {name: sum(t.info.get(f"dream_{name}", 0) for t in group) for name in ("read", "written", "dreamed")}
+    assert told == {"read": 10 * len(verdicts), "written": 3 * len(verdicts), "dreamed": 1}
+    assert sum(t.info.get("dream_overruled", 0) for t in group) == (not stands)
+
+
+@pytest.mark.parametrize(("verdicts", "votes"), [("n", 3), ("d", 3), ("y", 0)])
+def test_nothing_else_is_asked_again(chat: ChatFormat, verdicts: str, votes: int) -> None:
+    world, group = judged(chat, verdicts, votes)
+    assert len(world.queries) == 1
+    assert group[0].success == (verdicts == "y")
+
+
+def test_a_vote_that_does_not_come_is_env_failed(chat: ChatFormat) -> None:
+    _, group = judged(chat, "ye", 1)
+    assert {t.status for t in group} == {"env_failed"}
 
 
 def test_a_full_context_truncates_the_episode(task: Task, chat: ChatFormat) -> None:

@@ -53,6 +53,12 @@ def test_shares_are_of_all_tokens_and_steps_of_the_episodes_that_did_not_fail() 
     assert (found["rollout/episodes"], found["dream/env_failed"]) == (3, 1)
 
 
+def test_overruled_successes_are_counted_where_there_was_a_vote() -> None:
+    rollouts = [episode("a", [5], {"dream_overruled": 2.0}), episode("b", [5], {}), episode("c", [5], {})]
+    assert rollout_metrics(rollouts, 1.0, UPDATES)["dream/overruled"] == 2
+    assert "dream/overruled" not in rollout_metrics(rollouts[1:], 1.0, UPDATES)
+
+
 def test_real_rollouts_have_no_dreamed_shares_and_nothing_at_all_is_an_error() -> None:
     found = rollout_metrics([episode("a", [5], {"policy_read": 4.0, "policy_cached": 1.0})], 1.0, UPDATES)
     assert not [name for name in found if name.startswith("rollout/dream")]

@@ -165,3 +165,14 @@ def test_messages_name_a_field_that_exists() -> None:
         suggested = re.findall(r"mean '([^']+)'", str(caught.value))
         assert suggested, name
         assert set(suggested) <= known
+
+
+def test_groups_of_one_are_for_algorithms_that_compare_nothing_within_them() -> None:
+    for fine in ("ppo", "reinforce_pp"):
+        assert load_config(None, ["train.group_size=1", f"learner.algorithm={fine}"]).train.group_size == 1
+    with pytest.raises(ConfigError, match=r"train\.group_size=1 leaves grpo nothing to compare"):
+        load_config(None, ["train.group_size=1"])
+    with pytest.raises(ConfigError, match="leaves rloo nothing"):
+        load_config(None, ["train.group_size=1", "learner.algorithm=ppo", "learner.advantage=rloo"])
+    with pytest.raises(ConfigError, match=r"train\.resample needs groups"):
+        load_config(None, ["train.group_size=1", "learner.algorithm=ppo", "train.resample=1"])

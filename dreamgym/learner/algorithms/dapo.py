@@ -1,6 +1,7 @@
 """DAPO (arXiv 2503.14476): GRPO with clip-higher, averaged over tokens, on groups that differ in reward.
 
-Groups without variance are left out, not sampled anew; its penalty on long answers is a matter of the reward.
+Groups without variance are left out; `train.resample` plays others in their place. Its penalty on long answers is a
+matter of the reward.
 """
 
 from __future__ import annotations
