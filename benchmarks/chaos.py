@@ -156,6 +156,21 @@ def left_behind(family: Sequence[psutil.Process], timeout_s: float = 60.0) -> li
     return [_title(p) for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 
 
+def raylet(node: Any) -> psutil.Process:
+    """The process below which all of a node's workers run; `node` is one of `ray.cluster_utils.Cluster`."""
+    (found,) = node.all_processes["raylet"]
+    return psutil.Process(found.process.pid)
+
+
+def kill_node(cluster: Any, node: Any) -> None:
+    """Kill a node of a cluster on this machine, with whatever runs there."""
+    doomed = raylet(node).children(recursive=True)
+    cluster.remove_node(node, allow_graceful=False)
+    for process in doomed:
+        if process.is_running():
+            process.kill()
+
+
 def _title(process: psutil.Process) -> str:
     try:
         line = process.cmdline()

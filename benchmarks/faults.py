@@ -24,7 +24,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.chaos import DREAM, NAME, REAL, Life, check, failed, left_behind, prepare, until
+from benchmarks.chaos import DREAM, NAME, REAL, Life, check, failed, kill_node, left_behind, prepare, raylet, until
 from benchmarks.record import ROOT, record
 from dreamgym.obs.processes import TREE
 
@@ -118,25 +118,13 @@ def node(case: Case) -> None:
         second = cluster.add_node(num_cpus=2)
         more = ["policy.engines=2", "train.rollout_actors=2"]
         life = case.begin(*more, env={**os.environ, "RAY_ADDRESS": cluster.address})
-        raylets = [_process(n) for n in (cluster.head_node, second)]
-        life.roots += raylets
+        life.roots += map(raylet, (cluster.head_node, second))
         life.wait_for("started", 3)
-        doomed = raylets[1].children(recursive=True)
         case.family |= set(life.family())
-        cluster.remove_node(second, allow_graceful=False)
-        for process in doomed:
-            if process.is_running():
-                process.kill()
+        kill_node(cluster, second)
         case.end(life)
     finally:
         cluster.shutdown()
-
-
-def _process(node: Any) -> Any:
-    import psutil
-
-    (raylet,) = node.all_processes["raylet"]
-    return psutil.Process(raylet.process.pid)
 
 
 def full_disk(case: Case) -> None:

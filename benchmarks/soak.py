@@ -27,7 +27,7 @@ from ray.cluster_utils import Cluster
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.chaos import DREAM, Life, left_behind, prepare
+from benchmarks.chaos import DREAM, Life, kill_node, left_behind, prepare, raylet
 from benchmarks.record import ROOT, record
 from dreamgym.obs.ledger import add_up
 from dreamgym.obs.processes import TREE
@@ -61,27 +61,17 @@ class Battle:
             self.life.kill()
             self.life = self._begin()
         elif name == "node":
-            raylet = _raylet(self.second)
-            doomed = raylet.children(recursive=True)
-            self.cluster.remove_node(self.second, allow_graceful=False)
-            for process in doomed:
-                if process.is_running():
-                    process.kill()
+            kill_node(self.cluster, self.second)
             self.second = self.cluster.add_node(num_cpus=2)
-            self.life.roots = [self.life.process, *map(_raylet, (self.cluster.head_node, self.second))]
+            self.life.roots = [self.life.process, *map(raylet, (self.cluster.head_node, self.second))]
         else:
             for process in self.life.parts(name)[:1]:  # none while everything is being started again
                 process.kill()
 
     def _begin(self) -> Life:
         life = Life(self.out, OVERRIDES, {**os.environ, "RAY_ADDRESS": self.cluster.address})
-        life.roots += map(_raylet, (self.cluster.head_node, self.second))
+        life.roots += map(raylet, (self.cluster.head_node, self.second))
         return life
-
-
-def _raylet(node: Any) -> psutil.Process:
-    (raylet,) = node.all_processes["raylet"]
-    return psutil.Process(raylet.process.pid)
 
 
 def sample(battle: Battle, began: float) -> dict[str, Any]:
