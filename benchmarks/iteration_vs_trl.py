@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -28,7 +29,7 @@ from trl_peer import serve
 
 from dreamgym.config import RunConfig
 from dreamgym.controller import Trainer
-from dreamgym.obs.processes import GIB, _bytes
+from dreamgym.obs.processes import GIB, memory_of
 from dreamgym.services import start_services
 
 ROUNDS = 5
@@ -55,21 +56,25 @@ def main() -> None:
         peer.start()
         told: dict[str, list[dict[str, float]]] = {"ours": [], "trl": []}
 
+        me, other = psutil.Process(), psutil.Process(peer.pid)
+
         def theirs(number: int) -> float:
-            here.send(True)
-            told["trl"].append(here.recv())
-            return told["trl"][-1]["seconds"]
+            with Peak(lambda: [other]) as memory:
+                here.send(True)
+                figures = here.recv()
+            told["trl"].append(figures | {"peak_gib": memory.gib})
+            return float(figures["seconds"])
 
         with start_services(config, model, learner=True) as services, ThreadPoolExecutor(1) as beside:
             trainer = Trainer(config, config.run_dir / "train", services, tasks, [], [])
 
             def ours(number: int) -> float:
-                with Memory(but=peer.pid) as memory:
+                with Peak(lambda: {me, *me.children(recursive=True)} - {other}) as memory:
                     began = time.perf_counter()
                     metrics = trainer._iterate(number, beside)
                     seconds = time.perf_counter() - began
                 sampled = metrics["learner/trained_tokens"]
-                told["ours"].append({"seconds": seconds, "peak_gib": memory.peak / GIB, "sampled": sampled})
+                told["ours"].append({"seconds": seconds, "peak_gib": memory.gib, "sampled": sampled})
                 return seconds
 
             seconds = by_turns({"ours": ours, "trl": theirs}, ROUNDS)
@@ -122,16 +127,16 @@ def configured(home: Path, dtype: str, groups: int) -> RunConfig:
     )
 
 
-class Memory:
-    """The largest memory of this process and its descendants, but one of them, sampled twice a second."""
+class Peak:
+    """The largest memory of some processes while inside, sampled every 0.1 s; the same for either side."""
 
-    def __init__(self, but: int | None) -> None:
-        self._but = but
-        self.peak = 0
+    def __init__(self, processes: Callable[[], Iterable[psutil.Process]]) -> None:
+        self._processes = processes
+        self._bytes = 0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
 
-    def __enter__(self) -> Memory:
+    def __enter__(self) -> Peak:
         self._thread.start()
         return self
 
@@ -139,12 +144,14 @@ class Memory:
         self._over.set()
         self._thread.join()
 
+    @property
+    def gib(self) -> float:
+        return self._bytes / GIB
+
     def _sample(self) -> None:
-        me = psutil.Process()
         while True:
-            others = [p for p in me.children(recursive=True) if p.pid != self._but]
-            self.peak = max(self.peak, sum(map(_bytes, [me, *others])))
-            if self._over.wait(0.5):
+            self._bytes = max(self._bytes, sum(map(memory_of, self._processes())))
+            if self._over.wait(0.1):
                 return
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-import threading
 import time
 from multiprocessing.connection import Connection
 from typing import Any
@@ -48,12 +47,11 @@ def serve(
             if not connection.recv():
                 raise SystemExit
             rollouts.sampled = 0
-            self.memory = Peak()
             self.began = time.perf_counter()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
             seconds = time.perf_counter() - self.began
-            connection.send({"seconds": seconds, "peak_gib": self.memory.end(), "sampled": rollouts.sampled})
+            connection.send({"seconds": seconds, "sampled": rollouts.sampled})
 
     with tempfile.TemporaryDirectory() as home:
         settings = GRPOConfig(
@@ -125,26 +123,3 @@ class Rollouts:
                 ids[i] += seen
                 masks[i] += [0] * len(seen)
         return {"prompt_ids": starts, "completion_ids": ids, "logprobs": None, "env_mask": masks, "reward": rewards}
-
-
-class Peak:
-    """The largest memory of this process from now on to its end, sampled every 50 ms."""
-
-    def __init__(self) -> None:
-        self._peak = 0
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._sample, daemon=True)
-        self._thread.start()
-
-    def end(self) -> float:
-        """GiB."""
-        self._over.set()
-        self._thread.join()
-        return self._peak / 2**30
-
-    def _sample(self) -> None:
-        process = psutil.Process()
-        while True:
-            self._peak = max(self._peak, process.memory_full_info().pss)
-            if self._over.wait(0.05):
-                return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 Request = TypeVar("Request")
@@ -73,15 +74,31 @@ async def as_they_come(
 ) -> AsyncIterator[list[tuple[int, Reply]]]:
     """(place, reply) of calls that run side by side, in the order in which they end; those within a tick together.
 
+    A tick is over as soon as half of the calls have ended: a lone one waits for nobody, and many make few messages.
     The first exception ends it, and the calls that are left are cancelled.
     """
-    places = {asyncio.ensure_future(call): place for place, call in enumerate(calls)}
+    places = {asyncio.create_task(call): place for place, call in enumerate(calls)}
+    ended: list[asyncio.Task[Reply]] = []
+    some, half = asyncio.Event(), asyncio.Event()
+
+    def note(task: asyncio.Task[Reply]) -> None:
+        ended.append(task)
+        some.set()
+        if 2 * len(ended) >= len(places):
+            half.set()
+
+    for task in places:
+        task.add_done_callback(note)
     try:
         while places:
-            await asyncio.wait(places, return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.sleep(tick_s)
-            ended = [task for task in places if task.done()]
-            yield [(places.pop(task), task.result()) for task in ended]
+            await some.wait()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(half.wait(), tick_s)
+            told = [(places.pop(task), task.result()) for task in ended]
+            ended.clear()
+            some.clear()
+            half.clear()
+            yield told
     finally:
         for task in places:
             task.cancel()

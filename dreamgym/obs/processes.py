@@ -27,6 +27,19 @@ class Stopped(KeyboardInterrupt):
         self.code = 128 + number
 
 
+def memory_of(process: psutil.Process) -> int:
+    """Bytes: PSS from smaps_rollup, which divides shared pages among their users; else the resident set."""
+    try:
+        with open(f"/proc/{process.pid}/smaps_rollup", encoding="ascii") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("Pss:"))
+    except (OSError, StopIteration):
+        pass
+    try:
+        return int(process.memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
 class ProcessTree:
     """This process and all it ever started, seen from time to time, so that orphans are still known."""
 
@@ -47,7 +60,7 @@ class ProcessTree:
 
     def memory(self) -> int:
         """Bytes of this process and its descendants: PSS where the kernel tells it, else resident memory."""
-        return sum(map(_bytes, [self._root, *self.refresh()]))
+        return sum(map(memory_of, [self._root, *self.refresh()]))
 
     def end(self) -> None:
         """End every descendant: SIGTERM, three seconds, SIGKILL."""
@@ -174,16 +187,3 @@ def _send(process: psutil.Process, number: int) -> None:
         process.send_signal(number)
     except psutil.Error:
         return
-
-
-def _bytes(process: psutil.Process) -> int:
-    """PSS from smaps_rollup, which divides shared pages among their users; else the resident set."""
-    try:
-        with open(f"/proc/{process.pid}/smaps_rollup", encoding="ascii") as file:
-            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("Pss:"))
-    except (OSError, StopIteration):
-        pass
-    try:
-        return int(process.memory_info().rss)
-    except psutil.Error:
-        return 0
