@@ -2,7 +2,9 @@
 
     .venv/bin/python benchmarks/iteration_vs_trl.py [small | 135m]      (needs trl, of the extra `test`)
 
-Same model, episodes (see `skewed.py`: 1 to 12 turns of at most 16 tokens), group size, cores and one optimiser step.
+Same model, episodes (see `skewed.py`: turns of at most 16 tokens, and every iteration has tasks of 1 to 12 turns or,
+for `135m`, of 2 to 12), group size, cores and one optimiser step. TRL learns from every group, ours leaves out those in
+which all episodes had the same reward.
 Ours is one turn of the training loop: rollouts on the fleet, Arrow, Parquet, the learner's step, new weights in the
 engine. TRL generates with transformers, batched over all episodes a turn at a time, through its `rollout_func`: its
 vLLM mode needs a GPU. Both take turns; memory is that of all processes of either side (PSS), Ray's own among ours.
@@ -24,7 +26,7 @@ from typing import Any
 import psutil
 from compare import by_turns, median_ratio, rounded, small_model, smollm2
 from record import ROOT, record
-from skewed import Skewed
+from skewed import TURNS, Skewed
 from trl_peer import serve
 
 from dreamgym.config import RunConfig
@@ -35,23 +37,23 @@ from dreamgym.services import start_services
 ROUNDS = 5
 TURN = 16
 MODELS: dict[str, dict[str, Any]] = {
-    "small": {"make": lambda at: small_model(at, "float32"), "dtype": "float32", "groups": 12, "micro": 16},
-    "135m": {"make": smollm2, "dtype": "bfloat16", "groups": 3, "micro": 8},
+    "small": {"make": lambda at: small_model(at, "float32"), "dtype": "float32", "groups": 12, "size": 8, "micro": 16},
+    "135m": {"make": smollm2, "dtype": "bfloat16", "groups": 6, "size": 4, "micro": 8},
 }
-GROUP_SIZE = 8
 
 
 def main() -> None:
     kind = sys.argv[1] if sys.argv[1:] else "small"
     chosen = MODELS[kind]
     with tempfile.TemporaryDirectory() as home:
-        config = configured(Path(home), chosen["dtype"], chosen["groups"])
+        groups, size = chosen["groups"], chosen["size"]
+        config = configured(Path(home), chosen["dtype"], groups, size)
         model = config.run_dir / "world"
         model.parent.mkdir(parents=True)
         chosen["make"](model)
-        tasks = Skewed().tasks("train", 48, 0)
+        tasks = Skewed().tasks("train", len(TURNS), 0)[:: -(len(TURNS) // groups)]
         here, there = get_context("spawn").Pipe()
-        arguments = (there, str(model), chosen["dtype"], tasks, chosen["groups"], GROUP_SIZE, chosen["micro"], TURN)
+        arguments = (there, str(model), chosen["dtype"], tasks, groups, size, chosen["micro"], TURN)
         peer = get_context("spawn").Process(target=serve, args=arguments, daemon=True)
         peer.start()
         told: dict[str, list[dict[str, float]]] = {"ours": [], "trl": []}
@@ -70,11 +72,13 @@ def main() -> None:
 
             def ours(number: int) -> float:
                 with Peak(lambda: {me, *me.children(recursive=True)} - {other}) as memory:
-                    began = time.perf_counter()
+                    before, began = services.policy.metrics()["generated_tokens"], time.perf_counter()
                     metrics = trainer._iterate(number, beside)
                     seconds = time.perf_counter() - began
-                sampled = metrics["learner/trained_tokens"]
-                told["ours"].append({"seconds": seconds, "peak_gib": memory.gib, "sampled": sampled})
+                sampled = services.policy.metrics()["generated_tokens"] - before
+                trained = metrics["learner/trained_tokens"]
+                told["ours"].append({"peak_gib": memory.gib, "sampled": sampled, "trained": trained})
+                print({name: round(value, 3) for name, value in metrics.items() if name.startswith("time/")})
                 return seconds
 
             seconds = by_turns({"ours": ours, "trl": theirs}, ROUNDS)
@@ -90,14 +94,15 @@ def main() -> None:
             f"peak_memory_vs_trl{ending}": round(peak["ours"] / peak["trl"], 3),
         },
         how=f"iteration: their seconds over ours, median of {ROUNDS} rounds; memory: our peak over theirs",
-        episodes=chosen["groups"] * GROUP_SIZE,
+        episodes=groups * size,
         seconds=rounded(seconds),
         sampled_tokens={n: statistics.median(one["sampled"] for one in figures[1:]) for n, figures in told.items()},
+        trained_tokens_ours=statistics.median(one["trained"] for one in told["ours"][1:]),
         peak_gib={name: round(value, 2) for name, value in peak.items()},
     )
 
 
-def configured(home: Path, dtype: str, groups: int) -> RunConfig:
+def configured(home: Path, dtype: str, groups: int, size: int) -> RunConfig:
     return RunConfig.model_validate(
         {
             "name": "skewed",
@@ -119,7 +124,7 @@ def configured(home: Path, dtype: str, groups: int) -> RunConfig:
                 "world": "real",
                 "iterations": 10**6,
                 "groups": groups,
-                "group_size": GROUP_SIZE,
+                "group_size": size,
                 "eval_every": 0,
                 "checkpoint_every": 10**6,
             },

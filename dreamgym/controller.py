@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import statistics
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,9 +24,11 @@ from dreamgym.actors.again import again_scores
 from dreamgym.chat import ChatFormat
 from dreamgym.config import RunConfig
 from dreamgym.curriculum.curriculum import Curriculum
+from dreamgym.curriculum.progress import Progress
 from dreamgym.errors import DataError
 from dreamgym.evaluation import evaluate_policy
 from dreamgym.fidelity import named, predict
+from dreamgym.guard import no_longer_true
 from dreamgym.learner.algorithms import resolve
 from dreamgym.learner.batches import rl_batch
 from dreamgym.learner.models import load_tokenizer
@@ -34,7 +37,7 @@ from dreamgym.obs.ledger import Ledger
 from dreamgym.obs.metrics import Sink
 from dreamgym.obs.mirror import Mirror
 from dreamgym.obs.rollouts import rollout_metrics
-from dreamgym.obs.runlog import Clock, RunLog
+from dreamgym.obs.runlog import Clock, RunLog, read_log
 from dreamgym.obs.stages import write_json
 from dreamgym.policy.weight_transfer import pack_weights
 from dreamgym.refresh import Refresher
@@ -50,7 +53,8 @@ class Trainer:
     """One policy in training; `run` goes from its last checkpoint, or from where it begins, to the end.
 
     It begins with the warm start, or where the run of the folder `after` ended: learner, optimiser and the count of
-    iterations go on. In the real environment it ends where `real.transitions` leave no room for another group.
+    iterations go on. In the real environment it ends where `real.transitions` leave no room for another group. What is
+    won in `seed_data` is how far episodes come is measured by.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class Trainer:
         after: Path | None = None,
         sinks: Sequence[Sink] = (),
         mirror: Mirror | None = None,
+        seed_data: Sequence[Trajectory] = (),
     ) -> None:
         self.config = config
         self.folder = folder
@@ -74,8 +79,10 @@ class Trainer:
         self.learned = {"dream": 0, "real": 0}
         self.tokens = 0
         self.max_gap = 0.0
+        self.ended_early = ""
         self._dev_tasks = list(dev_tasks)
         self._heldout = list(heldout)
+        self._progress = Progress(seed_data)
         self._world_chat = ChatFormat(load_tokenizer(config.run_dir / "world"))
         self._log = RunLog(folder / "metrics.jsonl")
         self._sinks = [self._log, *sinks]
@@ -95,7 +102,8 @@ class Trainer:
         first = self._resume()
         if first == 0:
             self._evaluate(0)
-        iteration, last = first, not self._supply.more(first, self.learned["real"])
+        iteration = first
+        last = self._untrue() or not self._supply.more(first, self.learned["real"])
         with ThreadPoolExecutor(1) as beside:
             while not last:
                 metrics = self._iterate(iteration, beside)
@@ -111,11 +119,19 @@ class Trainer:
                 every = self.config.train.eval_every
                 if every and (iteration % every == 0 or last):
                     self._evaluate(iteration)
+                    if not last and self._untrue():
+                        last = True
+                        self._supply.abandon(iteration)
                 if last or iteration % self.config.train.checkpoint_every == 0:
                     self._checkpoint(iteration)
         self._log.close()
         self._ledger.close()
         return iteration
+
+    def _untrue(self) -> bool:
+        """Whether the evaluations so far say to end early; `ended_early` then says why."""
+        self.ended_early = no_longer_true(read_log(self._log.path), self.config.train)
+        return bool(self.ended_early)
 
     # One iteration -----------------------------------------------------------------------------
 
@@ -148,14 +164,14 @@ class Trainer:
 
     def _value_tasks(self, trajectories: Sequence[Trajectory], iteration: int) -> dict[str, Any]:
         tasks = {t.group: t.task for t in trajectories}
-        rewards: dict[str, list[float]] = {task_id: [] for task_id in tasks}
-        for t in trajectories:
-            if t.status == "ok":
-                rewards[t.group].append(t.total_reward)
+        ok = {task_id: [t for t in trajectories if t.group == task_id and t.status == "ok"] for task_id in tasks}
+        rewards = {task_id: [t.total_reward for t in group] for task_id, group in ok.items()}
+        progress = {task_id: [self._progress.of(t) for t in group] for task_id, group in ok.items()}
         clusters = self.curriculum.clusters(rewards, self._refresher.embed)
-        values = [self.curriculum.record(task_id, r, iteration) for task_id, r in clusters.items()]
+        values = [self.curriculum.record(task_id, r, iteration, progress[task_id]) for task_id, r in clusters.items()]
         generated = sum(task.origin == "generated" for task in tasks.values())
         return {
+            "curriculum/progress": statistics.fmean(p for group in progress.values() for p in group or [0.0]),
             "curriculum/value_mean": sum(values) / max(len(values), 1),
             "curriculum/generated_share": generated / max(len(tasks), 1),
             "curriculum/flat_groups": sum(value == 0 for value in values) / max(len(values), 1),

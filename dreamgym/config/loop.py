@@ -63,6 +63,8 @@ class CurriculumConfig(Section):
     """Share of the real tasks drawn by value rather than uniformly."""
     neighbours: int = Field(0, ge=0)
     """V_tau also counts the last episodes of so many visited tasks that are most like the task (for PPO)."""
+    progress: float = Field(0.0, ge=0)
+    """V_tau also counts, with this weight, the variance of how far along a known solution the episodes came."""
     similarity: float = Field(0.999, ge=0, le=1)
     """A generated task this similar (cosine) to a known one is a duplicate."""
     feasibility_steps: int = Field(2, ge=0)
@@ -171,6 +173,10 @@ class TrainConfig(Section):
     """Iterations between evaluations on the real dev fold; 0 is never."""
     eval_games: int = Field(64, ge=1)
     """Games of such an evaluation."""
+    min_kept: float = Field(0.0, ge=0, le=1)
+    """Training in the dream ends early where clearly less than this share of won dreams is won for real; 0 is never."""
+    kept_window: int = Field(2, ge=1)
+    """That share is taken over so many evaluations together."""
     keep_checkpoints: int = Field(2, ge=1)
     """Checkpoints kept on disk."""
     checkpoint_every: int = Field(10, ge=1)

@@ -83,7 +83,7 @@ class Curriculum:
         real = [task_id for task_id in self._real if task_id not in without]
         n_invented = min(_floor(share * n), len(invented))
         n_real = min(n - n_invented, len(real))
-        if share < 1:
+        if n_invented + n_real < n and share < 1:
             n_invented = min(n_invented, _floor(share / (1 - share) * n_real))
         focused = self._draw_by_value(rng, real, round(self._config.focus * n_real))
         rest = sorted(set(real) - set(focused))
@@ -91,12 +91,13 @@ class Curriculum:
         chosen = focused + uniform + self._draw_by_value(rng, invented, n_invented)
         return [self._task(task_id) for task_id in chosen]
 
-    def record(self, task_id: str, rewards: Sequence[float], iteration: int) -> float:
+    def record(self, task_id: str, rewards: Sequence[float], iteration: int, progress: Sequence[float] = ()) -> float:
         """Take in a rollout group and return its V_tau; a generated task that stays flat retires.
 
         Args:
             rewards: of the group's episodes that did not fail (or of its cluster, see `clusters`); where none is
                 left, nothing is learned of a real task, and a generated one counts a flat group.
+            progress: how far the group's episodes came (see `Progress`); `curriculum.progress` weighs its variance.
 
         Raises:
             ValueError: the task is unknown, or a reward is not finite.
@@ -106,6 +107,8 @@ class Curriculum:
         if not rewards and task_id in self._real:
             return before.value if before else 0.0
         value = task_value(rewards) if rewards else 0.0
+        if progress and self._config.progress:
+            value += self._config.progress * task_value(progress)
         flat = 0 if value > 0 else (before.flat if before else 0) + 1
         self._seen[task_id] = _Seen(value, iteration, flat)
         if flat >= _FLAT_GROUPS and task_id not in self._real:

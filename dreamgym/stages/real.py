@@ -43,7 +43,8 @@ def real(config: RunConfig, running: Services | None = None, alive: ExitStack | 
         if current.done:
             return running
         run_dir, mirror = current.run_dir, open_mirror(config, current, "train")
-        tasks, dev = training_tasks(read_parquet(run_dir / "data" / "annotated.parquet")), dev_tasks(config)
+        seed_data = read_parquet(run_dir / "data" / "annotated.parquet")
+        tasks, dev = training_tasks(seed_data), dev_tasks(config)
         loop = {"world": "real", "groups": config.real.groups, "iterations": sys.maxsize, "minutes": 0.0}
         settings = config.model_copy(update={"train": config.train.model_copy(update=loop)})
         with ExitStack() as until_trained, progress("real", config.real.transitions) as bar:
@@ -51,7 +52,9 @@ def real(config: RunConfig, running: Services | None = None, alive: ExitStack | 
 
             def trainer_of(services: Services) -> Trainer:
                 awake = replace(services, dream=None, replay=None)
-                return Trainer(settings, run_dir / "real", awake, tasks, dev, [], run_dir / "train", to, mirror)
+                return Trainer(
+                    settings, run_dir / "real", awake, tasks, dev, [], run_dir / "train", to, mirror, seed_data
+                )
 
             def start() -> Services:
                 actors = config.train.rollout_actors

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 
+from rich.markup import escape
+
 from dreamgym.config import RunConfig, TrainConfig
 from dreamgym.controller import Trainer
 from dreamgym.envs.tasks import fold_tasks
@@ -66,7 +68,8 @@ def train(config: RunConfig, alive: ExitStack | None = None) -> Services | None:
             to = until_trained.enter_context(sinks(config))
 
             def trainer_of(services: Services) -> Trainer:
-                return Trainer(config, run_dir / "train", services, tasks, dev, heldout, sinks=to, mirror=mirror)
+                folder = run_dir / "train"
+                return Trainer(config, folder, services, tasks, dev, heldout, None, to, mirror, seed_data)
 
             services, trainer, current.summary["iterations"] = survive(
                 lambda: _start(config, seed_data), trainer_of, run_dir / "policy", bar
@@ -83,6 +86,9 @@ def tell(current: Stage, trainer: Trainer) -> None:
     current.parts = trainer.clock.parts()
     current.tokens = trainer.tokens
     console.print(time_table(current.parts, "wall time of the loop"))
+    if trainer.ended_early:
+        console.print(f"[yellow]ended early:[/] {escape(trainer.ended_early)}")
+        current.summary["ended_early"] = trainer.ended_early
     current.summary |= {
         "real_transitions_learned": trainer.learned["real"],
         "real_transitions_measured": trainer.real_measured,

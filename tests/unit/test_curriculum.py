@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dreamgym.config import CurriculumConfig
@@ -59,6 +59,7 @@ def test_value_of_flat_half_solved_and_empty_groups() -> None:
 
 
 @settings(max_examples=60, deadline=None)
+@example(tasks=1, invented=1, n=1, share=0.9999999999999999, focus=0.0)
 @given(
     tasks=st.integers(1, 15),
     invented=st.integers(0, 15),
@@ -277,3 +278,11 @@ def test_unknown_tasks_and_empty_or_doubled_task_lists_are_refused() -> None:
         Curriculum([], CurriculumConfig(), 0)
     with pytest.raises(DataError, match="share an id"):
         Curriculum([real(1), real(1)], CurriculumConfig(), 0)
+
+
+def test_progress_makes_a_task_worth_a_look_that_nobody_has_won() -> None:
+    blind, aware = curriculum(4, focus=1.0), curriculum(4, focus=1.0, progress=0.5)
+    assert blind.record("r1", [0, 0, 0, 0], 0, [0.0, 0.5, 0.5, 1.0]) == 0.0
+    assert aware.record("r1", [0, 0, 0, 0], 0, [0.0, 0.5, 0.5, 1.0]) == pytest.approx(0.5 * 0.125)
+    assert aware.record("r2", [0, 1, 0, 1], 0, [0.5, 1.0, 0.5, 1.0]) == pytest.approx(0.25 + 0.5 * 0.0625)
+    assert aware.record("r3", [0, 0], 0, [0.5, 0.5]) == 0.0
