@@ -76,7 +76,7 @@ def stage(
     with run_folder(config) as run_dir:
         settings = _settings(config, inputs)
         before = {other: _upstream(config, name, other) for other in upstream}
-        fingerprint = _digest({"settings": settings, "upstream": before})
+        fingerprint = digest({"settings": settings, "upstream": before})
         finished = read_stage(run_dir, name)
         if finished and finished["fingerprint"] == fingerprint:
             kept = {key: finished[key] for key in ("summary", "tokens", "parts")}
@@ -275,7 +275,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _digest(value: Any) -> str:
+def digest(value: Any) -> str:
+    """16 hex digits of a value of JSON's kinds, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

@@ -1,7 +1,8 @@
 """The command `experiment`: rows x seeds as jobs that share what they can and go on where they stopped, then a table.
 
 A job is one row and one seed, in a run folder of its own (`out/NAME-ROW-seedN`). It takes over the stages that another
-run in `out` has finished with the same settings, makes its player, measures it and writes `result.json`.
+run in `out` has finished with the same settings, makes its player, measures it and writes `result.json`. A table that
+is there already counts as well: what it holds of the same settings need not run again, on whichever machine it ran.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from typing import Any
 from rich.markup import escape
 
 from dreamgym.config import RunConfig
-from dreamgym.errors import ConfigError, DreamgymError
+from dreamgym.errors import ConfigError, DataError, DreamgymError
 from dreamgym.obs.console import console
+from dreamgym.obs.runlog import parse_object
 from dreamgym.obs.sharing import chain, link, take_over
-from dreamgym.obs.stages import Record, fitting_stage, read_stage, write_json
+from dreamgym.obs.stages import Record, digest, fitting_stage, read_stage, write_json
 from dreamgym.obs.table import Run, write_table
 from dreamgym.settings import COMMAND_LINE, load_config
 from dreamgym.stages.rows import COMMON_START, ROWS, STAGES, TABLES
@@ -60,6 +62,11 @@ class Experiment:
         made = fitting_stage(other, "sft-policy", other.run_dir)
         return _starting_with(config, _start_folder(config, made)) if made else None
 
+    def identity(self, row: str, seed: int) -> str:
+        """16 hex digits of all that a job is set to, but for the folder that it runs in."""
+        names = [row, COMMON_START] if ROWS[row].common_start else [row]
+        return digest([self.config(name, seed).model_dump(mode="json", exclude={"out", "log_level"}) for name in names])
+
     def result(self, row: str, seed: int) -> Run | None:
         """What came of a job; None while it is not finished."""
         config, player = self.settled(row, seed), ROWS[row].player
@@ -69,7 +76,8 @@ class Experiment:
         stages = _records(config.run_dir, STAGES[player][-1])
         if ROWS[row].common_start:
             stages |= _records(self.config(COMMON_START, seed).run_dir, STAGES["warm_start"][-1])
-        return _run(row, seed, config, measured["summary"], list(stages.values()))
+        told = _run(row, seed, config, measured["summary"], list(stages.values()))
+        return told | {"identity": self.identity(row, seed), "measured": measured["ended"]}
 
     def command(self, seeds: Sequence[int]) -> str:
         """What to type for the same table."""
@@ -89,8 +97,8 @@ def experiment(
 ) -> None:
     """Run every job that is not finished, one after another, each in a process of its own; then write the table.
 
-    The table holds all rows and seeds that are finished in `out` with these settings. A job that fails is named at the
-    end, and does not keep the others from running.
+    The table holds all rows and seeds that are finished with these settings, in `out` or in the table that was there.
+    A job that fails is named at the end, and does not keep the others from running.
 
     Args:
         config: the recipe with what is set for all rows: `out`, and the environment's name, which the files have.
@@ -107,14 +115,16 @@ def experiment(
     jobs = [(row, seed) for seed in seeds for row in chosen]
     for row, seed in jobs:
         asked.config(row, seed)  # a wrong setting is told before hours of work
-    todo = [job for job in jobs if asked.result(*job) is None]
+    folder = results or config.out
+    told = {**_told(asked, config, config.out), **_told(asked, config, folder)}
+    todo = [job for job in jobs if job not in told and asked.result(*job) is None]
     failed = []
     for row, seed in todo:
         if len(jobs) == 1:
             run_job(asked, row, seed)
         elif _in_a_process(asked, row, seed) != 0:
             failed.append(f"{row} seed {seed}")
-    _write(asked, config, seeds, results or config.out)
+    _write(asked, config, seeds, folder, told)
     if failed:
         raise DreamgymError(
             f"{len(failed)} of {len(jobs)} jobs failed ({', '.join(failed)}); what each said stands above, the others "
@@ -242,15 +252,37 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait(END_S)
 
 
-def _write(asked: Experiment, config: RunConfig, seeds: Sequence[int], folder: Path) -> None:
+def _told(asked: Experiment, config: RunConfig, folder: Path) -> dict[tuple[str, int], Run]:
+    """What a table in a folder holds of jobs with these very settings, by row and seed.
+
+    Raises:
+        DataError: the file is no table.
+    """
+    path = folder / f"{_table_name(asked, config)}.json"
+    if not path.exists():
+        return {}
+    table = parse_object(path.read_bytes())
+    if table is None or not isinstance(table.get("rows"), list):
+        raise DataError(f"{path}: not a table of `dreamgym experiment`; move it away.")
+    runs = [run for row in table["rows"] for run in row["per_seed"] if row["name"] in TABLES[asked.table]]
+    return {(r["row"], r["seed"]): r for r in runs if r.get("identity") == asked.identity(r["row"], r["seed"])}
+
+
+def _table_name(asked: Experiment, config: RunConfig) -> str:
+    return f"{asked.table}_{re.sub(r'[^A-Za-z0-9]+', '-', config.env.name)}"
+
+
+def _write(
+    asked: Experiment, config: RunConfig, seeds: Sequence[int], folder: Path, told: dict[tuple[str, int], Run]
+) -> None:
     """The table of all that is finished, also of rows and seeds that this call did not ask for."""
     rows = TABLES[asked.table]
     names = [path.name for path in config.out.glob(f"{config.name}-*-seed*")]
     found = {int(end[1]) for name in names if (end := re.search(r"-seed([0-9]+)$", name))}
-    everything = {row: [asked.result(row, seed) for seed in sorted({*found, *seeds})] for row in rows}
+    everyone = sorted({*found, *seeds, *(seed for _, seed in told)})
+    everything = {row: [asked.result(row, seed) or told.get((row, seed)) for seed in everyone] for row in rows}
     runs = {row: [run for run in results if run] for row, results in everything.items()}
     finished = sorted({run["seed"] for results in runs.values() for run in results}) or list(seeds)
-    name = f"{asked.table}_{re.sub(r'[^A-Za-z0-9]+', '-', config.env.name)}"
     labels = {row: ROWS[row].label for row in rows}
-    page = write_table(folder, name, asked.command(finished), labels, runs)
+    page = write_table(folder, _table_name(asked, config), asked.command(finished), labels, runs)
     console.print(f"[green]✓[/] [bold]{asked.table}[/] · {page}", soft_wrap=True)

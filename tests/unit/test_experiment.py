@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -135,6 +137,28 @@ def test_an_ablation_of_the_dream_begins_with_the_warm_start_of_the_others_and_c
     assert sorted(s["stage"] for s in result["stages"]) == sorted([*STAGES["policy"], "sft-world", "sft-policy"])
     _finish(_asked(tmp_path, "policy.demonstrations=7").config(COMMON_START, 0), "sft-policy")
     assert asked.result("no_history", 0) is None
+
+
+def test_a_table_that_is_there_spares_its_jobs_on_another_machine_unless_settings_differ(
+    tmp_path: Path,
+) -> None:
+    here, there, results = (tmp_path / name for name in ("here", "there", "results"))
+    for seed in (0, 1):
+        _finish(_asked(here).config("real_grpo", seed), *STAGES["policy"], "eval-policy")
+
+    def rows(out: Path, seeds: str, *words: str) -> list[dict[str, Any]]:
+        call = ["table1", str(RECIPE), f"out={out}", *words, "--rows", "real_grpo", "--seeds", seeds]
+        assert main(["experiment", *call, "--results", str(results)]) == 0
+        return list(json.loads((results / "table1_mapreader.json").read_text())["rows"])
+
+    first = rows(here, "0,1")
+    assert [row["seeds"] for row in first] == [[0, 1]]
+    assert rows(there, "0,1") == first
+    assert not (there / "quickstart-real_grpo-seed0").exists()
+    _finish(_asked(there).config("real_grpo", 2), *STAGES["policy"], "eval-policy")
+    assert [row["seeds"] for row in rows(there, "2")] == [[0, 1, 2]]
+    _finish(_asked(there, "learner.lr=0.5").config("real_grpo", 2), *STAGES["policy"], "eval-policy")
+    assert [row["seeds"] for row in rows(there, "2", "learner.lr=0.5")] == [[2]]
 
 
 def test_the_command_of_a_table_names_what_it_takes_and_no_folder_of_this_machine() -> None:
