@@ -210,21 +210,21 @@ class Learner:
             worker.weights.options(num_returns="streaming").remote(version, pack, part_bytes)
             for worker in self._workers
         ]
-        deadline, last = time.monotonic() + self.config.timeout_s, None
+        last: dict[Any, Any] = {}
+        deadline = time.monotonic() + self.config.timeout_s
         while streams:
             ready, _ = ray.wait(streams, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
             if not ready:
                 raise EngineError(f"the learner did not answer within learner.timeout_s={self.config.timeout_s} s.")
-            part = next(ready[0], None)
-            if part is None:
-                self._get([ready[0].completed()])
-                streams.remove(ready[0])
+            stream = ready[0]
+            item = next(stream, None)
+            if item is None:
+                self._get([last.pop(stream)])  # no part: it says that all went well, or what did not
+                streams.remove(stream)
                 continue
-            if last is not None:
-                yield last
-            last = part  # a failure too comes as a part, and is told when its stream is at its end
-        if last is not None:
-            yield last
+            if stream in last:
+                yield last[stream]
+            last[stream] = item
 
     def save(self, path: Path) -> None:
         """Write a Hugging Face checkpoint (safetensors in the model's precision, tokenizer), whole or not at all."""

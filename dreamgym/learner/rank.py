@@ -75,7 +75,9 @@ class Rank:
         self._build_engine()
 
     def weights(self, version: int, pack: Pack, part_bytes: int) -> Iterator[Any]:
-        """`pack(some of the whole weights, version)`, part by part, on rank 0; all ranks must be called and drained.
+        """`pack(some of the whole weights, version)`, part by part, on rank 0, and on every rank a last item, None.
+
+        All ranks must be called and drained.
 
         While a part is on its way the next one is gathered, so no rank ever holds more than one whole.
         """
@@ -85,6 +87,7 @@ class Rank:
             with self._gathered(names):
                 if self.rank == 0:
                     yield pack(whole_weights(self._network.lm, names), version)
+        yield None
 
     def save(self, path: str) -> None:
         """Write a Hugging Face checkpoint with its tokenizer; all ranks must be called."""
