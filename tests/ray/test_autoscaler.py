@@ -25,7 +25,11 @@ from dreamgym.types import stable_id
 from examples.keyhouse import KeyHouse
 from tests.ray.tiny_model import tiny_model
 
-DEADLINE_S = 240.0
+DEADLINE_S = 120.0
+COMMANDS = (
+    "initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands",
+    "head_start_ray_commands", "worker_start_ray_commands",
+)  # fmt: skip
 PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
 
 
@@ -36,7 +40,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     address = f"{ray.util.get_node_ip_address()}:{port}"
-    head, worker = {"CPU": 2 * ROLLOUT_CPUS}, {"CPU": ROLLOUT_CPUS, "object_store_memory": 100 * 2**20}
+    head, worker = {"CPU": 1}, {"CPU": 1, "object_store_memory": 100 * 2**20}
     nodes = {
         FAKE_HEAD_NODE_TYPE: {"resources": head, "node_config": {}, "min_workers": 0, "max_workers": 0},
         "rollouts": {"resources": worker, "node_config": {}, "min_workers": 0, "max_workers": 1},
@@ -46,9 +50,11 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
         "cluster_name": "growing",
         "max_workers": 1,
         "idle_timeout_minutes": 0.05,
-        "provider": {**provider, "launch_multiple": True, "use_node_id_as_ip": True},
+        "provider": {**provider, "launch_multiple": True, "use_node_id_as_ip": True, "disable_node_updaters": True},
         "available_node_types": nodes,
         "head_node_type": FAKE_HEAD_NODE_TYPE,
+        **{name: [] for name in (*COMMANDS, "cluster_synced_files")},
+        **{name: {} for name in ("docker", "file_mounts")},
     }
     file = tmp_path / "autoscaling.yaml"
     file.write_text(json.dumps(settings), encoding="utf-8")
@@ -60,7 +66,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
     arguments = {
         "num_cpus": head["CPU"],
         "include_dashboard": False,
-        "redis_port": port,
+        "gcs_server_port": port,
         "autoscaling_config": str(file),
     }
     cluster = Cluster(initialize_head=True, head_node_args=arguments)
