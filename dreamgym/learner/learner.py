@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ Step = Callable[[list[int], float], dict[str, float]]
 """(members of the set, learning rate) -> metrics of one optimiser step on them."""
 TOLD = ("loss", "accuracy", "margin")
 """Metrics of the last steps that tell how a tuning ended."""
+PART_BYTES = 256 * 2**20
+"""Weights leave in parts of about so many bytes."""
 RECENT = 8
 """Steps over which a loss is averaged before it is held against `stop_loss`."""
 
@@ -196,11 +198,33 @@ class Learner:
         rows: list[list[float]] = self._all("logprobs", ray.put(batch))[0]
         return rows
 
-    def weights(self, version: int, pack: Pack) -> Any:
-        """What `pack(named weights, version)` made of the whole model, as an object reference."""
-        references = [worker.weights.remote(version, pack) for worker in self._workers]
-        self._wait(references)
-        return references[0]
+    def weights(self, version: int, pack: Pack, part_bytes: int = PART_BYTES) -> Iterator[Any]:
+        """What `pack(named weights, version)` made of the model, part by part, as object references, as they are made.
+
+        The parts are those of `lora.parts_of`: while one is on its way, the workers gather the next.
+
+        Raises:
+            EngineError: a worker died or missed its deadline.
+        """
+        streams = [
+            worker.weights.options(num_returns="streaming").remote(version, pack, part_bytes)
+            for worker in self._workers
+        ]
+        last: dict[Any, Any] = {}
+        deadline = time.monotonic() + self.config.timeout_s
+        while streams:
+            ready, _ = ray.wait(streams, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
+            if not ready:
+                raise EngineError(f"the learner did not answer within learner.timeout_s={self.config.timeout_s} s.")
+            stream = ready[0]
+            item = next(stream, None)
+            if item is None:
+                self._get([last.pop(stream)])  # no part: it says that all went well, or what did not
+                streams.remove(stream)
+                continue
+            if stream in last:
+                yield last[stream]
+            last[stream] = item
 
     def save(self, path: Path) -> None:
         """Write a Hugging Face checkpoint (safetensors in the model's precision, tokenizer), whole or not at all."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from torch import Tensor
@@ -30,13 +30,34 @@ def add_adapters(lm: Any, config: LoRAConfig) -> None:
         raise ModelError("policy.lora.targets: embeddings and the output head cannot have adapters; name other layers.")
 
 
-def whole_weights(lm: Any) -> Iterator[tuple[str, Tensor]]:
+def parts_of(lm: Any, part_bytes: int) -> list[set[str]]:
+    """The names of all parameters, in sets that follow one another; each but the last has at least so many bytes.
+
+    A weight and its adapters are in one set.
+    """
+    parts: list[set[str]] = []
+    room = 0
+    for name, parameter in lm.named_parameters():
+        if room <= 0 and ".lora_" not in name:
+            parts.append(set())
+            room = part_bytes
+        parts[-1].add(name)
+        room -= getattr(parameter, "ds_numel", parameter.numel()) * parameter.element_size()
+    return parts
+
+
+def whole_weights(lm: Any, names: Collection[str] | None = None) -> Iterator[tuple[str, Tensor]]:
     """The parameters under the names of the Hugging Face checkpoint, with adapters, where there are any, merged in.
 
     Tied weights appear once, under the input embedding.
+
+    Args:
+        names: those wanted, of `lm.named_parameters()`; all where None.
     """
     adapted = {name: module for name, module in lm.named_modules() if hasattr(module, "get_delta_weight")}
     for name, parameter in lm.named_parameters():
+        if names is not None and name not in names:
+            continue
         layer, is_base, leaf = name.rpartition(".base_layer.")
         if is_base and leaf == "weight":
             delta = adapted[layer].get_delta_weight("default")

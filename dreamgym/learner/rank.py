@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,14 +74,20 @@ class Rank:
         self._device = torch.device("cuda:0" if self.spec.gpu else "cpu")
         self._build_engine()
 
-    def weights(self, version: int, pack: Pack) -> Any:
-        """`pack(whole_weights, version)` on rank 0, and None on the others; all ranks must be called."""
-        from dreamgym.learner.lora import whole_weights
+    def weights(self, version: int, pack: Pack, part_bytes: int) -> Iterator[Any]:
+        """`pack(some of the whole weights, version)`, part by part, on rank 0, and on every rank a last item, None.
 
-        with self._gathered():
-            if self.rank == 0:
-                return pack(whole_weights(self._network.lm), version)
-        return None
+        All ranks must be called and drained.
+
+        While a part is on its way the next one is gathered, so no rank ever holds more than one whole.
+        """
+        from dreamgym.learner.lora import parts_of, whole_weights
+
+        for names in parts_of(self._network.lm, part_bytes):
+            with self._gathered(names):
+                if self.rank == 0:
+                    yield pack(whole_weights(self._network.lm, names), version)
+        yield None
 
     def save(self, path: str) -> None:
         """Write a Hugging Face checkpoint with its tokenizer; all ranks must be called."""
@@ -184,8 +190,9 @@ class Rank:
         torch.distributed.all_reduce(values)
         return dict(zip(sums, values.tolist(), strict=True))
 
-    def _gathered(self) -> Any:
-        """All weights whole on this rank (they are partitioned under ZeRO-3 only)."""
+    def _gathered(self, names: Collection[str] | None = None) -> Any:
+        """Weights whole on this rank, those of some names or all (they are partitioned under ZeRO-3 only)."""
         from deepspeed.runtime.zero.partition_parameters import GatheredParameters
 
-        return GatheredParameters(list(self._network.parameters()), enabled=self.spec.config.zero_stage == 3)
+        wanted = [p for name, p in self._network.lm.named_parameters() if names is None or name in names]
+        return GatheredParameters(wanted, enabled=self.spec.config.zero_stage == 3)

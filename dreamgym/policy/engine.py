@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any, TypeVar
@@ -43,6 +43,8 @@ class PolicyEngine:
             model, config, dtype=dtype, seed=seed, threads=threads, weight_transfer=True, colocated=colocated
         )
         self._checksum = 0
+        self._parts: list[tuple[str, WeightPayload]] = []
+        self._offers = contextlib.ExitStack()
 
     async def ready(self) -> int:
         """Start the engine; returns the version of its weights, 0.
@@ -75,26 +77,42 @@ class PolicyEngine:
         except EngineError as error:
             return error
 
-    async def update(self, payload: WeightPayload) -> dict[str, float]:
-        """Swap the weights for the payload's, while requests in flight go on.
+    async def take(self, payload: WeightPayload) -> None:
+        """Hold one part of the next weights until `update`; parts of another version are dropped."""
+        if self._parts and self._parts[0][1].version != payload.version:
+            self._drop()
+        offer = offered(payload, self._engine.in_process)
+        self._parts.append((await asyncio.to_thread(self._offers.enter_context, offer), payload))
+
+    async def update(self) -> dict[str, float]:
+        """Swap the weights for those whose parts were taken, while requests in flight go on.
 
         Returns:
             `version` and `checksum` of the weights now held, and `seconds` for which sampling stood still.
 
         Raises:
-            WeightSyncError: the version does not grow or the checksum differs (the engine stays on its old weights),
-                or the payload does not fit the model.
+            WeightSyncError: the version does not grow or a checksum differs (the engine stays on its old weights),
+                or the parts do not fit the model.
         """
-        with offered(payload, self._engine.in_process) as name:
-            info = {
+        parts = [
+            {
                 "name": name,
                 "manifest": [list(astuple(entry)) for entry in payload.manifest],
                 "checksum": payload.checksum,
-                "version": payload.version,
             }
-            seconds = await self._engine.update_weights(info, payload.version)
-        self._checksum = payload.checksum
-        return {"seconds": seconds, "version": payload.version, "checksum": payload.checksum}
+            for name, payload in self._parts
+        ]
+        version, checksum = self._parts[0][1].version, sum(payload.checksum for _, payload in self._parts)
+        try:
+            seconds = await self._engine.update_weights({"parts": parts, "version": version}, version)
+        finally:
+            self._drop()
+        self._checksum = checksum
+        return {"seconds": seconds, "version": version, "checksum": checksum}
+
+    def _drop(self) -> None:
+        self._offers.close()
+        self._parts = []
 
     async def version(self) -> dict[str, int]:
         """`version` and `checksum` of the weights now held; the checksum is 0 before the first update."""
@@ -230,26 +248,33 @@ class PolicyPool:
         finally:
             self._outstanding[index] -= left
 
-    def update_weights(self, payload: WeightPayload | ray.ObjectRef, timeout_s: float | None = None) -> float:
-        """Bring all engines to the weights of a payload, or of one that lies with Ray already; blocks.
+    def update_weights(
+        self, parts: WeightPayload | Iterable[WeightPayload | ray.ObjectRef], timeout_s: float | None = None
+    ) -> float:
+        """Bring all engines to the weights whose parts are given, or lie with Ray already; blocks.
+
+        Each part travels to the engines as soon as it is there; they stand still once all of them have the last.
 
         Returns:
             The longest time, in seconds, for which an engine stood still.
 
         Raises:
-            WeightSyncError: an engine refused the payload, or they do not all report its version and checksum.
+            WeightSyncError: an engine refused the weights, or they do not all report the same ones.
             EngineError: an engine died or was not done within `timeout_s` (that of a request, where it is None).
         """
         limit = timeout_s or self._timeout_s
-        reference = ray.put(payload) if isinstance(payload, WeightPayload) else payload
-        reports = self._all("update", limit, reference)
-        payload = ray.get(reference, timeout=limit)
-        for index, report in enumerate(reports):
-            if (report["version"], report["checksum"]) != (payload.version, payload.checksum):
-                raise WeightSyncError(
-                    f"policy engine {index} reports version {report['version']:.0f}, not {payload.version}; "
-                    "resume the run from its last checkpoint."
-                )
+        taken = []
+        for part in [parts] if isinstance(parts, WeightPayload) else parts:
+            reference = ray.put(part) if isinstance(part, WeightPayload) else part
+            taken += [engine.take.remote(reference) for engine in self._engines]
+        self._got(taken, "take", limit)
+        reports = self._all("update", limit)
+        different = {(report["version"], report["checksum"]) for report in reports}
+        if len(different) > 1:
+            raise WeightSyncError(
+                f"policy engines report different weights, of versions {sorted(v for v, _ in different)}; "
+                "resume the run from its last checkpoint."
+            )
         return max(report["seconds"] for report in reports)
 
     def load(self, checkpoint: Path) -> float:
@@ -297,7 +322,9 @@ class PolicyPool:
 
     def _all(self, method: str, timeout_s: float, *arguments: Any) -> list[Any]:
         """Call one method of every engine side by side, with one deadline for all."""
-        calls = [getattr(engine, method).remote(*arguments) for engine in self._engines]
+        return self._got([getattr(engine, method).remote(*arguments) for engine in self._engines], method, timeout_s)
+
+    def _got(self, calls: list[Any], method: str, timeout_s: float) -> list[Any]:
         try:
             return ray.get(calls, timeout=timeout_s)
         except RayError as error:

@@ -25,23 +25,21 @@ class NoInit(WeightTransferInitInfo):
 
 
 @dataclass
-class SharedBuffer(WeightTransferUpdateInfo):
-    """One update: the name under which the payload's buffer is offered, and the rest of the payload.
+class SharedBuffers(WeightTransferUpdateInfo):
+    """One update: of each payload the `name` under which its buffer is offered, its `manifest` and its `checksum`.
 
     manifest holds [name, dtype, shape, offset] of each tensor.
     """
 
-    name: str
-    manifest: list[list[Any]]
-    checksum: int
+    parts: list[dict[str, Any]]
     version: int
 
 
-class SharedMemoryTransfer(WeightTransferEngine[NoInit, SharedBuffer]):
-    """Loads a whole model from one buffer in memory; an update that is not sound never touches the model."""
+class SharedMemoryTransfer(WeightTransferEngine[NoInit, SharedBuffers]):
+    """Loads a whole model from buffers in memory; an update that is not sound never touches the model."""
 
     init_info_cls = NoInit
-    update_info_cls = SharedBuffer
+    update_info_cls = SharedBuffers
 
     def __init__(
         self, config: WeightTransferConfig, vllm_config: VllmConfig, device: torch.device, model: torch.nn.Module
@@ -63,29 +61,22 @@ class SharedMemoryTransfer(WeightTransferEngine[NoInit, SharedBuffer]):
         """Nothing is held between updates."""
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
-        """Load one payload; unlike the base class, wait for the accelerator only where there is one."""
+        """Load the payloads; unlike the base class, wait for the accelerator only where there is one."""
         self.receive_weights(self.parse_update_info(update_info))
         if self.device.type != "cpu":
             torch.accelerator.synchronize()
 
-    def receive_weights(self, update_info: SharedBuffer) -> None:
-        """Check the payload, then load it.
+    def receive_weights(self, update_info: SharedBuffers) -> None:
+        """Check all of the payloads, then load them.
 
         Raises:
-            WeightSyncError: the version does not grow, the checksum differs (the old weights stay), or a parameter
-                of the model is missing in the payload.
+            WeightSyncError: the version does not grow, a checksum differs (the old weights stay), or a parameter
+                of the model is missing in the payloads.
         """
         if update_info.version <= self._version:
             raise WeightSyncError(f"version {update_info.version} does not follow {self._version}; send a newer one.")
-        manifest = [TensorEntry(name, dtype, tuple(shape), at) for name, dtype, shape, at in update_info.manifest]
-        buffer = taken(update_info.name)
-        found = checksum_of(manifest, buffer, update_info.version)
-        if found != update_info.checksum:
-            raise WeightSyncError(
-                f"the checksum is {found:08x}, not {update_info.checksum:08x}; the payload was damaged on its way."
-            )
-        loaded = self._load(unpack_weights(manifest, buffer))
-        if missing := self._expected - loaded:
+        weights = [named for part in update_info.parts for named in _sound(part, update_info.version)]
+        if missing := self._expected - self._load(weights):
             raise WeightSyncError(f"the payload lacks '{min(missing)}'; pack every parameter of the learner's model.")
         self._version = update_info.version
 
@@ -99,3 +90,15 @@ class SharedMemoryTransfer(WeightTransferEngine[NoInit, SharedBuffer]):
                 # A tied head shares the embedding's new weight, but a CPU's packed copy of it is still the old one.
                 module.quant_method.process_weights_after_loading(module)
         return loaded
+
+
+def _sound(part: dict[str, Any], version: int) -> list[tuple[str, torch.Tensor]]:
+    """The named tensors of a payload that is what was packed."""
+    manifest = [TensorEntry(name, dtype, tuple(shape), at) for name, dtype, shape, at in part["manifest"]]
+    buffer = taken(part["name"])
+    found = checksum_of(manifest, buffer, version)
+    if found != part["checksum"]:
+        raise WeightSyncError(
+            f"the checksum is {found:08x}, not {part['checksum']:08x}; the payload was damaged on its way."
+        )
+    return unpack_weights(manifest, buffer)

@@ -1,4 +1,4 @@
-"""What travels from learner to engines: all weights in one flat buffer, with manifest, checksum and version."""
+"""What travels from learner to engines: weights in flat buffers, each with manifest, checksum and version."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class TensorEntry:
 
 @dataclass(frozen=True, slots=True)
 class WeightPayload:
-    """All weights of one version.
+    """Weights of one version, all or a part of them.
 
     manifest  where each tensor lies
     buffer    uint8, one dimension; Ray hands it to engines of the same machine without a copy

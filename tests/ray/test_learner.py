@@ -81,6 +81,17 @@ def saved(learner: Learner, path: Path) -> Weights:
     return load_file(path / "model.safetensors")
 
 
+def sent(learner: Learner, version: int, part_bytes: int) -> tuple[Weights, int]:
+    """What would go to engines, and in how many parts."""
+
+    def pack(named: object, version: int) -> tuple[int, list[tuple[str, torch.Tensor]]]:
+        return version, [(name, tensor.clone()) for name, tensor in named]  # type: ignore[attr-defined]
+
+    parts = [ray.get(part) for part in learner.weights(version, pack, part_bytes)]
+    assert {said for said, _ in parts} == {version}
+    return dict(named for _, tensors in parts for named in tensors), len(parts)
+
+
 def close_to(got: Weights, expected: Weights, atol: float) -> None:
     assert got.keys() == expected.keys()
     for name, tensor in expected.items():
@@ -141,6 +152,7 @@ def train(model: Path, out: Path, **changes: int) -> tuple[Weights, dict[str, fl
     learner.rl_step(batch)
     metrics = learner.rl_step(batch)
     weights = saved(learner, out)
+    close_to(sent(learner, 1, 50_000)[0], weights, atol=0.0)
     learner.close()
     return weights, metrics
 
@@ -246,12 +258,23 @@ def test_recomputed_logprobs_are_those_of_the_saved_model(learner: Learner, mode
 
 
 def test_weights_for_the_engines_are_the_saved_ones(learner: Learner, tmp_path: Path) -> None:
-    def pack(named: object, version: int) -> tuple[int, list[tuple[str, torch.Tensor]]]:
-        return version, [(name, tensor.clone()) for name, tensor in named]  # type: ignore[attr-defined]
+    whole = saved(learner, tmp_path / "m")
+    for part_bytes in (10**9, 50_000):
+        weights, parts = sent(learner, 7, part_bytes)
+        assert (parts > 1) == (part_bytes == 50_000)
+        close_to(weights, whole, atol=0.0)
 
-    version, tensors = ray.get(learner.weights(7, pack))
-    assert version == 7
-    close_to(dict(tensors), saved(learner, tmp_path / "m"), atol=0.0)
+
+def test_a_fault_while_weights_are_packed_is_told_and_the_next_time_is_whole(learner: Learner) -> None:
+    def pack(named: object, version: int) -> list[str]:
+        names = [name for name, _ in named]  # type: ignore[attr-defined]
+        if version == 8 and any("layers.1" in name for name in names):
+            raise OSError("no memory")
+        return names
+
+    with pytest.raises(EngineError, match="no memory"):
+        list(learner.weights(8, pack, 50_000))
+    assert len(list(learner.weights(9, pack, 50_000))) > 1
 
 
 def test_other_weights_in_the_engine_stop_the_update_and_change_nothing(

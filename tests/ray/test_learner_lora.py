@@ -136,7 +136,7 @@ def test_an_engine_samples_as_the_adapters_say_after_every_transfer(tmp_path: Pa
             before = learner.logprobs(batch)
             for _ in range(2):
                 learner.rl_step(batch)
-            pool.update_weights(ray.get(learner.weights(version, pack_weights)))
+            pool.update_weights(learner.weights(version, pack_weights, part_bytes=20_000))
             assert np.abs(np.concatenate(learner.logprobs(batch)) - np.concatenate(before)).mean() > 0.05
             sampled = rows_of(pool)
             mine = np.concatenate(learner.logprobs(sampled))

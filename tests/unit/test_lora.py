@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from dreamgym.config import LoRAConfig, ModelConfig, ScratchModel
 from dreamgym.errors import ModelError
 from dreamgym.learner.batches import SFT_SCHEMA, Columns, MicroBatch
-from dreamgym.learner.lora import WithoutAdapters, add_adapters, whole_weights
+from dreamgym.learner.lora import WithoutAdapters, add_adapters, parts_of, whole_weights
 from dreamgym.learner.models import prepare_model
 from dreamgym.learner.network import LogprobModel, load_network
 
@@ -96,3 +96,17 @@ def test_targets_choose_the_layers(folder: Path) -> None:
 def test_a_layer_that_cannot_have_adapters_is_named(folder: Path, target: str) -> None:
     with pytest.raises(ModelError, match=r"policy\.lora\.targets: "):
         adapted(folder, targets=[target])
+
+
+@pytest.mark.parametrize("adapters", [True, False])
+def test_parts_are_all_of_the_weights_in_order_and_keep_adapters_with_their_layer(folder: Path, adapters: bool) -> None:
+    network = adapted(folder) if adapters else load_network(str(folder), torch.float32, temperature=1.0)
+    whole = dict(whole_weights(network.lm))
+    for part_bytes, fewest in ((1, 15), (100_000, 2), (10**9, 1)):
+        parts = parts_of(network.lm, part_bytes)
+        assert len(parts) >= fewest and (len(parts) == 1) == (fewest == 1)
+        found = [pair for names in parts for pair in whole_weights(network.lm, names)]
+        assert [name for name, _ in found] == list(whole)
+        assert all(torch.equal(tensor, whole[name]) for name, tensor in found)
+        sizes = [sum(p.nbytes for n, p in network.lm.named_parameters() if n in names) for names in parts]
+        assert all(size >= part_bytes for size in sizes[:-1])
