@@ -3,6 +3,7 @@
     .venv/bin/python benchmarks/faults.py            # all of them, about half an hour on 2 cores
     .venv/bin/python benchmarks/faults.py driver node
 
+Each case is kept as soon as it is over; what the file holds of cases that are not asked for stays.
 A run that stops in one sentence is given what it lacked and started again; it must go on where it was. The disk is a
 small tmpfs, which needs root; without, that case is left out and said so.
 """
@@ -10,6 +11,7 @@ small tmpfs, which needs root; without, that case is left out and said so.
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 import signal
@@ -25,10 +27,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.chaos import DREAM, NAME, REAL, Life, check, failed, kill_node, left_behind, prepare, raylet, until
-from benchmarks.record import ROOT, record
+from benchmarks.record import ROOT, write
 from dreamgym.obs.processes import TREE
 
 ITERATIONS = 6
+RESULT = ROOT / "docs" / "results" / "faults.json"
 
 
 class Case:
@@ -192,7 +195,7 @@ def main() -> None:
     names = sys.argv[1:] or list(FAULTS)
     home = Path(tempfile.mkdtemp(prefix="faults-prepared-"))
     prepared: dict[int, Path] = {}
-    results = []
+    results = {r["name"]: r for r in json.loads(RESULT.read_text())["faults"]} if RESULT.exists() else {}
     try:
         for name in names:
             fault, overrides = FAULTS[name]
@@ -208,18 +211,26 @@ def main() -> None:
                 try:
                     fault(case)
                     result |= case.account()
-                except (AssertionError, RuntimeError, TimeoutError) as error:
-                    result["error"] = str(error)
+                except (AssertionError, RuntimeError, TimeoutError, OSError) as error:
+                    result |= {"error": str(error), "stopped_with": case.stopped}
                     TREE.end()
-                results.append(result | {"seconds": round(time.monotonic() - began, 1)})
-                print(results[-1], flush=True)
+                results[name] = result | {"seconds": round(time.monotonic() - began, 1)}
+                print(results[name], flush=True)
+                keep(results)
     finally:
         shutil.rmtree(home, ignore_errors=True)
-    sound = [r for r in results if not any(r.get(k, 1) for k in ("lost", "trained_twice", "left_running"))]
-    bad = [r["name"] for r in results if r not in sound]
-    command = "python benchmarks/faults.py " + " ".join(f'"{name}"' for name in sys.argv[1:])
-    record(ROOT / "docs" / "results" / "faults.json", command.strip(), faults=results)
+    bad = [name for name, r in results.items() if not sound(r)]
     sys.exit(f"not as it should be: {', '.join(bad)}" if bad else 0)
+
+
+def sound(result: dict[str, Any]) -> bool:
+    """Whether nothing was lost, trained twice or left running."""
+    return not any(result.get(count, 1) for count in ("lost", "trained_twice", "left_running"))
+
+
+def keep(results: dict[str, dict[str, Any]]) -> None:
+    """Write the results in the order of the cases."""
+    write(RESULT, "python benchmarks/faults.py", faults=[results[name] for name in FAULTS if name in results])
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +16,9 @@ from dreamgym.obs.console import Bar, console
 from dreamgym.replay.records import ReplayError
 from dreamgym.services import Services
 
+SETTLE_S = 10.0
+"""How much longer each restart waits than the one before: Ray needs some 20 s to notice that a node is dead, and until
+then may place new parts on it."""
 DIED = (EngineError, ReplayError, RayError, TimeoutError)
 
 
@@ -38,18 +42,20 @@ def survive(
         DreamgymError: what failed is not mended by starting again, or was not by `train.max_restarts` of them.
     """
     restarts, last = 0, None
+    trainer: Trainer | None = None
     while True:
+        time.sleep(SETTLE_S * max(0, restarts - 1))
         with ExitStack() as until_over:
-            services, running = until_over.enter_context(running or start()), None
-            trainer = trainer_of(services)
             try:
+                services, running = until_over.enter_context(running or start()), None
+                trainer = trainer_of(services)
                 iterations = trainer.run(bar)
                 services.learner.save(policy)  # type: ignore[union-attr]
                 until_over.pop_all()
                 return services, trainer, iterations
             except DIED as error:
-                if isinstance(error, RayTaskError) and not isinstance(error.cause, DreamgymError):
-                    raise  # code that failed inside an actor would fail again
+                if trainer is None or (isinstance(error, RayTaskError) and not isinstance(error.cause, DreamgymError)):
+                    raise  # what never ran, and code that failed inside an actor, would fail again
                 newest = checkpoints(trainer.folder)[-1:]
                 restarts, last = restarts + 1 if newest == last else 1, newest
                 if restarts > trainer.config.train.max_restarts:

@@ -38,10 +38,17 @@ def died_after_checkpoint(iteration: int) -> Fails:
 def survive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[list[Services], str]]:
     """Runs lives one after another; returns the services of all of them, and what was said."""
 
-    def run(*lives: Fails, max_restarts: int = 2, running: Services | None = None) -> tuple[list[Services], str]:
+    def run(
+        *lives: Fails,
+        max_restarts: int = 2,
+        running: Services | None = None,
+        start: Callable[[], Services] = made,
+    ) -> tuple[list[Services], str]:
+        waited.clear()
         config = RunConfig.model_validate({"out": tmp_path, "train": {"max_restarts": max_restarts}})
         fates, said = iter(lives), Console(file=io.StringIO(), width=200)
         monkeypatch.setattr(survival, "console", said)
+        monkeypatch.setattr(survival.time, "sleep", waited.append)
 
         class Trainer:
             folder = tmp_path / "train"
@@ -56,11 +63,13 @@ def survive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tu
                 return 7
 
         with progress("train", 7, Console(file=io.StringIO())) as bar:
-            services, _, iterations = survival.survive(made, Trainer, tmp_path / "policy", bar, running)  # type: ignore[arg-type]
+            services, _, iterations = survival.survive(start, Trainer, tmp_path / "policy", bar, running)  # type: ignore[arg-type]
         assert services is lived[-1] and iterations == 7
         return lived, said.file.getvalue()  # type: ignore[attr-defined]
 
     lived: list[Services] = []
+    waited: list[float] = []
+    run.waited = waited  # type: ignore[attr-defined]
     run.lived = lived  # type: ignore[attr-defined]
     return run
 
@@ -85,6 +94,23 @@ def test_without_a_new_checkpoint_it_gives_up_after_max_restarts(survive: Any) -
     with pytest.raises(EngineError, match=r"a policy engine died\. \(train\.max_restarts=2 did not help\)"):
         survive(died, died, died)
     assert closed(survive.lived) == [1, 1, 1]
+
+
+def test_a_start_that_fails_is_tried_again_later_each_time_longer_but_the_first_one_is_not(survive: Any) -> None:
+    starts = iter([True, False, False, True])  # the second and third fall on a node of which nobody knows it is dead
+
+    def start() -> Services:
+        if next(starts):
+            return made()
+        raise EngineError("a policy engine died.")
+
+    started, said = survive(died, lambda folder: None, max_restarts=3, start=start)
+    assert len(started) == 2
+    assert said.count("Starting again") == 3
+    assert survive.waited == [0.0, 0.0, survival.SETTLE_S, 2 * survival.SETTLE_S]
+    starts = iter([False])
+    with pytest.raises(EngineError, match=r"^a policy engine died\.$"):
+        survive(start=start)
 
 
 def test_a_checkpoint_in_between_earns_new_restarts(survive: Any) -> None:
