@@ -136,9 +136,9 @@ class PolicyEngine:
 
 
 class PolicyPool:
-    """A handle on several engines; picklable, so that every rollout actor can hold one.
+    """A handle on several `engines`; every rollout actor makes one of its own of them.
 
-    Each holder counts its own outstanding requests and sends the next one where it has the fewest.
+    Each counts its own outstanding requests and sends the next one where it has the fewest.
     """
 
     def __init__(self, engines: Sequence[Any], timeout_s: float, seats: Reservation | None = None) -> None:
@@ -147,12 +147,9 @@ class PolicyPool:
         `seats` is what `close` gives back.
         """
         self._seats = seats
-        self._engines = list(engines)
+        self.engines = list(engines)
         self._timeout_s = timeout_s
-        self._outstanding = [0] * len(self._engines)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return PolicyPool, (self._engines, self._timeout_s)
+        self._outstanding = [0] * len(self.engines)
 
     @classmethod
     def start(
@@ -192,7 +189,7 @@ class PolicyPool:
         return pool
 
     def __len__(self) -> int:
-        return len(self._engines)
+        return len(self.engines)
 
     async def generate(
         self, prompt_ids: list[int], *, seed: int | None, sampling: SamplingConfig, stop_ids: list[int]
@@ -205,7 +202,7 @@ class PolicyPool:
         """
         index = self._book(1)
         try:
-            answer = self._engines[index].generate.remote(prompt_ids, seed, sampling, stop_ids)
+            answer = self.engines[index].generate.remote(prompt_ids, seed, sampling, stop_ids)
             return await self._within_deadline(answer, asyncio.get_running_loop().time() + self._timeout_s)
         finally:
             self._outstanding[index] -= 1
@@ -239,7 +236,7 @@ class PolicyPool:
         deadline = asyncio.get_running_loop().time() + self._timeout_s
         left = len(places)
         try:
-            replies = self._engines[index].generate_many.remote(share, sampling, stop_ids)
+            replies = self.engines[index].generate_many.remote(share, sampling, stop_ids)
             while left:
                 answers = await self._within_deadline(_next(replies), deadline)
                 left -= len(answers)
@@ -266,7 +263,7 @@ class PolicyPool:
         taken = []
         for part in [parts] if isinstance(parts, WeightPayload) else parts:
             reference = ray.put(part) if isinstance(part, WeightPayload) else part
-            taken += [engine.take.remote(reference) for engine in self._engines]
+            taken += [engine.take.remote(reference) for engine in self.engines]
         self._got(taken, "take", limit)
         reports = self._all("update", limit)
         different = {(report["version"], report["checksum"]) for report in reports}
@@ -303,13 +300,13 @@ class PolicyPool:
         """End all engines and their actors; an actor that is already dead is no fault."""
         with contextlib.suppress(EngineError):
             self._all("close", 30.0)
-        for engine in self._engines:
+        for engine in self.engines:
             ray.kill(engine)
         if self._seats is not None:
             self._seats.close()
 
     def _book(self, requests: int) -> int:
-        index = min(range(len(self._engines)), key=self._outstanding.__getitem__)
+        index = min(range(len(self.engines)), key=self._outstanding.__getitem__)
         self._outstanding[index] += requests
         return index
 
@@ -322,7 +319,7 @@ class PolicyPool:
 
     def _all(self, method: str, timeout_s: float, *arguments: Any) -> list[Any]:
         """Call one method of every engine side by side, with one deadline for all."""
-        return self._got([getattr(engine, method).remote(*arguments) for engine in self._engines], method, timeout_s)
+        return self._got([getattr(engine, method).remote(*arguments) for engine in self.engines], method, timeout_s)
 
     def _got(self, calls: list[Any], method: str, timeout_s: float) -> list[Any]:
         try:
