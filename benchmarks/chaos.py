@@ -94,16 +94,17 @@ class Life:
         """The live processes of a part, such as "policy engine"."""
         return [p for p in self.family() if _title(p).startswith(TITLES[name])]
 
-    def wait_for(self, event: str, iteration: int, part: str = "") -> psutil.Process | None:
-        """Until the ledger tells, in this life, of an event of that iteration or a later one.
-
-        With `part`, its process is looked up beforehand, so that it can be hit at that very moment.
-        """
-        found = until(part, lambda: (self.parts(part) or [None])[0]) if part else None
+    def wait_for(self, event: str, iteration: int) -> None:
+        """Until the ledger tells, in this life, of an event of that iteration or a later one."""
         until(
             f"'{event}' of iteration {iteration}",
             lambda: self._ended() or self._told(event, iteration) or None,
         )
+
+    def part_at(self, event: str, iteration: int, part: str) -> psutil.Process:
+        """The process of a part, looked up before the event is waited for, to be hit at that very moment."""
+        found = until(part, lambda: (self.parts(part) or [None])[0])
+        self.wait_for(event, iteration)
         return found
 
     def end(self, timeout_s: float = 600.0) -> int:

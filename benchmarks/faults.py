@@ -71,7 +71,7 @@ def killed(part: str, event: str = "started") -> Callable[[Case], None]:
     def fault(case: Case) -> None:
         life = case.begin()
         life.wait_for(event, 1)
-        process = life.wait_for(event, 3, part)
+        process = life.part_at(event, 3, part)
         case.family |= set(life.family())
         process.kill()
         case.end(life)
@@ -85,7 +85,7 @@ def hung(part: str, *limits: str) -> Callable[[Case], None]:
     def fault(case: Case) -> None:
         life = case.begin(*limits)
         life.wait_for("started", 1)
-        process = life.wait_for("started", 3, part)
+        process = life.part_at("started", 3, part)
         case.family |= set(life.family())
         process.suspend()
         case.end(life)

@@ -127,7 +127,9 @@ def soak(minutes: float, out: Path) -> dict[str, Any]:
     battle = Battle(out)
     ray.init(address=battle.cluster.address, log_to_driver=False)
     began = time.monotonic()
-    faults, struck, samples, seen = itertools.cycle(FAULTS), [], [], set()
+    faults, seen = itertools.cycle(FAULTS), set[psutil.Process]()
+    struck: list[dict[str, Any]] = []
+    samples: list[dict[str, Any]] = []
     while (now := (time.monotonic() - began) / 60) < minutes:
         if now >= len(struck) + 1:
             struck.append({"minute": round(now, 2), "name": next(faults)})

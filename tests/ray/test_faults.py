@@ -22,9 +22,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_that_loses_an_engine_and_then_a_learner_worker_goes_on_by_itself(prepared: Path) -> None:
     life = Life(prepared, [*REAL, f"train.iterations={ITERATIONS}"])
-    life.wait_for("started", 1, "policy engine").kill()
+    life.part_at("started", 1, "policy engine").kill()
     life.wait_for("resumed", 0)
-    life.wait_for("finished", 3, "learner worker").kill()
+    life.part_at("finished", 3, "learner worker").kill()
     life.wait_for("resumed", 2)
     family = life.family()
     assert life.end() == 0, life.output()[-3000:]
