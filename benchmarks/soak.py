@@ -43,7 +43,7 @@ FAULTS = (
     "driver",
     "node",
 )
-OVERRIDES = [*DREAM, "policy.engines=2", "train.rollout_actors=2", "train.iterations=100000"]
+OVERRIDES = [*DREAM, "policy.engines=2", "train.rollout_actors=2", "train.iterations=100000", "train.minutes=0"]
 
 
 class Battle:
