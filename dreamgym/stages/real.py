@@ -50,17 +50,17 @@ def real(config: RunConfig, running: Services | None = None, alive: ExitStack | 
         with ExitStack() as until_trained, progress("real", config.real.transitions) as bar:
             to = until_trained.enter_context(sinks(config))
 
+            folder, after, policy = run_dir / "real", run_dir / "train", run_dir / "policy_real"
+
             def trainer_of(services: Services) -> Trainer:
                 awake = replace(services, dream=None, replay=None)
-                return Trainer(
-                    settings, run_dir / "real", awake, tasks, dev, [], run_dir / "train", to, mirror, seed_data
-                )
+                return Trainer(settings, folder, awake, tasks, dev, [], after, to, mirror, seed_data)
 
             def start() -> Services:
                 actors = config.train.rollout_actors
                 return start_services(settings, run_dir / "warm_start", learner=True, actors=actors)
 
-            services, trainer, reached = survive(start, trainer_of, run_dir / "policy_real", bar, running)
+            services, trainer, reached = survive(config.train, folder, start, trainer_of, policy, bar, running)
             (alive or until_trained).enter_context(services)
         dreamed = read_stage(run_dir, "train")
         assert dreamed is not None

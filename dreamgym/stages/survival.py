@@ -10,6 +10,7 @@ from pathlib import Path
 from ray.exceptions import RayError, RayTaskError
 from rich.markup import escape
 
+from dreamgym.config import TrainConfig
 from dreamgym.controller import Trainer, checkpoints
 from dreamgym.errors import DreamgymError, EngineError
 from dreamgym.obs.console import Bar, console
@@ -23,6 +24,8 @@ DIED = (EngineError, ReplayError, RayError, TimeoutError)
 
 
 def survive(
+    config: TrainConfig,
+    folder: Path,
     start: Callable[[], Services],
     trainer_of: Callable[[Services], Trainer],
     policy: Path,
@@ -31,7 +34,10 @@ def survive(
 ) -> tuple[Services, Trainer, int]:
     """Train to the end and save the policy; where a part dies, all are started again and go on from a checkpoint.
 
+    A very first start that fails is not tried again: what never ran would fail alike.
+
     Args:
+        folder: that of the trainer, with its checkpoints.
         policy: the folder of the last weights.
         running: services to begin with; they are closed where that fails.
 
@@ -54,11 +60,13 @@ def survive(
                 until_over.pop_all()
                 return services, trainer, iterations
             except DIED as error:
-                if trainer is None or (isinstance(error, RayTaskError) and not isinstance(error.cause, DreamgymError)):
-                    raise  # what never ran, and code that failed inside an actor, would fail again
-                newest = checkpoints(trainer.folder)[-1:]
+                newest = checkpoints(folder)[-1:]
+                if trainer is None and not newest:
+                    raise
+                if isinstance(error, RayTaskError) and not isinstance(error.cause, DreamgymError):
+                    raise  # code that failed inside an actor would fail again
                 restarts, last = restarts + 1 if newest == last else 1, newest
-                if restarts > trainer.config.train.max_restarts:
+                if restarts > config.max_restarts:
                     raise EngineError(
                         f"{_first_line(error)} (train.max_restarts={restarts - 1} did not help)"
                     ) from error

@@ -67,12 +67,13 @@ def train(config: RunConfig, alive: ExitStack | None = None) -> Services | None:
         with ExitStack() as until_trained, progress("train", total) as bar:
             to = until_trained.enter_context(sinks(config))
 
+            folder = run_dir / "train"
+
             def trainer_of(services: Services) -> Trainer:
-                folder = run_dir / "train"
                 return Trainer(config, folder, services, tasks, dev, heldout, None, to, mirror, seed_data)
 
             services, trainer, current.summary["iterations"] = survive(
-                lambda: _start(config, seed_data), trainer_of, run_dir / "policy", bar
+                config.train, folder, lambda: _start(config, seed_data), trainer_of, run_dir / "policy", bar
             )
             (alive or until_trained).enter_context(services)
         write_json(run_dir / "train" / "tasks.json", trainer.curriculum.fates())

@@ -54,7 +54,6 @@ def survive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tu
             folder = tmp_path / "train"
 
             def __init__(self, services: Services) -> None:
-                self.config = config
                 lived.append(services)
 
             def run(self, bar: Any) -> int:
@@ -63,7 +62,15 @@ def survive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tu
                 return 7
 
         with progress("train", 7, Console(file=io.StringIO())) as bar:
-            services, _, iterations = survival.survive(start, Trainer, tmp_path / "policy", bar, running)  # type: ignore[arg-type]
+            services, _, iterations = survival.survive(
+                config.train,
+                Trainer.folder,
+                start,
+                Trainer,
+                tmp_path / "policy",
+                bar,
+                running,  # type: ignore[arg-type]
+            )
         assert services is lived[-1] and iterations == 7
         return lived, said.file.getvalue()  # type: ignore[attr-defined]
 
@@ -111,6 +118,19 @@ def test_a_start_that_fails_is_tried_again_later_each_time_longer_but_the_first_
     starts = iter([False])
     with pytest.raises(EngineError, match=r"^a policy engine died\.$"):
         survive(start=start)
+
+
+def test_the_first_start_of_a_run_that_goes_on_is_tried_again(survive: Any, tmp_path: Path) -> None:
+    (tmp_path / "train" / "checkpoints" / "iteration-00004").mkdir(parents=True)
+    starts = iter([False, True])
+
+    def start() -> Services:
+        if next(starts):
+            return made()
+        raise EngineError("a policy engine died.")
+
+    started, said = survive(lambda folder: None, start=start)
+    assert len(started) == 1 and said.count("Starting again") == 1
 
 
 def test_a_checkpoint_in_between_earns_new_restarts(survive: Any) -> None:
