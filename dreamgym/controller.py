@@ -130,7 +130,8 @@ class Trainer:
 
     def _untrue(self) -> bool:
         """Whether the evaluations so far say to end early; `ended_early` then says why."""
-        self.ended_early = no_longer_true(read_log(self._log.path), self.config.train)
+        if self.config.train.min_kept:
+            self.ended_early = no_longer_true(read_log(self._log.path), self.config.train)
         return bool(self.ended_early)
 
     # One iteration -----------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from dreamgym.replay.records import ReplayError
 from dreamgym.services import Services
 
 SETTLE_S = 10.0
-"""How much longer each restart waits than the one before: Ray needs some 20 s to notice that a node is dead, and until
+"""How much longer each restart waits than the one before: Ray needs a while to notice that a node is dead, and until
 then may place new parts on it."""
 DIED = (EngineError, ReplayError, RayError, TimeoutError)
 

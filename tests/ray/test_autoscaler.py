@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ import ray
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FAKE_HEAD_NODE_TYPE
 from ray.cluster_utils import Cluster
 
+from benchmarks.chaos import until
 from dreamgym.actors.episode import Episode
 from dreamgym.actors.fleet import RolloutFleet
 from dreamgym.config import RunConfig
@@ -78,13 +78,6 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
     cluster.shutdown()
 
 
-def until(true: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not true():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.2)
-
-
 def living() -> int:
     return sum(node["Alive"] for node in ray.nodes())
 
@@ -108,11 +101,11 @@ def test_a_fleet_that_lacks_room_gets_a_node_and_gives_it_back(cluster: Cluster,
 
     pool = PolicyPool.start(model, config.policy, threads=1, num_cpus=0)
     fleet = RolloutFleet(config, str(model), pool, None, actors=3, cpus=ROLLOUT_CPUS)
-    until(lambda: living() == 2, "no node came")
-    until(lambda: len(fleet._awake(first=True)) == 3, "the third actor did not start")
+    until("a node", lambda: living() == 2 or None, DEADLINE_S)
+    until("the third actor", lambda: len(fleet._awake(first=True)) == 3 or None, DEADLINE_S)
     homes = [handle.apply.remote(lambda _: ray.get_runtime_context().get_node_id()) for handle in fleet._handles]
     assert len(set(ray.get(homes, timeout=60))) == 2
     assert [t.status for t in fleet.play(episodes)] == ["ok"] * len(episodes)
     fleet.close()
-    until(lambda: living() == 1, "the idle node stayed")
+    until("the end of the idle node", lambda: living() == 1 or None, DEADLINE_S)
     pool.close()
