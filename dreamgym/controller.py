@@ -13,11 +13,11 @@ import json
 import shutil
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from dreamgym import loops
 from dreamgym.actors.again import again_scores
@@ -49,6 +49,13 @@ from dreamgym.types import Task, Trajectory, World
 FIDELITY_EPISODES = 24
 
 
+class Renewal(Protocol):
+    """Tries to replace the experience model by a better one; see `stages/renewal.py`."""
+
+    def due(self, iteration: int) -> bool: ...
+    def run(self, iteration: int, services: Services, task_of: Callable[[str], Task]) -> dict[str, float]: ...
+
+
 class Trainer:
     """One policy in training; `run` goes from its last checkpoint, or from where it begins, to the end.
 
@@ -69,6 +76,7 @@ class Trainer:
         sinks: Sequence[Sink] = (),
         mirror: Mirror | None = None,
         seed_data: Sequence[Trajectory] = (),
+        renewal: Renewal | None = None,
     ) -> None:
         self.config = config
         self.folder = folder
@@ -94,6 +102,7 @@ class Trainer:
         self._budget = config.real.transitions if self._world == "real" else 0
         self._after = after
         self._mirror = mirror
+        self._renewal = renewal
         self._dreams: list[Trajectory] = []
         self._versions: list[int] = []
 
@@ -151,6 +160,10 @@ class Trainer:
         self._ledger.write("trained", iteration, (t.id for t in trajectories))
         with self.clock("curriculum and replay"):
             metrics |= refreshed.result()
+        if self._renewal is not None and self._renewal.due(iteration + 1):
+            with self.clock("refresh of the dream"):
+                metrics |= self._renewal.run(iteration + 1, self.services, self.curriculum.task)
+            self.tokens += int(metrics.get("refresh/tokens", 0))
         return metrics | self._accounts()
 
     def _accounts(self) -> dict[str, Any]:
@@ -286,6 +299,7 @@ class Trainer:
                 loops.run(self.services.replay.save(partial_home))
             state = {
                 "iteration": iteration,
+                "world": self.services.dream.model.name if self.services.dream is not None else "",
                 "curriculum": self.curriculum.state(),
                 "real_measured": self.real_measured,
                 "max_gap": self.max_gap,
@@ -299,9 +313,17 @@ class Trainer:
             partial_home.rename(whole)
             for old in checkpoints(self.folder)[: -self.config.train.keep_checkpoints]:
                 shutil.rmtree(old)
+            self._forget_worlds()
             self._ledger.forget_draws(before=int(checkpoints(self.folder)[0].name.removeprefix("iteration-")))
             if self._mirror is not None:
                 self._mirror.put(whole)
+
+    def _forget_worlds(self) -> None:
+        """Delete experience models that no checkpoint needs any more."""
+        needed = {_state(checkpoint)["world"] for checkpoint in checkpoints(self.folder)}
+        for world in self.folder.glob("world-?????"):
+            if world.name not in needed:
+                shutil.rmtree(world)
 
     def _resume(self) -> int:
         """Back to the newest checkpoint, or to where the run begins; returns the iteration to go on from."""
@@ -312,7 +334,7 @@ class Trainer:
             if self._ledger.draws(first):
                 self._ledger.write("resumed", first)
             return first
-        state = json.loads((found[-1] / "state.json").read_text())
+        state = _state(found[-1])
         iteration = int(state["iteration"])
         self.curriculum.load_state(state["curriculum"])
         self.real_measured, self.max_gap = int(state["real_measured"]), float(state["max_gap"])
@@ -333,7 +355,7 @@ class Trainer:
         found = checkpoints(folder)
         if not found:
             raise DataError(f"{folder / 'checkpoints'}: no checkpoint to go on from; train again in a new run folder.")
-        iteration = int(json.loads((found[-1] / "state.json").read_text())["iteration"])
+        iteration = int(_state(found[-1])["iteration"])
         learner.load_checkpoint(found[-1] / "learner")
         if max(policy.versions()) < iteration:
             self._send_weights(iteration)
@@ -343,6 +365,18 @@ class Trainer:
 def checkpoints(folder: Path) -> list[Path]:
     """Oldest first; one that was not written to its end has another name."""
     return sorted((folder / "checkpoints").glob("iteration-?????"))
+
+
+def newest_world(folder: Path) -> Path | None:
+    """The refreshed experience model that a trainer's newest checkpoint dreamed with; None where it was the first."""
+    found = checkpoints(folder)
+    world = folder / str(_state(found[-1])["world"]) if found else folder
+    return world if world != folder and world.is_dir() else None
+
+
+def _state(checkpoint: Path) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
+    return state
 
 
 def _counts(section: str, metrics: dict[str, float]) -> dict[str, float]:

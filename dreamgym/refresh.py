@@ -66,7 +66,7 @@ class Refresher:
         if self._replay is None:
             return {}
         assert self._dream is not None
-        version = f"{self._config.name}-seed{self._config.seed}"
+        version = f"{self._config.name}-seed{self._config.seed}/{self._dream.model.name}"
         offered = [t for t in trajectories if t.world == "dream" and self._gate.is_offered(t.id)]
         candidates = [Candidate(item, t.status) for t in offered for item in from_trajectory(t, version)]
         tasks = {t.id: t for t in offered}

@@ -36,6 +36,7 @@ from dreamgym.config.models import (
     LoRAConfig,
     ModelConfig,
     PolicyConfig,
+    RefreshConfig,
     SamplingConfig,
     ScratchModel,
     ServeConfig,
@@ -62,6 +63,7 @@ __all__ = [
     "PolicyConfig",
     "QdrantConfig",
     "RealConfig",
+    "RefreshConfig",
     "ReplayConfig",
     "RunConfig",
     "SFTConfig",
@@ -132,6 +134,15 @@ class RunConfig(Section):
         missing = [what for what, there in asked.items() if not there]
         if self.train.colocate and missing:
             raise ValueError(f"train.colocate needs {', and '.join(missing)}")
+        return self
+
+    @model_validator(mode="after")
+    def _can_refresh(self) -> Self:
+        """What `world.refresh` asks of other fields."""
+        if self.world.refresh.every and not self.replay.top_k:
+            raise ValueError("world.refresh.every learns from the buffer, and replay.top_k=0 keeps none; set one to 0")
+        if self.world.refresh.every and self.train.colocate:
+            raise ValueError("world.refresh.every needs a GPU of its own, and train.colocate has one for all; drop one")
         return self
 
     @model_validator(mode="after")

@@ -133,6 +133,18 @@ class EngineConfig(Section):
     """Skip graph compilation: faster to start, slower to decode on a GPU."""
 
 
+class RefreshConfig(Section):
+    """While the policy trains, a copy of the experience model learns from the seed data and the buffer's dreams.
+
+    It takes the model's place where it is no less true on held-out real transitions; it needs room for one more engine.
+    """
+
+    every: int = Field(0, ge=0)
+    """Iterations between two tries; 0 is never."""
+    sft: SFTConfig = SFTConfig(tokens=200_000, lr=2e-4, muon_lr=0.002)
+    """How the copy is tuned, each time."""
+
+
 class WorldConfig(Section):
     """The experience model, and the task generator that shares its weights."""
 
@@ -140,6 +152,8 @@ class WorldConfig(Section):
     """Which model."""
     sft: SFTConfig = SFTConfig()
     """How it is trained on annotated transitions."""
+    refresh: RefreshConfig = RefreshConfig()
+    """Online refresh."""
     sft_without_demos: float = Field(0.5, ge=0, le=1)
     """Share of training trajectories without demonstrations, so that it can also dream where there are none."""
     history: bool = True

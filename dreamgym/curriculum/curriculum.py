@@ -89,7 +89,7 @@ class Curriculum:
         rest = sorted(set(real) - set(focused))
         uniform = [rest[i] for i in rng.permutation(len(rest))[: n_real - len(focused)]]
         chosen = focused + uniform + self._draw_by_value(rng, invented, n_invented)
-        return [self._task(task_id) for task_id in chosen]
+        return [self.task(task_id) for task_id in chosen]
 
     def record(self, task_id: str, rewards: Sequence[float], iteration: int, progress: Sequence[float] = ()) -> float:
         """Take in a rollout group and return its V_tau; a generated task that stays flat retires.
@@ -102,7 +102,7 @@ class Curriculum:
         Raises:
             ValueError: the task is unknown, or a reward is not finite.
         """
-        self._task(task_id)
+        self.task(task_id)
         before = self._seen.get(task_id)
         if not rewards and task_id in self._real:
             return before.value if before else 0.0
@@ -129,8 +129,12 @@ class Curriculum:
         if not self._config.neighbours:
             return {task_id: list(rewards) for task_id, rewards in groups.items()}
         self._rewards |= {task_id: list(rewards) for task_id, rewards in groups.items() if rewards}
-        self._embed([self._task(task_id) for task_id in self._rewards], embed)
+        self._embed([self.task(task_id) for task_id in self._rewards], embed)
         return {task_id: [*rewards, *(self._around(task_id) if rewards else ())] for task_id, rewards in groups.items()}
+
+    def task(self, task_id: str) -> Task:
+        """A real task, or an invented one that was admitted; raises ValueError where it is neither."""
+        return self._real.get(task_id) or self._find(task_id).task
 
     def value(self, task_id: str) -> float | None:
         """V_tau as last seen; None where the task was never visited."""
@@ -148,7 +152,7 @@ class Curriculum:
         chosen = [task_id for task_id, _ in worthy[:k]]
         for task_id in chosen:
             self._seeded[task_id] = self._seeded.get(task_id, 0) + 1
-        return [self._task(task_id) for task_id in chosen]
+        return [self.task(task_id) for task_id in chosen]
 
     def admit(self, candidate: Task, parents: Sequence[Task], embed: Embed) -> TaskVerdict:
         """Let a generated task in, unless it is malformed or a duplicate of one that is known or was.
@@ -286,9 +290,6 @@ class Curriculum:
             if found.task.id == task_id and found.fate in ("active", "retired"):
                 return found
         raise ValueError(f"the curriculum does not know task '{task_id}'")
-
-    def _task(self, task_id: str) -> Task:
-        return self._real.get(task_id) or self._find(task_id).task
 
 
 def task_text(task: Task) -> str:

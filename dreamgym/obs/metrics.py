@@ -74,6 +74,13 @@ GAUGES = {
     "curriculum/generated_share": "share of tasks that were invented",
     "replay/real": "real transitions in the buffer",
     "replay/dream": "dreamed transitions in the buffer",
+    "refresh/dreams": "dreams of the buffer from which a copy of the experience model learned",
+    "refresh/promoted": "1 where the copy took over, 0 where it was less true",
+    "refresh/tokens": "tokens that it was tuned on",
+    "refresh/state_exact_before": "next states of held-out real steps that the model gets right to the letter",
+    "refresh/state_exact_after": "those that the copy does",
+    "refresh/outcome_accuracy_before": "outcomes of held-out real steps that the model gets right",
+    "refresh/outcome_accuracy_after": "those that the copy does",
     "fleet/healthy": "rollout actors that answer",
 }
 """Levels, and values of one iteration."""

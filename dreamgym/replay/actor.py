@@ -73,6 +73,9 @@ class ReplayActor:
     async def offer(self, candidates: Sequence[Candidate]) -> list[Verdict]:
         return _logged(candidates, self._buffer.offer(candidates))
 
+    async def dreamed(self) -> list[StoredTransition]:
+        return [item for item in self._buffer.items() if item.world == "dream"]
+
     async def stats(self) -> ReplayStats:
         return self._buffer.stats()
 
@@ -140,6 +143,10 @@ class ReplayClient:
     async def offer(self, candidates: Sequence[Candidate]) -> list[Verdict]:
         """See `ReplayBuffer.offer`."""
         return await self._bounded("offer", self._handle.offer.remote(candidates))
+
+    async def dreamed(self) -> list[StoredTransition]:
+        """All dreamed transitions that the buffer holds, oldest first."""
+        return await self._bounded("dreamed", self._handle.dreamed.remote())
 
     async def stats(self) -> ReplayStats:
         """See `ReplayBuffer.stats`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,13 +27,24 @@ WORLD, TASKS, CHAT = "ExperienceModel", "TaskGenerator", "ChatModel"
 What = Literal["world", "policy"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class DreamApp:
-    """A running dream: its Serve application, and clients for the driver."""
+    """A running dream: its Serve application, the model that it dreams with, and clients for the driver."""
 
     name: str
+    model: Path
     world: WorldClient
     tasks: Any
+    _deploy: Callable[[Path], Any]
+
+    def load(self, model: Path) -> None:
+        """Go on with another model: Serve starts replica after replica anew. With only one, dreams wait meanwhile.
+
+        Raises:
+            EngineError: no replica became ready.
+        """
+        self.tasks = self._deploy(model)
+        self.model = model
 
     def close(self) -> None:
         """Stop the replicas."""
@@ -60,23 +72,37 @@ class ChatApp:
 
 
 def start_dream(
-    config: RunConfig, model: Path, replay: ReplayClient | None, *, threads: int | None, gpus: float = 0.0
+    config: RunConfig,
+    model: Path,
+    replay: ReplayClient | None,
+    *,
+    threads: int | None,
+    gpus: float = 0.0,
+    suffix: str = "",
 ) -> DreamApp:
     """Deploy and wait until a replica is ready. No port is opened: calls go through Ray.
+
+    Args:
+        suffix: tells a second dream of the same run from the first.
 
     Raises:
         EngineError: no replica became ready; the sentence is the replica's own where it has one.
     """
-    name = f"dream-{config.name}-seed{config.seed}"
+    name = f"dream-{config.name}-seed{config.seed}{suffix}"
     _start_serve()
     least, most = config.world.replicas, max(config.world.replicas, config.world.max_replicas)
     replicas = _engines(ExperienceModel, WORLD, config, config.world.engine, least, most, gpus)
-    world = replicas.bind(str(model), config, replay, threads)
-    tasks = serve.deployment(
+    generator = serve.deployment(
         TaskGenerator, name=TASKS, ray_actor_options={"num_cpus": 0}, graceful_shutdown_timeout_s=5
-    ).bind(world, config, replay)
-    handle = _run(tasks, name, f"the experience model at {model}")
-    return DreamApp(name, WorldClient(serve.get_deployment_handle(WORLD, app_name=name), config.world), handle)
+    )
+
+    def deploy(model: Path) -> Any:
+        world = replicas.bind(str(model), config, replay, threads)
+        return _run(generator.bind(world, config, replay), name, f"the experience model at {model}")
+
+    tasks = deploy(model)
+    world = WorldClient(serve.get_deployment_handle(WORLD, app_name=name), config.world)
+    return DreamApp(name, model, world, tasks, deploy)
 
 
 def start_chat(config: RunConfig, what: What, model: Path, *, threads: int | None, gpus: float = 0.0) -> ChatApp:

@@ -33,7 +33,7 @@ def tokenizer_texts(trajectories: Sequence[Trajectory]) -> Iterator[str]:
 
 
 def world_examples(config: RunConfig, trajectories: Sequence[Trajectory], chat: ChatFormat) -> pa.Table:
-    """Examples for the experience model: a dream a trajectory, a first state and a variation a task.
+    """Examples for the experience model: a dream a trajectory, a first state and a variation a real task.
 
     A dream is one example or, with `world.history=false`, as many as it has steps.
 
@@ -51,7 +51,7 @@ def world_examples(config: RunConfig, trajectories: Sequence[Trajectory], chat: 
         for steps in leave_one_out(trajectories, embedder, config.replay.top_k, asking)
     ]
     examples = [e for t, d in zip(trajectories, demos, strict=True) if t.steps for e in _dream(config, t, d, chat)]
-    tasks = {t.task.id: t.task for t in trajectories if t.task.first_state}
+    tasks = {t.task.id: t.task for t in trajectories if t.task.first_state and t.task.origin == "real"}
     examples += list(_writings(config, list(tasks.values()), embedder, chat))
     return _table(examples, config.world.engine.max_model_len)
 

@@ -60,6 +60,7 @@ ROWS = {
     "no_replay": Row("without replay", "policy", (GRPO, "replay.top_k=0"), common_start=True),
     "no_history": Row("without history", "policy", (GRPO, "world.history=false"), common_start=True),
     "no_generated_tasks": Row("without generated tasks", "policy", (GRPO, "curriculum.generated_share=0")),
+    "no_memo": Row("every episode dreamed on its own", "policy", (GRPO, "world.memo=false")),
 }
 COMMON_START: Player = "warm_start"
 """The row, and its player, with which those of a `common_start` begin."""
@@ -70,5 +71,8 @@ TABLES = {
         "dream_grpo", "dream_ppo", "sim_to_real_grpo", "sim_to_real_ppo",
     ),
     "ablation": ("dream_grpo", "no_reasoning", "no_replay", "no_history", "no_generated_tasks"),
+    "memo": ("dream_grpo", "no_memo"),
 }  # fmt: skip
-"""Rows of each table (paper, tables 1 and 2); the others are held against the first, seed by seed."""
+"""Rows of each table (paper, tables 1 and 2; and what a group's shared dreams do to learning).
+
+The others are held against the first, seed by seed."""

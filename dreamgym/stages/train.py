@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
 
 from rich.markup import escape
 
 from dreamgym.config import RunConfig, TrainConfig
-from dreamgym.controller import Trainer
+from dreamgym.controller import Trainer, newest_world
 from dreamgym.envs.tasks import fold_tasks
 from dreamgym.errors import ConfigError
 from dreamgym.obs.console import console, progress
@@ -20,6 +21,7 @@ from dreamgym.obs.stages import Stage, stage, write_json
 from dreamgym.obs.trackers import open_tracker
 from dreamgym.schema import read_parquet
 from dreamgym.services import Services, start_services
+from dreamgym.stages.renewal import Renewal
 from dreamgym.stages.survival import survive
 from dreamgym.supply import largest_group
 from dreamgym.types import Task, Trajectory
@@ -29,6 +31,7 @@ INPUTS = [
     "world.sampling",
     "world.attempts",
     "world.votes",
+    "world.refresh",
     "policy.sampling",
     "policy.eval_temperature",
     "policy.lora",
@@ -68,12 +71,13 @@ def train(config: RunConfig, alive: ExitStack | None = None) -> Services | None:
             to = until_trained.enter_context(sinks(config))
 
             folder = run_dir / "train"
+            renewal = Renewal(config, folder, seed_data, heldout) if dream and config.world.refresh.every else None
 
             def trainer_of(services: Services) -> Trainer:
-                return Trainer(config, folder, services, tasks, dev, heldout, None, to, mirror, seed_data)
+                return Trainer(config, folder, services, tasks, dev, heldout, None, to, mirror, seed_data, renewal)
 
             services, trainer, current.summary["iterations"] = survive(
-                config.train, folder, lambda: _start(config, seed_data), trainer_of, run_dir / "policy", bar
+                config.train, folder, lambda: _start(config, folder, seed_data), trainer_of, run_dir / "policy", bar
             )
             (alive or until_trained).enter_context(services)
         write_json(run_dir / "train" / "tasks.json", trainer.curriculum.fates())
@@ -121,11 +125,12 @@ def sinks(config: RunConfig) -> Iterator[list[Sink]]:
         yield [RayMetrics(config.run_dir.name), *trackers]
 
 
-def _start(config: RunConfig, seed_data: list[Trajectory]) -> Services:
+def _start(config: RunConfig, folder: Path, seed_data: list[Trajectory]) -> Services:
+    world = newest_world(folder) or config.run_dir / "world"
     return start_services(
         config,
         config.run_dir / "warm_start",
-        world=config.run_dir / "world" if config.train.world == "dream" else None,
+        world=world if config.train.world == "dream" else None,
         seed_data=seed_data,
         learner=True,
         actors=config.train.rollout_actors,

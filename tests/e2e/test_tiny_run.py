@@ -185,6 +185,26 @@ def test_rollouts_beside_the_learner_are_no_older_than_allowed_and_all_are_learn
         assert {t.iteration for t in read_parquet(file)} == {index}
 
 
+def test_the_dream_is_refreshed_from_the_buffer_only_where_it_stays_true(run: Path) -> None:
+    refresh = ["world.refresh.every=1", "world.refresh.sft.tokens=20000", "replay.consistency_share=1"]
+    done = dreamgym("train", run.parent, *refresh, "train.iterations=3", "train.eval_every=0")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    steps = [r for r in read_log(run / "train" / "metrics.jsonl") if r.get("refresh/dreams")]
+    assert steps, "the gate let dreams in, and a copy learned from them"
+    for r in steps:
+        fell = any(
+            r[f"refresh/{name}_after"] < r[f"refresh/{name}_before"] for name in ("state_exact", "outcome_accuracy")
+        )
+        assert r["refresh/promoted"] == (not fell)
+    promoted = [r["iteration"] for r in steps if r["refresh/promoted"]]
+    states = [json.loads(path.read_text()) for path in sorted((run / "train" / "checkpoints").glob("*/state.json"))]
+    for state in states:
+        before = [i for i in promoted if i <= state["iteration"]]
+        assert state["world"] == (f"world-{before[-1]:05d}" if before else "world")
+    kept = {path.name for path in (run / "train").glob("world-*")}
+    assert kept == {state["world"] for state in states} - {"world"}
+
+
 def test_an_experiment_shares_finished_stages_and_goes_on_after_a_failure(run: Path) -> None:
     def experiment(budget: int) -> subprocess.CompletedProcess[str]:
         words = ["table1", str(RECIPE), *TINY, f"out={run.parent}", f"real_grpo:real.transitions={budget}"]

@@ -20,25 +20,30 @@ from dreamgym.types import Task
 DEADLINE_S = 240.0
 
 
+CONFIG = RunConfig.model_validate(
+    {
+        "world": {
+            "sampling": {"max_tokens": 400},
+            "engine": {"max_model_len": 512, "max_num_seqs": 4, "kv_cache_gib": 0.1},
+            "max_replicas": 2,
+            "attempts": 1,
+            "upscale_delay_s": 1.0,
+            "downscale_delay_s": 2.0,
+        }
+    }
+)
+
+
+def tiny_dreamer(folder: Path, seed: int) -> Path:
+    shape = ScratchModel(layers=1, hidden=32, intermediate=64, heads=1, head_dim=32, vocab=300)
+    return prepare_model(ModelConfig(scratch=shape), folder, ["at a, go north to b"] * 20, seed)
+
+
 @pytest.fixture
 def dream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DreamApp]:
-    shape = ScratchModel(layers=1, hidden=32, intermediate=64, heads=1, head_dim=32, vocab=300)
-    model = prepare_model(ModelConfig(scratch=shape), tmp_path / "model", ["at a, go north to b"] * 20, seed=0)
-    config = RunConfig.model_validate(
-        {
-            "world": {
-                "sampling": {"max_tokens": 400},
-                "engine": {"max_model_len": 512, "max_num_seqs": 4, "kv_cache_gib": 0.1},
-                "max_replicas": 2,
-                "attempts": 1,
-                "upscale_delay_s": 1.0,
-                "downscale_delay_s": 2.0,
-            }
-        }
-    )
     monkeypatch.setenv("RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S", "0.5")
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
-    app = start_dream(config, model, None, threads=1)
+    app = start_dream(CONFIG, tiny_dreamer(tmp_path / "model", 0), None, threads=1)
     yield app
     app.close()
     serve.shutdown()
@@ -79,3 +84,30 @@ def test_replicas_follow_the_load_of_the_engines_up_and_down(dream: DreamApp) ->
         assert answer.written or answer.error
 
     asyncio.run(story())
+
+
+async def sayings(app: DreamApp) -> list[str]:
+    """What a dream with random weights says, unreadable as it is, to one question after the other."""
+    questions = [DreamQuery(Task(f"t{n}", "e", "leave the room"), [], "at a", "go", 7) for n in range(8)]
+    return [(await app.world.step(question)).error for question in questions]
+
+
+def test_a_dream_goes_on_with_another_model_and_what_is_asked_meanwhile_is_answered(
+    dream: DreamApp, tmp_path: Path
+) -> None:
+    other = tiny_dreamer(tmp_path / "other", 1)
+
+    async def story() -> None:
+        before = await sayings(dream)
+        load = asyncio.create_task(dreaming(dream))
+        await asyncio.sleep(1.0)
+        await asyncio.to_thread(dream.load, other)
+        assert not load.done(), "no call failed"
+        load.cancel()
+        fresh = await asyncio.to_thread(start_dream, CONFIG, other, None, threads=1, suffix="-fresh")
+        told = await sayings(dream)
+        assert told == await sayings(fresh)
+        assert told != before
+
+    asyncio.run(story())
+    assert dream.model == other

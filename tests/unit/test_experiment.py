@@ -65,6 +65,7 @@ def test_the_rows_are_those_of_the_paper(tmp_path: Path) -> None:
         ("no_replay", "replay.top_k", 0),
         ("no_history", "world.history", False),
         ("no_generated_tasks", "curriculum.generated_share", 0),
+        ("no_memo", "world.memo", False),
     ],
 )
 def test_an_ablation_differs_from_the_full_system_in_one_setting(
@@ -172,8 +173,8 @@ def test_the_command_of_a_table_names_what_it_takes_and_no_folder_of_this_machin
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], ["no experiment ''", "table1, ablation"]),
-        (["table2"], ["'table2'", "table1, ablation"]),
+        ([], ["no experiment ''", "table1, ablation, memo"]),
+        (["table2"], ["'table2'", "table1, ablation, memo"]),
         (["table1", "nowhere.yaml"], ["nowhere.yaml", "no such recipe"]),
         (["table1", "--rows", "real_grpo,never"], ["no row 'never'", "dream_grpo"]),
         (["table1", "--rows", "no_replay"], ["no row 'no_replay' in table1"]),
