@@ -2,9 +2,8 @@
 
     .venv/bin/python benchmarks/async_vs_sync.py
 
-Engine, learner and rollouts are the real ones; the learner has the last core to itself, as it has its own GPUs on a
-cluster, and the engine and all that plays episodes share the others. Both ways take turns in one process, with the same
-engine and learner. See `skewed.py` for the episodes: 1 to 12 turns.
+Engine, learner and rollouts are the real ones; the engine computes on the first core, the learner on the last. Both
+ways take turns in one process, with the same engine and learner. See `skewed.py` for the episodes: 1 to 12 turns.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ def main() -> None:
         "python benchmarks/async_vs_sync.py",
         {"async_vs_sync": median_ratio(seconds["staleness 0"], seconds["staleness 1"])},
         how=f"seconds of {ITERATIONS} iterations by turns over beside each other, median of {ROUNDS} rounds; "
-        "the learner on a core of its own",
+        "engine and learner on a core each",
         share_of_time_by_turns=shares,
         seconds=rounded(seconds),
     )
@@ -111,12 +110,14 @@ def timed(config: RunConfig, services: Services, staleness: int, number: int, pa
 
 
 def pin() -> None:
-    """The learner on the last core, all else on the others."""
+    """The engine on the first core, the learner on the last, all else where it likes."""
     cores = psutil.Process().cpu_affinity()
-    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
-        learner = " ".join(process.cmdline()).startswith("ray::LearnerWorker")
-        for thread in process.threads():
-            psutil.Process(thread.id).cpu_affinity(cores[-1:] if learner else cores[:-1])
+    for process in psutil.Process().children(recursive=True):
+        title = " ".join(process.cmdline())
+        for kind, core in (("ray::PolicyEngine", cores[0]), ("ray::LearnerWorker", cores[-1])):
+            if title.startswith(kind):
+                for thread in process.threads():
+                    psutil.Process(thread.id).cpu_affinity([core])
 
 
 if __name__ == "__main__":
