@@ -10,8 +10,8 @@ from typing import Any, Generic, TypeVar
 Request = TypeVar("Request")
 Reply = TypeVar("Reply")
 TICK_A_CALL_S = 0.005
-"""With 128 dreams in flight on 2 cores, 2 ms a call, or a tick that ends with half of the calls, made rollouts slower by
-5 to 14% (single runs)."""
+"""With 128 dreams in flight on 2 cores, ticks of 2 ms a call, or ticks that end with half of the calls, made rollouts
+slower by 5 to 14% (single runs)."""
 
 
 class Coalescer(Generic[Request, Reply]):
