@@ -31,6 +31,7 @@ INPUTS = [
     "world.sampling",
     "world.attempts",
     "world.votes",
+    "world.memo",
     "world.refresh",
     "policy.sampling",
     "policy.eval_temperature",

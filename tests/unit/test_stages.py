@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from dreamgym.config import RunConfig
+from dreamgym.config import PolicyConfig, RunConfig, WorldConfig
 from dreamgym.errors import DataError, DreamgymError
 from dreamgym.obs.stages import read_stage, read_stages, run_folder, stage
 from dreamgym.settings import load_config
+from dreamgym.stages.train import INPUTS
 
 
 def _config(out: Path, *overrides: str) -> RunConfig:
@@ -180,3 +181,16 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None
     (tmp_path / "file").write_text("")
     with pytest.raises(DreamgymError, match="out: the run folder"):
         _collect(_config(tmp_path / "file"))
+
+
+def test_whatever_changes_what_is_learned_makes_a_training_anew() -> None:
+    """A field is an input of `train` or of a stage before it, or it changes only how fast things go."""
+    before = {
+        "world": {"model", "sft", "sft_without_demos", "history", "system_prompt"},
+        "policy": {"model", "sft", "demonstrations", "system_prompt"},
+    }
+    speed = {"engine", "engines", "replicas", "max_replicas", "upscale_delay_s", "downscale_delay_s"}
+    for name, section in (("world", WorldConfig), ("policy", PolicyConfig)):
+        inputs = {field.removeprefix(f"{name}.") for field in INPUTS if field.startswith(f"{name}.")}
+        rest = set(section.model_fields) - inputs - before[name] - speed
+        assert rest == ({"dpo"} if name == "policy" else set())
