@@ -63,7 +63,7 @@ def value_loss(new: Tensor, old: Tensor, returns: Tensor, clip: float) -> tuple[
 
     Also whether that binds, and with it the gradient is 0 (PPO's reference code; arXiv 2006.05990, section 3.2).
     """
-    plain, bounded = (new - returns) ** 2, (old + (new - old).clamp(-clip, clip) - returns) ** 2
+    plain, bounded = (new - returns) ** 2, (new.clamp(old - clip, old + clip) - returns) ** 2
     return torch.maximum(plain, bounded) / 2, bounded > plain
 
 

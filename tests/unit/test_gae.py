@@ -155,8 +155,7 @@ def test_value_loss_and_its_slope_are_those_of_the_loop(rows: list[tuple[float, 
         held = min(max(value, before - clip), before + clip)
         plain, bounded = (value - target) ** 2 / 2, (held - target) ** 2 / 2
         assert loss[place].item() == pytest.approx(max(plain, bounded), abs=1e-12)
-        if abs(plain - bounded) > 1e-9:  # rounding decides between equals
-            assert bool(clipped[place]) == (bounded > plain)
+        assert bool(clipped[place]) == (bounded > plain)
         if abs(plain - bounded) > 1e-9 or held == value:
             assert slope[place].item() == pytest.approx(0.0 if bounded > plain else value - target, abs=1e-9)
 
