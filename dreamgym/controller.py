@@ -313,7 +313,8 @@ class Trainer:
             partial_home.rename(whole)
             for old in checkpoints(self.folder)[: -self.config.train.keep_checkpoints]:
                 shutil.rmtree(old)
-            self._forget_worlds()
+            if self._renewal is not None:
+                self._forget_worlds()
             self._ledger.forget_draws(before=int(checkpoints(self.folder)[0].name.removeprefix("iteration-")))
             if self._mirror is not None:
                 self._mirror.put(whole)
@@ -370,8 +371,8 @@ def checkpoints(folder: Path) -> list[Path]:
 def newest_world(folder: Path) -> Path | None:
     """The refreshed experience model that a trainer's newest checkpoint dreamed with; None where it was the first."""
     found = checkpoints(folder)
-    world = folder / str(_state(found[-1])["world"]) if found else folder
-    return world if world != folder and world.is_dir() else None
+    name = str(_state(found[-1])["world"]) if found else ""
+    return folder / name if name.startswith("world-") else None
 
 
 def _state(checkpoint: Path) -> dict[str, Any]:

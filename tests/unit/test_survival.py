@@ -103,33 +103,31 @@ def test_without_a_new_checkpoint_it_gives_up_after_max_restarts(survive: Any) -
     assert closed(survive.lived) == [1, 1, 1]
 
 
-def test_a_start_that_fails_is_tried_again_later_each_time_longer_but_the_first_one_is_not(survive: Any) -> None:
-    starts = iter([True, False, False, True])  # the second and third fall on a node of which nobody knows it is dead
+def starting(*succeeds: bool) -> Callable[[], Services]:
+    """Starts, one after another, of which those that are False fail."""
+    left = iter(succeeds)
 
     def start() -> Services:
-        if next(starts):
+        if next(left):
             return made()
         raise EngineError("a policy engine died.")
 
+    return start
+
+
+def test_a_start_that_fails_is_tried_again_later_each_time_longer_but_the_first_one_is_not(survive: Any) -> None:
+    start = starting(True, False, False, True)  # two fall on a node of which nobody knows it is dead
     started, said = survive(died, lambda folder: None, max_restarts=3, start=start)
     assert len(started) == 2
     assert said.count("Starting again") == 3
     assert survive.waited == [0.0, 0.0, survival.SETTLE_S, 2 * survival.SETTLE_S]
-    starts = iter([False])
     with pytest.raises(EngineError, match=r"^a policy engine died\.$"):
-        survive(start=start)
+        survive(start=starting(False))
 
 
 def test_the_first_start_of_a_run_that_goes_on_is_tried_again(survive: Any, tmp_path: Path) -> None:
     (tmp_path / "train" / "checkpoints" / "iteration-00004").mkdir(parents=True)
-    starts = iter([False, True])
-
-    def start() -> Services:
-        if next(starts):
-            return made()
-        raise EngineError("a policy engine died.")
-
-    started, said = survive(lambda folder: None, start=start)
+    started, said = survive(lambda folder: None, start=starting(False, True))
     assert len(started) == 1 and said.count("Starting again") == 1
 
 
