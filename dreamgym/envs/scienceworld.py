@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from dreamgym.envs.base import next_on_path, payload_fields
+from dreamgym.envs.base import payload_fields
 from dreamgym.envs.java import collect_aside, find_java
 from dreamgym.envs.textworld import room_line
 from dreamgym.errors import EnvError
@@ -23,8 +23,24 @@ SHORT = (
     "lifespan-longest-lived-then-shortest-lived",
     "lifespan-shortest-lived",
 )
-_REFUSALS = ("No known action matches", "Unknown action", "Ambiguous request")
+DOORS = {
+    "hallway": ("art studio", "bedroom", "greenhouse", "kitchen", "living room", "workshop"),
+    "kitchen": ("bathroom", "hallway", "outside"),
+    "outside": ("foundry", "greenhouse", "kitchen"),
+    "greenhouse": ("hallway", "outside"),
+    "bathroom": ("kitchen",),
+    "foundry": ("outside",),
+    "art studio": ("hallway",),
+    "bedroom": ("hallway",),
+    "living room": ("hallway",),
+    "workshop": ("hallway",),
+}
+"""The simulator's one house: the rooms, and those next to each."""
+_REFUSALS = ("No known action", "Unknown action", "Ambiguous request", "It's not clear how", "That can't be")
 _LOOKS = ("look", "inventory", "task")
+_STAGES = {"egg", "baby", "juvenile", "adult", "reproducing", "dead", "in", "inventory"}
+"""Words of a referent that say when or where a thing is, not what it is."""
+_DEED = re.compile(r"(focus on|pick up|move) (.+?)( to .+)?$")
 _ROOM = re.compile(r"is called the (.+?)\.")
 _DOOR = re.compile(r"A door to the (.+?) \(that is (open|closed)\)")
 _SHORTER = [
@@ -74,8 +90,7 @@ class ScienceWorld:
         self._names, self._simplification = list(tasks), simplification
         self._make = ScienceWorldEnv
         self._env: Any = None
-        self._gold: list[str] = []
-        self._taken: list[str] = []
+        self._deeds: list[tuple[str, str]] = []
         self._rest = self._room = ""
 
     # TextEnv ------------------------------------------------------------------------------------
@@ -105,12 +120,14 @@ class ScienceWorld:
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         server = self._running().server
+        due = bool(self._deeds) and self._room == self._deeds[0][0] and action == self.expert_action()
         told = str(server.step(action))
         score = float(server.getScore())
-        self._taken.append(action)
         success, failed = score >= 1.0, score < 0.0
         done = success or failed or bool(server.getCompleted())
         valid = not told.startswith(_REFUSALS)
+        if due:
+            self._deeds = self._deeds[1:] if valid else []
         state = self._describe("solved" if success else "failed" if done else "", told, action, valid)
         return state, float(success), done, False, {"success": success, "valid": valid, "score": score}
 
@@ -126,20 +143,35 @@ class ScienceWorld:
         found = self._running().get_valid_action_object_combinations()
         return sorted(a for a in found if not a.startswith(_LOOKS))
 
+    def commands(self) -> list[str]:
+        """Ways through doors most often, and deeds with what is in sight or held; most of the rest is refused."""
+        things = [*_seen(self._rest), *_held(self._rest)]
+        boxes = [thing for thing in things if thing.endswith(" box")] or things[:1]
+        ways = [f"go to {place}" for place in [*DOORS, *(3 * DOORS.get(self._room, ()))]]
+        deeds = [f"{verb} {thing}" for thing in things for verb in ("focus on", "pick up")]
+        return [*ways, *deeds, *(f"move {thing} to {box}" for thing in things for box in boxes if thing != box)]
+
     def expert_action(self) -> str:
-        """The next step of the simulator's gold path; empty once the agent has left it."""
-        return next_on_path(self._gold, self._taken)
+        """The next deed of the simulator's gold path, or the way back to its room; empty once a deed was refused."""
+        if not self._deeds:
+            return ""
+        room, deed = self._deeds[0]
+        if self._room == room:
+            return self._named(deed)
+        place = _next_room(self._room, room)
+        return f"{'open door' if _exits(self._rest).get(place) == 'closed' else 'go'} to {place}" if place else ""
 
     @staticmethod
     def reason(task: Task, history: Sequence[Transition], transition: Transition) -> str:
-        """The rule for R*: the door where the action goes through one, else what kind of thing happens."""
+        """The rule for R*: the door where the action goes through one, else what it names and what is in focus."""
+        line = transition.state.rsplit("\n", 1)[-1]
         verdict = transition.next_state.rsplit("\n", 1)[-1].split(" ", 1)[0]
         if transition.action.startswith("go to "):
             place = transition.action.removeprefix("go to ")
-            exits = transition.state.rpartition(" exits ")[2].partition(" holds ")[0].split(", ")
-            door = next((e for e in exits if e.rpartition(" ")[0] == place), f"{place} no door")
-            return f"{door}: {verdict}"
-        return f"{transition.action}: {verdict}"
+            return f"{place} {_exits(line).get(place, 'no door')}: {verdict}"
+        here = [thing for thing in (*_seen(line), *_held(line)) if thing in transition.action]
+        focus = [t.action.removeprefix("focus on ") for t in history if t.next_state.startswith("focused")]
+        return f"{', '.join(here) or 'nothing'} here, focus {focus[-1] if focus else 'nothing'}: {verdict}"
 
     # Inside -------------------------------------------------------------------------------------
 
@@ -156,11 +188,21 @@ class ScienceWorld:
         env.load(name, variation, self._simplification, generateGoldPath=gold)
         env.server.reset()
         env.server.step("look around")
-        self._gold = [a for a in env.get_gold_action_sequence() if a != "look around"] if gold else []
-        self._taken = []
         self._rest = self._room = ""
+        state = self._describe("moved", "", "", True)
+        self._deeds = _deeds(env.get_gold_action_sequence(), self._room) if gold else []
         goal = " ".join(env.taskdescription().split()).removeprefix("Task Description: Your task is to ")
-        return self._describe("moved", "", "", True), {"instruction": goal, "success": False}
+        return state, {"instruction": goal, "success": False}
+
+    def _named(self, deed: str) -> str:
+        """A deed with its thing called as the state calls it: `focus on egg parrot` -> `focus on parrot egg`."""
+        found = _DEED.match(deed)
+        if found is None:
+            return deed
+        verb, thing, where = found.groups(default="")
+        kind = set(thing.partition(" containing ")[0].split()) - _STAGES
+        names = [name for name in (*_held(self._rest), *_seen(self._rest)) if kind and kind <= set(name.split())]
+        return f"{verb} {names[0]}{where}" if names else deed
 
     def _describe(self, what: str, told: str, action: str, valid: bool) -> str:
         env = self._running()
@@ -197,3 +239,47 @@ def read_room(look: str, inventory: str) -> tuple[str, str]:
 def _ordered(thing: str) -> str:
     """A thing with its contents in order: the simulator lists them differently from one load to the next."""
     return re.sub(r"\(([^()]*)\)", lambda found: f"({', '.join(sorted(found.group(1).split(', ')))})", thing)
+
+
+def _deeds(gold: Sequence[str], room: str) -> list[tuple[str, str]]:
+    """(room, action) of all that a gold path does there besides going and looking."""
+    found = []
+    for action in gold:
+        if action.startswith("go to "):
+            room = action.removeprefix("go to ")
+        elif action != "look around" and not action.startswith("open door"):
+            found.append((room, action))
+    return found
+
+
+def _next_room(room: str, target: str) -> str:
+    """The first room on a shortest way; empty where there is none."""
+    first = {place: place for place in DOORS.get(room, ())}
+    queue = list(first)
+    for place in queue:
+        for other in DOORS[place]:
+            if other not in first and other != room:
+                first[other] = first[place]
+                queue.append(other)
+    return first.get(target, "")
+
+
+def _part(line: str, before: str, after: str) -> str:
+    return line.partition(before)[2].rpartition(after)[0] if after else line.rpartition(before)[2]
+
+
+def _seen(line: str) -> list[str]:
+    """Names of the things in sight, without what they hold."""
+    return [thing.partition(" (")[0] for thing in _part(line, " sees ", " exits ").split("; ") if thing != "nothing"]
+
+
+def _held(line: str) -> list[str]:
+    """Names of the things in hand, without what they hold."""
+    things = re.sub(r" \(.*?\)+", "", _part(line, " holds ", ""))
+    return [thing for thing in things.split(", ") if thing != "nothing"]
+
+
+def _exits(line: str) -> dict[str, str]:
+    """`open` or `closed` by the room behind the door."""
+    doors = _part(line, " exits ", " holds ").split(", ")
+    return {place: how for place, _, how in (door.rpartition(" ") for door in doors)}

@@ -27,7 +27,7 @@ from dreamgym.placement import Reservation
 OnStep = Callable[[dict[str, float]], None]
 Step = Callable[[list[int], float], dict[str, float]]
 """(members of the set, learning rate) -> metrics of one optimiser step on them."""
-TOLD = ("loss", "accuracy", "margin")
+TOLD = ("loss", "accuracy", "margin", "nll")
 """Metrics of the last steps that tell how a tuning ended."""
 PART_BYTES = 256 * 2**20
 """Weights leave in parts of about so many bytes."""
@@ -130,20 +130,20 @@ class Learner:
         The reference is the constructor's.
 
         Args:
-            on_step: called after each step with what `sft` tells, accuracy and margin.
+            on_step: called after each step with what `sft` tells, accuracy, margin and nll.
 
         Returns:
-            What `sft` returns, and accuracy and margin (see `dpo_loss`; means of the last tenth of the steps).
+            What `sft` returns, and accuracy, margin and nll (see `dpo_loss`; means of the last tenth of the steps).
 
         Raises:
             DataError: no pair, a wrong column, or a pair longer than `learner.token_budget`.
             EngineError: a worker died or missed its deadline.
         """
         lengths = self._lengths(pairs, SFT_SCHEMA, together=2)
-        shared = ray.put(pairs.combine_chunks())
+        shared, weights = ray.put(pairs.combine_chunks()), (config.beta, config.sft_weight)
 
         def step(chosen: list[int], lr: float) -> dict[str, float]:
-            metrics: dict[str, float] = self._all("dpo_step", shared, chosen, lr, config.beta)[0]
+            metrics: dict[str, float] = self._all("dpo_step", shared, chosen, lr, *weights)[0]
             return metrics
 
         return self._tune(lengths, step, config, seed, on_step)

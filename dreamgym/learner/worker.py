@@ -48,7 +48,9 @@ class LearnerWorker(Rank):
 
         return self._tune(columns, rows, loss, lr)
 
-    def dpo_step(self, pairs: pa.Table, chosen: Sequence[int], lr: float, beta: float) -> dict[str, float]:
+    def dpo_step(
+        self, pairs: pa.Table, chosen: Sequence[int], lr: float, beta: float, sft_weight: float
+    ) -> dict[str, float]:
         """One optimiser step of DPO on some pairs; all ranks get the same ones.
 
         Rows 2i and 2i + 1 of `SFT_SCHEMA` are the better and the worse episode of pair i, with weight 1 where the
@@ -65,7 +67,8 @@ class LearnerWorker(Rank):
             with torch.no_grad():
                 reference = self._reference(batch)[0]
             logprobs, _ = self._engine(batch)
-            return dpo_loss(logprobs, reference, batch.sequence, len(batch.lengths) // 2, beta, len(chosen))
+            pairs_here = len(batch.lengths) // 2
+            return dpo_loss(logprobs, reference, batch.sequence, pairs_here, beta, sft_weight, len(chosen))
 
         rows = [row for pair in chosen for row in (2 * pair, 2 * pair + 1)]
         return self._tune(columns, rows, loss, lr, together=2)

@@ -74,7 +74,7 @@ def stage(
         DreamgymError: another process works in this run folder.
     """
     with run_folder(config) as run_dir:
-        settings = _settings(config, inputs)
+        settings = settings_of(config, inputs)
         before = {other: _upstream(config, name, other) for other in upstream}
         fingerprint = digest({"settings": settings, "upstream": before})
         finished = read_stage(run_dir, name)
@@ -154,7 +154,7 @@ def fitting_stage(config: RunConfig, name: str, run_dir: Path) -> Record | None:
 def changed_setting(config: RunConfig, record: Record) -> str:
     """The first setting that is no longer what a stage was run with, in words; empty where all are."""
     try:
-        now = _settings(config, list(record["settings"]))
+        now = settings_of(config, list(record["settings"]))
     except AttributeError as gone:
         return str(gone)
     return _difference(record["settings"], json.loads(json.dumps(now)))
@@ -251,7 +251,8 @@ def _difference(old: Any, new: Any, name: str = "") -> str:
     return "" if old == new else f"{name} was {json.dumps(old)}, is now {json.dumps(new)}"
 
 
-def _settings(config: RunConfig, inputs: Sequence[str]) -> Settings:
+def settings_of(config: RunConfig, inputs: Sequence[str]) -> Settings:
+    """The seed, and what sections or fields are set to, by their dotted names, as JSON's kinds."""
     found: Settings = {}
     for name in {"seed": None, **dict.fromkeys(inputs)}:
         value: Any = config

@@ -37,7 +37,7 @@ def dpo(config: RunConfig) -> None:
                 result = learner.dpo(rows, tuning, config.seed, lambda step: show(bar, step))
             learner.save(current.run_dir / "dpo")
         current.tokens = int(result["tokens"])
-        told = ("loss", "accuracy", "margin", "epochs", "steps", "tokens_per_s")
+        told = ("loss", "accuracy", "margin", "nll", "epochs", "steps", "tokens_per_s")
         current.summary |= {"pairs": len(pairs)} | {key: round(result[key], 4) for key in told if key in result}
 
 

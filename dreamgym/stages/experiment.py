@@ -11,7 +11,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from dreamgym.errors import ConfigError, DataError, DreamgymError
 from dreamgym.obs.console import console
 from dreamgym.obs.runlog import parse_object
 from dreamgym.obs.sharing import chain, link, take_over
-from dreamgym.obs.stages import Record, digest, fitting_stage, read_stage, write_json
+from dreamgym.obs.stages import Record, digest, fitting_stage, read_stage, settings_of, write_json
 from dreamgym.obs.table import Run, write_table
 from dreamgym.settings import COMMAND_LINE, load_config
 from dreamgym.stages.rows import COMMON_START, ROWS, STAGES, TABLES
@@ -62,10 +62,9 @@ class Experiment:
         made = fitting_stage(other, "sft-policy", other.run_dir)
         return _starting_with(config, _start_folder(config, made)) if made else None
 
-    def identity(self, row: str, seed: int) -> str:
-        """16 hex digits of all that a job is set to, but for the folder that it runs in."""
-        names = [row, COMMON_START] if ROWS[row].common_start else [row]
-        return digest([self.config(name, seed).model_dump(mode="json", exclude={"out", "log_level"}) for name in names])
+    def identity(self, seed: int, inputs: Mapping[str, Sequence[str]]) -> str:
+        """16 hex digits of what a job is set to, in the fields that its stages depend on, by the row that has them."""
+        return digest({row: settings_of(self.config(row, seed), fields) for row, fields in inputs.items()})
 
     def result(self, row: str, seed: int) -> Run | None:
         """What came of a job; None while it is not finished."""
@@ -74,10 +73,12 @@ class Experiment:
         if config is None or measured is None:
             return None
         stages = _records(config.run_dir, STAGES[player][-1])
+        inputs = {row: _inputs([*stages.values(), measured])}
         if ROWS[row].common_start:
-            stages |= _records(self.config(COMMON_START, seed).run_dir, STAGES["warm_start"][-1])
+            start = _records(self.config(COMMON_START, seed).run_dir, STAGES["warm_start"][-1])
+            stages, inputs = stages | start, inputs | {COMMON_START: _inputs(list(start.values()))}
         told = _run(row, seed, config, measured["summary"], list(stages.values()))
-        return told | {"identity": self.identity(row, seed), "measured": measured["ended"]}
+        return told | {"inputs": inputs, "identity": self.identity(seed, inputs), "measured": measured["ended"]}
 
     def command(self, seeds: Sequence[int]) -> str:
         """What to type for the same table."""
@@ -189,6 +190,11 @@ def _records(run_dir: Path, name: str) -> dict[str, Record]:
     return {record["fingerprint"]: record for record in found if record}
 
 
+def _inputs(stages: Sequence[Record]) -> list[str]:
+    """The fields that some stages depend on."""
+    return sorted({field for record in stages for field in record["settings"]})
+
+
 def _run(row: str, seed: int, config: RunConfig, measured: dict[str, Any], stages: Sequence[Record]) -> Run:
     def total(key: str) -> int:
         return sum(record["summary"].get(key, 0) for record in stages)
@@ -265,7 +271,15 @@ def _told(asked: Experiment, config: RunConfig, folder: Path) -> dict[tuple[str,
     if table is None or not isinstance(table.get("rows"), list):
         raise DataError(f"{path}: not a table of `dreamgym experiment`; move it away.")
     runs = [run for row in table["rows"] for run in row["per_seed"] if row["name"] in TABLES[asked.table]]
-    return {(r["row"], r["seed"]): r for r in runs if r.get("identity") == asked.identity(r["row"], r["seed"])}
+    return {(r["row"], r["seed"]): r for r in runs if _same(asked, r)}
+
+
+def _same(asked: Experiment, run: Run) -> bool:
+    """Whether all that a run of a table depends on is set as it was."""
+    try:
+        return run.get("identity") == asked.identity(run["seed"], run.get("inputs", {}))
+    except (AttributeError, KeyError):  # a field or a row that is no more
+        return False
 
 
 def _table_name(asked: Experiment, config: RunConfig) -> str:

@@ -20,7 +20,7 @@ from dreamgym.errors import DataError
 from dreamgym.learner.batches import SFT_SCHEMA
 from dreamgym.learner.learner import Learner
 
-CONFIG = DPOConfig(tokens=10**6, batch_tokens=10**6, lr=1e-3, warmup=0.0, beta=0.4)
+CONFIG = DPOConfig(tokens=10**6, batch_tokens=10**6, lr=1e-3, warmup=0.0, beta=0.4, sft_weight=0.7)
 Result = tuple[dict[str, torch.Tensor], dict[str, float]]
 
 
@@ -51,16 +51,20 @@ def plain(models: list[Path]) -> Result:
     """The oracle: one step of bare PyTorch in float64, sequence by sequence and token by token."""
     policy, reference = (AutoModelForCausalLM.from_pretrained(m, dtype=torch.float64) for m in models)
 
-    def h(row: dict[str, list[float]]) -> torch.Tensor:
+    def h(row: dict[str, list[float]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of an episode, and the mean negative logprob of what the agent wrote."""
         ids = torch.tensor(row["ids"])
         mine, theirs = (lm(ids[None]).logits[0].log_softmax(-1) for lm in (policy, reference))
         acted = [t for t in range(1, len(ids)) if row["weights"][t]]
-        return torch.stack([mine[t - 1, ids[t]] - theirs[t - 1, ids[t]].detach() for t in acted]).sum()
+        told = torch.stack([mine[t - 1, ids[t]] for t in acted])
+        return (told - torch.stack([theirs[t - 1, ids[t]].detach() for t in acted])).sum(), -told.mean()
 
     optimizer = torch.optim.AdamW(policy.parameters(), lr=CONFIG.lr / 2, betas=(0.9, 0.95), weight_decay=0.0)
     rows = preferences().to_pylist()
-    margins = [CONFIG.beta * (h(better) - h(worse)) for better, worse in zip(rows[::2], rows[1::2], strict=True)]
-    loss = torch.stack([-torch.sigmoid(m).log() for m in margins]).mean()
+    pairs = [(h(better), h(worse)) for better, worse in zip(rows[::2], rows[1::2], strict=True)]
+    margins = [CONFIG.beta * (better[0] - worse[0]) for better, worse in pairs]
+    nll = torch.stack([better[1] for better, _ in pairs]).mean()
+    loss = torch.stack([-torch.sigmoid(m).log() for m in margins]).mean() + CONFIG.sft_weight * nll
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
     optimizer.step()
@@ -68,6 +72,7 @@ def plain(models: list[Path]) -> Result:
         "loss": loss.item(),
         "accuracy": sum(m.item() > 0 for m in margins) / len(margins),
         "margin": sum(m.item() for m in margins) / len(margins),
+        "nll": nll.item(),
         "grad_norm": norm.item(),
     }
     return {name: p.detach().float() for name, p in policy.named_parameters()}, told

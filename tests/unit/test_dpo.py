@@ -17,7 +17,7 @@ from dreamgym.stages.dpo import preference_pairs
 from dreamgym.stages.examples import preference_examples
 from dreamgym.types import Task, Trajectory, Transition
 
-BETA = 0.3
+BETA, SFT_WEIGHT = 0.3, 0.7
 Pair = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 """Logprobs of the better episode under policy and reference, then of the worse one."""
 
@@ -32,12 +32,14 @@ def random_pairs(count: int) -> list[Pair]:
 
 
 def plain(pairs: list[Pair]) -> dict[str, float]:
-    """Equation 7, pair by pair."""
+    """Equation 7 and the better episode's share, pair by pair."""
     margins = [BETA * ((b.sum() - b_ref.sum()) - (w.sum() - w_ref.sum())) for b, b_ref, w, w_ref in pairs]
+    nll = -sum(b.mean() for b, *_ in pairs) / len(pairs)
     return {
-        "loss": -sum(math.log(1 / (1 + math.exp(-m))) for m in margins) / len(pairs),
+        "loss": -sum(math.log(1 / (1 + math.exp(-m))) for m in margins) / len(pairs) + SFT_WEIGHT * nll,
         "accuracy": sum(m > 0 for m in margins) / len(pairs),
         "margin": sum(margins) / len(pairs),
+        "nll": nll,
     }
 
 
@@ -49,13 +51,13 @@ def ours(pairs: list[Pair], total: int) -> tuple[dict[str, float], torch.Tensor]
         of += [2 * index] * len(better) + [2 * index + 1] * len(worse)
     logprobs = torch.tensor(np.concatenate(flat), requires_grad=True)
     reference = torch.tensor(np.concatenate([r for _, b_ref, _, w_ref in pairs for r in (b_ref, w_ref)]))
-    loss, shares = dpo_loss(logprobs, reference, torch.tensor(of), len(pairs), BETA, total)
+    loss, shares = dpo_loss(logprobs, reference, torch.tensor(of), len(pairs), BETA, SFT_WEIGHT, total)
     loss.backward()
     assert logprobs.grad is not None
     return {name: value.item() for name, value in shares.items()}, logprobs.grad
 
 
-def test_loss_is_equation_7_and_micro_batches_add_up_to_it() -> None:
+def test_loss_is_that_of_a_plain_loop_and_micro_batches_add_up_to_it() -> None:
     pairs = random_pairs(9)
     whole, gradient = ours(pairs, 9)
     assert whole == pytest.approx(plain(pairs), abs=1e-12)
@@ -65,18 +67,21 @@ def test_loss_is_equation_7_and_micro_batches_add_up_to_it() -> None:
 
 
 def test_the_gradient_is_beta_times_the_mistrust_of_the_pair() -> None:
-    """d loss / d log pi = -beta sigmoid(-margin) for the better, + for the worse (equation after 7), a pair alone."""
+    """d loss / d log pi = -beta sigmoid(-margin) for the better, + for the worse (equation after 7), a pair alone.
+
+    The better one's tokens carry their share of the mean as well.
+    """
     pair = random_pairs(1)
     told, gradient = ours(pair, 1)
     slope = BETA / (1 + math.exp(told["margin"]))
     better = len(pair[0][0])
-    assert gradient[:better].tolist() == pytest.approx([-slope] * better)
+    assert gradient[:better].tolist() == pytest.approx([-slope - SFT_WEIGHT / better] * better)
     assert gradient[better:].tolist() == pytest.approx([slope] * (len(gradient) - better))
 
 
 def test_a_share_without_a_pair_is_zero_and_has_a_gradient() -> None:
     none = torch.zeros(0, requires_grad=True)
-    loss, _ = dpo_loss(none, none.detach(), torch.zeros(0, dtype=torch.int64), 0, BETA, 4)
+    loss, _ = dpo_loss(none, none.detach(), torch.zeros(0, dtype=torch.int64), 0, BETA, SFT_WEIGHT, 4)
     loss.backward()
     assert loss.item() == 0.0
 

@@ -155,6 +155,7 @@ def test_a_table_that_is_there_spares_its_jobs_on_another_machine_unless_setting
     first = rows(here, "0,1")
     assert [row["seeds"] for row in first] == [[0, 1]]
     assert rows(there, "0,1") == first
+    assert rows(there, "0,1", "policy.dpo.beta=0.5") == first  # nothing of this row depends on it
     assert not (there / "quickstart-real_grpo-seed0").exists()
     _finish(_asked(there).config("real_grpo", 2), *STAGES["policy"], "eval-policy")
     assert [row["seeds"] for row in rows(there, "2")] == [[0, 1, 2]]

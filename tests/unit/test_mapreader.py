@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from dreamgym.envs.mapreader import COMMANDS, DIRECTIONS, MapReader, explain, parse_map, parse_state
+from dreamgym.envs.textworld import _start_machine
 from dreamgym.errors import EnvError
 from dreamgym.types import Task, Transition
 
@@ -135,3 +136,14 @@ def test_forgetting_an_object_of_a_machine_that_hangs_holds_up_nobody(env: MapRe
     finally:
         machine.resume()
     assert env.step(env.expert_action())[0]
+
+
+def test_what_tells_a_machine_of_forgotten_objects_ends_with_it() -> None:
+    """A call that the end cuts off is logged by py4j with two tracebacks, in the middle of whatever is on the screen."""
+    before = set(threading.enumerate())
+    machine = _start_machine()
+    (teller,) = {thread for thread in threading.enumerate() if thread.name == "java-garbage"} - before
+    forgotten = [machine._gateway.jvm.java.util.ArrayList() for _ in range(5000)]
+    forgotten.clear()
+    machine.close()
+    assert not teller.is_alive()
