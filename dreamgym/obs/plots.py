@@ -71,7 +71,7 @@ def success(data: RunData, theme: Theme) -> Figure | None:
             _smooth(dream[1]),
             lw=2,
             color=theme.palette[0],
-            label="learning, dreamed (mean of 5)",
+            label=f"learning, {'dreamed' if data.dreamed else 'real'} (mean of 5)",
         )
     if (same := data.series("dream/dev_success"))[0]:
         ax.plot(*same, "s--", ms=5, lw=1.2, mfc=theme.back, color=theme.palette[0], label="dev fold, dreamed")

@@ -69,7 +69,8 @@ def _subtitle(data: RunData) -> str:
 
 def _result(data: RunData) -> Section:
     section = Section(f"Result in the real environment, {data.fold} fold")
-    labels = {"warm_start": "Warm start", "policy": "After the dream", "policy_real": "Then in the real environment"}
+    learned_in = "After the dream" if data.dreamed else "After RL on real rollouts"
+    labels = {"warm_start": "Warm start", "policy": learned_in, "policy_real": "Then in the real environment"}
     finals = {who: data.finals[who, data.fold] for who in labels if (who, data.fold) in data.finals}
     before, after = finals.get("warm_start"), finals.get("policy")
     cards = [
@@ -94,7 +95,7 @@ def _result(data: RunData) -> Section:
         data.finals.values(), key=lambda r: (r["fold"], order.index(r["who"]) if r["who"] in order else 9)
     )
     rows = [
-        [PLAYERS.get(r["who"], r["who"]), r["fold"], f"{interval(r).point:.1%}", _span(interval(r)),
+        [_player(data, r["who"]), r["fold"], f"{interval(r).point:.1%}", _span(interval(r)),
          f"{r['successes']:,} of {r['games']:,}", f"{r['env_failed']:,}", f"{real_transitions(data, r['who']):,}",
          duration(r["seconds"])]
         for r in everyone
@@ -105,13 +106,22 @@ def _result(data: RunData) -> Section:
     return section
 
 
+def _player(data: RunData, who: str) -> str:
+    return "policy after RL on real rollouts" if who == "policy" and not data.dreamed else PLAYERS.get(who, who)
+
+
 def _success(data: RunData) -> Section:
-    caption = "Games won. The dream is where the policy learns; the dev fold is only measured, dreamed and real."
-    return Section("Success, dreamed and real", _plot("success", caption, plots.success, data))
+    title, caption = "Success in the real environment", "Games won. The dev fold is only measured."
+    if data.dreamed:
+        title = "Success, dreamed and real"
+        caption = "Games won. The dream is where the policy learns; the dev fold is only measured, dreamed and real."
+    return Section(title, _plot("success", caption, plots.success, data))
 
 
 def _trust(data: RunData) -> Section:
     section = Section("Can the dream be trusted?")
+    if not data.dreamed:
+        return section
     points = plots.calibration_points(data)
     if points:
         iteration, dream, real = points[-1]

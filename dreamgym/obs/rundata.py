@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import yaml
 
 from dreamgym.errors import DataError
 from dreamgym.obs.runlog import Record, parse_object, read_log
@@ -69,6 +70,11 @@ class RunData:
     def keys(self, prefix: str) -> list[str]:
         """All metric names that begin with `prefix`, in the order in which they first came."""
         return list(dict.fromkeys(k for r in self.records for k in r if k.startswith(prefix)))
+
+    @property
+    def dreamed(self) -> bool:
+        """Whether the policy learned in the dream, and not on real rollouts alone."""
+        return (yaml.safe_load(self.config) or {}).get("train", {}).get("world") != "real"
 
     @property
     def fold(self) -> str:

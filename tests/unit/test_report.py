@@ -254,6 +254,18 @@ def test_a_dream_that_is_too_kind_is_called_so(tmp_path: Path) -> None:
         assert ("too kind, and what is learned" in _page(write_report(run_dir)).text) is words
 
 
+def test_a_run_that_learned_on_real_rollouts_speaks_of_no_dream(tmp_path: Path) -> None:
+    config = load_config(None, [f"out={tmp_path}", "train.world=real"])
+    with run_folder(config) as run_dir, RunLog(run_dir / "train" / "metrics.jsonl") as log:
+        log.write("iteration", 0, {"dream/success": 0.9})
+        log.write("eval", 0, {"real/success": 0.4})
+        _finals(run_dir, random.Random(7))
+    page = _page(write_report(run_dir))
+    assert "After RL on real rollouts" in page.text and "policy after RL on real rollouts" in page.text
+    assert "Success in the real environment" in page.headings
+    assert "dream" not in page.text.replace("dreamgym", "").partition("Configuration")[0].lower()
+
+
 def test_a_long_run_still_shows_a_real_episode_beside_its_newest_dreams(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("seed: 0\n")
     task = Task("t", "mapreader", "fetch the coin")
