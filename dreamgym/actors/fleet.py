@@ -88,7 +88,7 @@ class RolloutFleet:
         self._tags = itertools.count()
         remote = ray.remote(RolloutActor).options(num_cpus=cpus, max_restarts=-1, max_concurrency=1000)
         self._handles: list[ActorHandle] = [
-            remote.remote(config, tokenizer, world, *policy.engines) for _ in range(actors)
+            remote.remote(config, tokenizer, world, policy.names) for _ in range(actors)
         ]
         self._manager = FaultTolerantActorManager(self._handles, max_remote_requests_in_flight_per_actor=1)
         self._starting = {handle.ping.remote(): actor for actor, handle in enumerate(self._handles)}

@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any
 
 import pyarrow as pa
-from ray.actor import ActorHandle
 
 from dreamgym.actors.again import Again, play_again
 from dreamgym.actors.episode import Episode, play
@@ -44,14 +43,14 @@ class WorldAddress:
 class RolloutActor:
     """Plays episodes for the fleet; made to live under RLlib's `FaultTolerantActorManager` (`apply`, `ping`)."""
 
-    def __init__(self, config: RunConfig, tokenizer: str, world: WorldAddress | None, *engines: ActorHandle) -> None:
-        """`engines` are those of a `PolicyPool`, bare, since Ray keeps them for a restart only so."""
+    def __init__(self, config: RunConfig, tokenizer: str, world: WorldAddress | None, engines: Sequence[str]) -> None:
+        """`engines` are the names of those of a `PolicyPool`: Ray keeps no handle for an actor that it starts anew."""
         from transformers import AutoTokenizer
 
         log_to_session(config.log_level)
         self._config = config
         self._chat = ChatFormat(AutoTokenizer.from_pretrained(tokenizer))
-        self._policy = PolicyPool(engines, config.policy.engine.timeout_s)
+        self._policy = PolicyPool.named(engines, config.policy.engine.timeout_s)
         self._window = Window(config.policy.engine.max_num_seqs * len(engines))
         self._clients: dict[float, Coalescer[tuple[list[int], int], Generation | EngineError]] = {}
         self._world_address = world

@@ -82,7 +82,7 @@ class DPOConfig(TuningConfig):
 
     epochs: float = Field(1.0, ge=0)
     """Passes over the pairs; where above 0, it bounds the training together with `tokens`."""
-    lr: float = Field(1e-4, gt=0)
+    lr: float = Field(1e-5, gt=0)
     """Peak learning rate."""
     pairs: int = Field(2000, ge=1)
     """At most so many pairs of a better and a worse trajectory of one task."""

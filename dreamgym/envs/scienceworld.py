@@ -40,6 +40,7 @@ _REFUSALS = ("No known action", "Unknown action", "Ambiguous request", "It's not
 _LOOKS = ("look", "inventory", "task")
 _STAGES = {"egg", "baby", "juvenile", "adult", "reproducing", "dead", "in", "inventory"}
 """Words of a referent that say when or where a thing is, not what it is."""
+_HOW = re.compile(r"(,? (on|off|open|closed|-?\d+C))+$")
 _DEED = re.compile(r"(focus on|pick up|move) (.+?)( to .+)?$")
 _ROOM = re.compile(r"is called the (.+?)\.")
 _DOOR = re.compile(r"A door to the (.+?) \(that is (open|closed)\)")
@@ -269,8 +270,9 @@ def _part(line: str, before: str, after: str) -> str:
 
 
 def _seen(line: str) -> list[str]:
-    """Names of the things in sight, without what they hold."""
-    return [thing.partition(" (")[0] for thing in _part(line, " sees ", " exits ").split("; ") if thing != "nothing"]
+    """Names of the things in sight, without what they hold and how they are."""
+    things = (thing.partition(" (")[0] for thing in _part(line, " sees ", " exits ").split("; "))
+    return [_HOW.sub("", thing) for thing in things if thing != "nothing"]
 
 
 def _held(line: str) -> list[str]:

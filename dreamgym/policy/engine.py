@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 from dataclasses import astuple
 from pathlib import Path
@@ -141,15 +142,29 @@ class PolicyPool:
     Each counts its own outstanding requests and sends the next one where it has the fewest.
     """
 
-    def __init__(self, engines: Sequence[Any], timeout_s: float, seats: Reservation | None = None) -> None:
-        """`engines` are handles of `PolicyEngine` actors that are ready; `timeout_s` is that of one request.
+    def __init__(
+        self, engines: Sequence[Any], names: Sequence[str], timeout_s: float, seats: Reservation | None = None
+    ) -> None:
+        """`engines` are handles of `PolicyEngine` actors, `names` theirs; `timeout_s` is that of one request.
 
         `seats` is what `close` gives back.
         """
         self._seats = seats
-        self.engines = list(engines)
+        self.engines, self.names = list(engines), list(names)
         self._timeout_s = timeout_s
         self._outstanding = [0] * len(self.engines)
+
+    @classmethod
+    def named(cls, names: Sequence[str], timeout_s: float) -> PolicyPool:
+        """A pool of engines that another one has started and holds.
+
+        Raises:
+            EngineError: there is no engine of that name.
+        """
+        try:
+            return cls([ray.get_actor(name) for name in names], names, timeout_s)
+        except ValueError as error:
+            raise EngineError(f"a policy engine is gone ({error}).") from error
 
     @classmethod
     def start(
@@ -174,13 +189,15 @@ class PolicyPool:
         """
         seats = Reservation(config.engines, gpus)
         rest = {"dtype": config.model.dtype, "threads": threads, "colocated": colocated}
+        pool_id = uuid.uuid4().hex[:12]
+        names = [f"policy-{pool_id}-{index}" for index in range(config.engines)]
         engines = [
             ray.remote(PolicyEngine)
-            .options(**seats.options(index), **options)
+            .options(name=name, **seats.options(index), **options)
             .remote(str(model), config.engine, seed=seed + index, **rest)
-            for index in range(config.engines)
+            for index, name in enumerate(names)
         ]
-        pool = cls(engines, config.engine.timeout_s, seats)
+        pool = cls(engines, names, config.engine.timeout_s, seats)
         try:
             pool._all("ready", start_timeout_s)
         except DreamgymError:

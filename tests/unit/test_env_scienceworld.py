@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
+import re
 from collections.abc import Iterator
 
 import pytest
 
-from dreamgym.envs.scienceworld import ScienceWorld
+from dreamgym.envs.scienceworld import DOORS, ScienceWorld
 from dreamgym.errors import EnvError
 from dreamgym.types import Task, Transition
 
@@ -49,8 +51,46 @@ def test_what_is_not_possible_is_refused_and_changes_nothing(env: ScienceWorld, 
     state, reward, done, _, info = env.step("fly to the moon")
     assert (reward, done, info["valid"]) == (0.0, False, False)
     assert state.split(" ", 1) == ["refused", before.split(" ", 1)[1]]
-    assert env.expert_action() == ""
     assert len(env.valid_actions()) > 50
+    assert env.step("go to the moon")[0].startswith("refused")
+
+
+def test_the_expert_finds_its_way_back_and_gives_up_what_is_refused(env: ScienceWorld, tasks: list[Task]) -> None:
+    rng = random.Random(0)
+    won = 0
+    for task in tasks:
+        env.reset(task)
+        done = False
+        for _ in range(3):
+            env.step(f"go to {rng.choice(sorted(DOORS))}")
+        while not done and (action := env.expert_action()):
+            state, reward, done, _, _ = env.step(action)
+            assert action.startswith("go to") or state.splitlines()[-1].split()[0] != "refused"
+        won += done and reward == 1.0
+    assert won == len(tasks)
+    env.reset(tasks[0])
+    env._deeds = [(env._room, "pick up the moon"), *env._deeds]
+    assert env.expert_action() == "pick up the moon"
+    env.step("pick up the moon")
+    assert env.expert_action() == ""
+
+
+def test_the_doors_are_those_of_the_simulator(env: ScienceWorld, tasks: list[Task]) -> None:
+    env.reset(tasks[0])
+    for room, doors in DOORS.items():
+        line = env.step(f"teleport to {room}")[0].splitlines()[-1]
+        assert f" at {room} sees " in line
+        assert line.partition(" exits ")[2].partition(" holds ")[0] == ", ".join(f"{door} open" for door in doors)
+
+
+def test_commands_name_what_is_there(env: ScienceWorld, tasks: list[Task]) -> None:
+    env.reset(tasks[0])
+    line = env.step("teleport to kitchen")[0].splitlines()[-1]
+    commands = env.commands()
+    assert {"go to outside", "go to foundry", "focus on thermometer", "pick up orange"} <= set(commands)
+    assert commands.count("go to outside") > commands.count("go to foundry")
+    for command in commands:
+        assert command.startswith("go to") or re.sub(r"^(focus on|pick up|move) ", "", command).split(" to ")[0] in line
 
 
 def test_the_wrong_focus_ends_the_task_as_failed(env: ScienceWorld) -> None:
