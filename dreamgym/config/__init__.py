@@ -146,6 +146,19 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _fits_context(self) -> Self:
+        """No engine reads more than a model that is made from nothing can."""
+        for name, section in (("world", self.world), ("policy", self.policy)):
+            of = "world" if section.model.source == "world" else name
+            model, asked = getattr(self, of).model, section.engine.max_model_len
+            if model.source == "scratch" and asked > model.scratch.context:
+                raise ValueError(
+                    f"{name}.engine.max_model_len={asked} is more than {of}.model.scratch.context="
+                    f"{model.scratch.context}; raise the one or lower the other"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _has_groups(self) -> Self:
         """Whatever compares the episodes of a task needs several."""
         by = self.learner.advantage or self.learner.algorithm

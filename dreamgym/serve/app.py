@@ -158,13 +158,15 @@ def _run(app: serve.Application, name: str, what: str) -> Any:
     try:
         return serve.run(app, name=name, route_prefix=None)
     except RuntimeError as error:
-        raise EngineError(f"{what} did not start: {_cause(error)}") from error
+        raise EngineError(f"{what} did not start: {_cause(error, name)}") from error
 
 
-def _cause(error: Exception) -> str:
-    """The replica's own sentence where Serve's message holds one, else the message's last line."""
+def _cause(error: Exception, name: str) -> str:
+    """The replica's own sentence where Serve's messages hold one, else the last line of the error."""
     if isinstance(error.__cause__, DreamgymError):
         return str(error.__cause__)
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    application = serve.status().applications.get(name)
+    told = [d.message for d in application.deployments.values()] if application else []
+    lines = [line.strip() for text in (*told, str(error)) for line in text.splitlines() if line.strip()]
     own = [line for line in lines if "dreamgym.errors." in line]
     return (own or lines or ["see Serve's logs"])[-1]

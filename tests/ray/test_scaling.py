@@ -12,6 +12,7 @@ import ray
 from ray import serve
 
 from dreamgym.config import ModelConfig, RunConfig, ScratchModel
+from dreamgym.errors import EngineError
 from dreamgym.learner.models import prepare_model
 from dreamgym.serve.app import WORLD, DreamApp, start_dream
 from dreamgym.serve.experience import DreamQuery
@@ -34,8 +35,8 @@ CONFIG = RunConfig.model_validate(
 )
 
 
-def tiny_dreamer(folder: Path, seed: int) -> Path:
-    shape = ScratchModel(layers=1, hidden=32, intermediate=64, heads=1, head_dim=32, vocab=300)
+def tiny_dreamer(folder: Path, seed: int, context: int = 2048) -> Path:
+    shape = ScratchModel(layers=1, hidden=32, intermediate=64, heads=1, head_dim=32, vocab=300, context=context)
     return prepare_model(ModelConfig(scratch=shape), folder, ["at a, go north to b"] * 20, seed)
 
 
@@ -48,6 +49,13 @@ def dream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DreamApp]
     app.close()
     serve.shutdown()
     ray.shutdown()
+
+
+def test_a_model_that_no_engine_can_start_says_why(dream: DreamApp, tmp_path: Path) -> None:
+    """Serve only says that the deployment failed."""
+    short = tiny_dreamer(tmp_path / "short", 0, context=128)
+    with pytest.raises(EngineError, match=r"did not start: .*max_model_len \(512\)"):
+        start_dream(CONFIG, short, None, threads=1, suffix="-short")
 
 
 def replicas(app: DreamApp) -> int:

@@ -139,7 +139,7 @@ def test_forgetting_an_object_of_a_machine_that_hangs_holds_up_nobody(env: MapRe
 
 
 def test_what_tells_a_machine_of_forgotten_objects_ends_with_it() -> None:
-    """A call that the end cuts off is logged by py4j with two tracebacks, in the middle of whatever is on the screen."""
+    """A call that the end cuts off is logged by py4j with two tracebacks, amid whatever is on the screen."""
     before = set(threading.enumerate())
     machine = _start_machine()
     (teller,) = {thread for thread in threading.enumerate() if thread.name == "java-garbage"} - before

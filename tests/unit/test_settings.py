@@ -176,3 +176,20 @@ def test_groups_of_one_are_for_algorithms_that_compare_nothing_within_them() -> 
         load_config(None, ["train.group_size=1", "learner.algorithm=ppo", "learner.advantage=rloo"])
     with pytest.raises(ConfigError, match=r"train\.resample needs groups"):
         load_config(None, ["train.group_size=1", "learner.algorithm=ppo", "train.resample=1"])
+
+
+def test_an_engine_reads_no_more_than_its_model_made_from_nothing_can() -> None:
+    with pytest.raises(
+        ConfigError, match=r"world\.engine\.max_model_len=4096 is more than world\.model\.scratch\.context"
+    ):
+        load_config(None, ["world.engine.max_model_len=4096"])
+    short = ["world.model.scratch.context=1024", "world.engine.max_model_len=1024"]
+    load_config(None, short)
+    with pytest.raises(ConfigError, match=r"policy\.engine\.max_model_len=2048 is more than world\.model"):
+        load_config(None, [*short, "policy.model.source=world"])
+    load_config(None, ["world.model.source=some/model", "world.engine.max_model_len=4096"])
+
+
+@pytest.mark.parametrize("recipe", sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_recipe_is_valid(recipe: Path) -> None:
+    assert load_config(recipe).name == recipe.stem
