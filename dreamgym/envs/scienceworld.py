@@ -42,6 +42,8 @@ _STAGES = {"egg", "baby", "juvenile", "adult", "reproducing", "dead", "in", "inv
 """Words of a referent that say when or where a thing is, not what it is."""
 _HOW = re.compile(r"(,? (on|off|open|closed|-?\d+C))+$")
 _DEED = re.compile(r"(focus on|pick up|move) (.+?)( to .+)?$")
+_WANTED = re.compile(r"\bfind (?:an?|the|a\(n\)) (.+?)[.,]")
+_BOX = re.compile(r"\b(\w+ box)\b")
 _ROOM = re.compile(r"is called the (.+?)\.")
 _DOOR = re.compile(r"A door to the (.+?) \(that is (open|closed)\)")
 _SHORTER = [
@@ -92,6 +94,7 @@ class ScienceWorld:
         self._make = ScienceWorldEnv
         self._env: Any = None
         self._deeds: list[tuple[str, str]] = []
+        self._boxes: list[str] = []
         self._rest = self._room = ""
 
     # TextEnv ------------------------------------------------------------------------------------
@@ -145,12 +148,16 @@ class ScienceWorld:
         return sorted(a for a in found if not a.startswith(_LOOKS))
 
     def commands(self) -> list[str]:
-        """Ways through doors most often, and deeds with what is in sight or held; most of the rest is refused."""
-        things = [*_seen(self._rest), *_held(self._rest)]
-        boxes = [thing for thing in things if thing.endswith(" box")] or things[:1]
+        """Ways through doors most often, and deeds with what is in sight or held; most of the rest is refused.
+
+        What is held is also put into the goal's box where there is none: a dream must not let that pass.
+        """
+        seen, held = _seen(self._rest), _held(self._rest)
+        boxes = sorted({*(thing for thing in seen if thing.endswith(" box")), *self._boxes})
         ways = [f"go to {place}" for place in [*DOORS, *(3 * DOORS.get(self._room, ()))]]
-        deeds = [f"{verb} {thing}" for thing in things for verb in ("focus on", "pick up")]
-        return [*ways, *deeds, *(f"move {thing} to {box}" for thing in things for box in boxes if thing != box)]
+        deeds = [f"{verb} {thing}" for thing in (*seen, *held) for verb in ("focus on", "pick up")]
+        puts = [f"move {thing} to {box}" for thing in (*seen, *(3 * held)) for box in boxes if thing != box]
+        return [*ways, *deeds, *puts]
 
     def expert_action(self) -> str:
         """The next deed of the simulator's gold path, or the way back to its room; empty once a deed was refused."""
@@ -164,7 +171,7 @@ class ScienceWorld:
 
     @staticmethod
     def reason(task: Task, history: Sequence[Transition], transition: Transition) -> str:
-        """The rule for R*: the door where the action goes through one, else what it names and what is in focus."""
+        """The rule for R*: the door where the action goes through one, else what it names, the focus and the goal."""
         line = transition.state.rsplit("\n", 1)[-1]
         verdict = transition.next_state.rsplit("\n", 1)[-1].split(" ", 1)[0]
         if transition.action.startswith("go to "):
@@ -172,7 +179,9 @@ class ScienceWorld:
             return f"{place} {_exits(line).get(place, 'no door')}: {verdict}"
         here = [thing for thing in (*_seen(line), *_held(line)) if thing in transition.action]
         focus = [t.action.removeprefix("focus on ") for t in history if t.next_state.startswith("focused")]
-        return f"{', '.join(here) or 'nothing'} here, focus {focus[-1] if focus else 'nothing'}: {verdict}"
+        wanted = _WANTED.search(task.instruction)
+        goal = f", find {wanted.group(1)}" if wanted else ""
+        return f"{', '.join(here) or 'nothing'} here, focus {focus[-1] if focus else 'nothing'}{goal}: {verdict}"
 
     # Inside -------------------------------------------------------------------------------------
 
@@ -193,6 +202,7 @@ class ScienceWorld:
         state = self._describe("moved", "", "", True)
         self._deeds = _deeds(env.get_gold_action_sequence(), self._room) if gold else []
         goal = " ".join(env.taskdescription().split()).removeprefix("Task Description: Your task is to ")
+        self._boxes = _BOX.findall(goal)
         return state, {"instruction": goal, "success": False}
 
     def _named(self, deed: str) -> str:

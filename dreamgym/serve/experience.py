@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dreamgym.batching import as_they_come
 from dreamgym.chat import ChatFormat
-from dreamgym.config import RunConfig, SamplingConfig
+from dreamgym.config import RunConfig
 from dreamgym.errors import EngineError
 from dreamgym.obs.ray_metrics import Tally
 from dreamgym.obs.tracing import Event, log_to_session
@@ -21,9 +21,6 @@ from dreamgym.serve.scaling import LOAD_STAT
 from dreamgym.types import Task
 
 log = logging.getLogger(__name__)
-INVENTING = {"temperature": 1.0}
-"""What is invented is drawn from all that the model has learned to be possible, while a step has one right answer: at
-the temperature of steps (0.2), 86 of 100 invented maps of the quick start named a room twice, and at 1.0 19."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +149,7 @@ class ExperienceModel:
         error = ""
         for attempt in range(self._config.attempts):
             try:
-                answer = await self._generate(prompt, q.seed + attempt, self._config.sampling)
+                answer = await self._generate(prompt, q.seed + attempt)
                 step = parse_answer(self._chat.decode(answer.ids), q.state)
                 return DreamAnswer(
                     step.reasoning,
@@ -183,14 +180,14 @@ class ExperienceModel:
     async def _write(self, q: WriteQuery) -> str:
         prompt = begin(self._config, self._chat, q.message)
         try:
-            answer = await self._generate(prompt, q.seed, self._config.sampling.model_copy(update=INVENTING))
+            answer = await self._generate(prompt, q.seed)
             return parse_text(self._chat.decode(answer.ids), "the text")
         except (ParseError, ContextFull):
             return ""
 
-    async def _generate(self, prompt: list[int], seed: int, sampling: SamplingConfig) -> Generation:
+    async def _generate(self, prompt: list[int], seed: int) -> Generation:
         answer = await self._engine.generate(
-            prompt, sampling, stop_ids=self._chat.stop_ids, seed=seed & 0x7FFFFFFF, logprobs=False
+            prompt, self._config.sampling, stop_ids=self._chat.stop_ids, seed=seed & 0x7FFFFFFF, logprobs=False
         )
         if answer.finish_reason != "stop":
             raise ParseError(

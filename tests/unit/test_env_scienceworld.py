@@ -91,6 +91,8 @@ def test_commands_name_what_is_there(env: ScienceWorld, tasks: list[Task]) -> No
     assert commands.count("go to outside") > commands.count("go to foundry")
     for command in commands:
         assert command.startswith("go to") or re.sub(r"^(focus on|pick up|move) ", "", command).split(" to ")[0] in line
+    box = re.search(r"\w+ box", tasks[0].instruction)
+    assert box and box.group() not in line and f"move orange to {box.group()}" in commands
 
 
 def test_the_wrong_focus_ends_the_task_as_failed(env: ScienceWorld) -> None:
