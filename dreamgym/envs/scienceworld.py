@@ -43,7 +43,7 @@ _STAGES = {"egg", "baby", "juvenile", "adult", "reproducing", "dead", "in", "inv
 _HOW = re.compile(r"(,? (on|off|open|closed|-?\d+C))+$")
 _DEED = re.compile(r"(focus on|pick up|move) (.+?)( to .+)?$")
 _WANTED = re.compile(r"\bfind (?:an?|the|a\(n\)) (.+?)[.,]")
-_BOX = re.compile(r"\b(\w+ box)\b")
+_HOME = re.compile(r"\b(\w+ box) in the ([\w ]+)")
 _ROOM = re.compile(r"is called the (.+?)\.")
 _DOOR = re.compile(r"A door to the (.+?) \(that is (open|closed)\)")
 _SHORTER = [
@@ -174,14 +174,16 @@ class ScienceWorld:
         """The rule for R*: the door where the action goes through one, else what it names, the focus and the goal."""
         line = transition.state.rsplit("\n", 1)[-1]
         verdict = transition.next_state.rsplit("\n", 1)[-1].split(" ", 1)[0]
+        box, wanted = _HOME.search(task.instruction), _WANTED.search(task.instruction)
+        home = f", {box.group(1)} in {box.group(2)}" if box else ""
         if transition.action.startswith("go to "):
             place = transition.action.removeprefix("go to ")
-            return f"{place} {_exits(line).get(place, 'no door')}: {verdict}"
+            return f"{place} {_exits(line).get(place, 'no door')}{home}: {verdict}"
         here = [thing for thing in (*_seen(line), *_held(line)) if thing in transition.action]
         focus = [t.action.removeprefix("focus on ") for t in history if t.next_state.startswith("focused")]
-        wanted = _WANTED.search(task.instruction)
         goal = f", find {wanted.group(1)}" if wanted else ""
-        return f"{', '.join(here) or 'nothing'} here, focus {focus[-1] if focus else 'nothing'}{goal}: {verdict}"
+        told = f"at {_part(line, ' at ', ' sees ')} {', '.join(here) or 'nothing'}{home}"
+        return f"{told}, focus {focus[-1] if focus else 'nothing'}{goal}: {verdict}"
 
     # Inside -------------------------------------------------------------------------------------
 
@@ -202,7 +204,7 @@ class ScienceWorld:
         state = self._describe("moved", "", "", True)
         self._deeds = _deeds(env.get_gold_action_sequence(), self._room) if gold else []
         goal = " ".join(env.taskdescription().split()).removeprefix("Task Description: Your task is to ")
-        self._boxes = _BOX.findall(goal)
+        self._boxes = [box for box, _ in _HOME.findall(goal)]
         return state, {"instruction": goal, "success": False}
 
     def _named(self, deed: str) -> str:
