@@ -10,6 +10,7 @@ from typing import Any
 
 from dreamgym.envs.base import payload_fields
 from dreamgym.envs.java import collect_aside, find_java
+from dreamgym.envs.rooms import parse_state
 from dreamgym.envs.textworld import room_line
 from dreamgym.errors import EnvError
 from dreamgym.types import Fold, Task, Transition, stable_id
@@ -152,7 +153,7 @@ class ScienceWorld:
 
         What is held is also put into the goal's box where there is none: a dream must not let that pass.
         """
-        seen, held = _seen(self._rest), _held(self._rest)
+        seen, held = _seen(self._line), _held(self._line)
         boxes = sorted({*(thing for thing in seen if thing.endswith(" box")), *self._boxes})
         ways = [f"go to {place}" for place in [*DOORS, *(3 * DOORS.get(self._room, ()))]]
         deeds = [f"{verb} {thing}" for thing in (*seen, *held) for verb in ("focus on", "pick up")]
@@ -167,7 +168,7 @@ class ScienceWorld:
         if self._room == room:
             return self._named(deed)
         place = _next_room(self._room, room)
-        return f"{'open door' if _exits(self._rest).get(place) == 'closed' else 'go'} to {place}" if place else ""
+        return f"{'open door' if _exits(self._line).get(place) == 'closed' else 'go'} to {place}" if place else ""
 
     @staticmethod
     def reason(task: Task, history: Sequence[Transition], transition: Transition) -> str:
@@ -182,7 +183,7 @@ class ScienceWorld:
         here = [thing for thing in (*_seen(line), *_held(line)) if thing in transition.action]
         focus = [t.action.removeprefix("focus on ") for t in history if t.next_state.startswith("focused")]
         goal = f", find {wanted.group(1)}" if wanted else ""
-        told = f"at {_part(line, ' at ', ' sees ')} {', '.join(here) or 'nothing'}{home}"
+        told = f"at {parse_state(line)['room']} {', '.join(here) or 'nothing'}{home}"
         return f"{told}, focus {focus[-1] if focus else 'nothing'}{goal}: {verdict}"
 
     # Inside -------------------------------------------------------------------------------------
@@ -214,8 +215,13 @@ class ScienceWorld:
             return deed
         verb, thing, where = found.groups(default="")
         kind = set(thing.partition(" containing ")[0].split()) - _STAGES
-        names = [name for name in (*_held(self._rest), *_seen(self._rest)) if kind and kind <= set(name.split())]
+        names = [name for name in (*_held(self._line), *_seen(self._line)) if kind and kind <= set(name.split())]
         return f"{verb} {names[0]}{where}" if names else deed
+
+    @property
+    def _line(self) -> str:
+        """The state as it is, whatever led to it."""
+        return f"now {self._rest}"
 
     def _describe(self, what: str, told: str, action: str, valid: bool) -> str:
         env = self._running()
@@ -277,23 +283,19 @@ def _next_room(room: str, target: str) -> str:
     return first.get(target, "")
 
 
-def _part(line: str, before: str, after: str) -> str:
-    return line.partition(before)[2].rpartition(after)[0] if after else line.rpartition(before)[2]
-
-
 def _seen(line: str) -> list[str]:
     """Names of the things in sight, without what they hold and how they are."""
-    things = (thing.partition(" (")[0] for thing in _part(line, " sees ", " exits ").split("; "))
+    things = (thing.partition(" (")[0] for thing in parse_state(line)["sees"].split("; "))
     return [_HOW.sub("", thing) for thing in things if thing != "nothing"]
 
 
 def _held(line: str) -> list[str]:
     """Names of the things in hand, without what they hold."""
-    things = re.sub(r" \(.*?\)+", "", _part(line, " holds ", ""))
+    things = re.sub(r" \(.*?\)+", "", parse_state(line)["holds"])
     return [thing for thing in things.split(", ") if thing != "nothing"]
 
 
 def _exits(line: str) -> dict[str, str]:
     """`open` or `closed` by the room behind the door."""
-    doors = _part(line, " exits ", " holds ").split(", ")
+    doors = parse_state(line)["exits"].split(", ")
     return {place: how for place, _, how in (door.rpartition(" ") for door in doors)}

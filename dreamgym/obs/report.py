@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
 from matplotlib.figure import Figure
 
 from dreamgym.obs import plots
@@ -59,8 +58,7 @@ def _title(data: RunData) -> str:
 
 
 def _subtitle(data: RunData) -> str:
-    config = yaml.safe_load(data.config)
-    words = [f"environment {config['env']['name']}", f"seed {config['seed']}"]
+    words = [f"environment {data.settings['env']['name']}", f"seed {data.settings['seed']}"]
     if data.stages:
         words += [f"begun {data.stages[0]['started'][:16].replace('T', ' ')} UTC", duration(busy_seconds(data.stages))]
         words.append(f"peak memory {max(s['peak_gib'] for s in data.stages):.1f} GiB")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -71,10 +72,15 @@ class RunData:
         """All metric names that begin with `prefix`, in the order in which they first came."""
         return list(dict.fromkeys(k for r in self.records for k in r if k.startswith(prefix)))
 
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """`config`, read."""
+        return yaml.safe_load(self.config) or {}
+
     @property
     def dreamed(self) -> bool:
         """Whether the policy learned in the dream, and not on real rollouts alone."""
-        return (yaml.safe_load(self.config) or {}).get("train", {}).get("world") != "real"
+        return self.settings.get("train", {}).get("world") != "real"
 
     @property
     def fold(self) -> str:
