@@ -16,6 +16,10 @@ MAX_TEXT = 1_000_000
 """Characters of one state, action or other text that comes from outside."""
 
 
+Edit = tuple[str, str]
+"""Words of a task's text (instruction, new line, first state) that stand there once, and what takes their place."""
+
+
 def stable_id(*parts: object) -> str:
     """A short id that is the same on every machine and in every run: 16 hex digits of SHA-256."""
     return hashlib.sha256("\x1f".join(map(str, parts)).encode()).hexdigest()[:16]

@@ -171,8 +171,8 @@ class Curriculum:
         return self._keep(candidate, parents, "active", "")
 
     def reject(self, candidate: Task, parents: Sequence[Task], detail: str) -> TaskVerdict:
-        """Keep the record of a candidate that failed its quick dream; it is never drawn."""
-        return self._keep(candidate, parents, "infeasible", detail)
+        """Keep the record of a candidate that has no first state or failed its quick dream; it is never drawn."""
+        return self._keep(candidate, parents, "infeasible" if candidate.first_state else "malformed", detail)
 
     def fates(self) -> list[dict[str, Any]]:
         """Every task ever generated, oldest first: id, instruction, first_state, parents, fate, detail, value."""

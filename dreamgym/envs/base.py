@@ -19,9 +19,10 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from dreamgym.config import EnvConfig
 from dreamgym.errors import EnvError
-from dreamgym.types import MAX_TEXT, Fold, StepResult, Task, Transition
+from dreamgym.types import MAX_TEXT, Edit, Fold, StepResult, Task, Transition
 
 T = TypeVar("T")
+VariationRule = Callable[[Task, random.Random], Sequence[Edit]]
 log = logging.getLogger(__name__)
 
 
@@ -45,7 +46,9 @@ class TextEnv(Protocol):
     - `expert_action(self) -> str`: a good next action here;
     - `valid_actions(self) -> list[str]`: actions that do something here;
     - `commands(self) -> list[str]`: actions that can be typed here, most of them not possible;
-    - `reason(task, history, transition) -> str` (static): the environment's rule for reasoning R*.
+    - `reason(task, history, transition) -> str` (static): the environment's rule for reasoning R*;
+    - `vary(task, rng) -> list[Edit]` (static): its rule for a variation of a task, as edits of the task's text, for
+      a task generator that is too small to know one; empty where this task has none.
     """
 
     def tasks(self, fold: Fold, count: int, seed: int) -> list[Task]:
@@ -121,6 +124,11 @@ def make_env(config: EnvConfig) -> TextEnv:
 def rule_of(env_name: str) -> Callable[[Task, Sequence[Transition], Transition], str] | None:
     """The environment's rule for reasoning, where it has one."""
     return getattr(env_class(env_name), "reason", None)
+
+
+def variation_rule(env_name: str) -> VariationRule | None:
+    """The environment's rule for varying a task, where it has one."""
+    return getattr(env_class(env_name), "vary", None)
 
 
 def start(env: TextEnv, task: Task) -> StepResult:

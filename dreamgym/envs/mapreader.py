@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from dreamgym.envs.textworld import DIRECTIONS, TextWorldGame, opposite
-from dreamgym.types import Task, Transition
+from dreamgym.types import Edit, Task, Transition
 
 _MOVES = tuple(f"move {d}" for d in DIRECTIONS)
 _DEEDS = ("take coin", "put coin in box")
@@ -121,6 +122,22 @@ class MapReader(TextWorldGame):
         """The rule for R*: look the action up in the state and the map before writing what follows."""
         return explain(history, transition)
 
+    @staticmethod
+    def vary(task: Task, rng: random.Random) -> list[Edit]:
+        """The rule for variations: the coin in another room, no nearer to the box than it was where there is one."""
+        graph = parse_map(task.first_state)
+        box, before = _room_with(graph, "box"), _room_with(graph, "coin")
+        away = _distances(graph, box)
+        rooms = [name for name in graph if name not in (box, before) and name in away]
+        if not rooms:
+            return []
+        after = rng.choice([name for name in rooms if away[name] >= away[before]] or rooms)
+        return [
+            (f"{after}: nothing", f"{after}: coin"),
+            (f"{before}: coin", f"{before}: nothing"),
+            (f"coin in {before}", f"coin in {after}"),
+        ]
+
 
 def _goal_rooms(info: dict[str, Any]) -> tuple[str, str]:
     """(room of the coin, room of the box)."""
@@ -149,9 +166,20 @@ def parse_state(state: str) -> dict[str, str]:
 def best_action(graph: dict[str, Room], here: dict[str, str]) -> str:
     """The first action of a shortest way to the coin, or with the coin to the box."""
     wanted = "box" if here["holds"] == "coin" else "coin"
-    target = next(name for name, room in graph.items() if room.has == wanted)
+    target = _room_with(graph, wanted)
     if here["room"] == target:
         return "put coin in box" if wanted == "box" else "take coin"
+    distance = _distances(graph, target)
+    ways = [(distance.get(here[d], 99), i, d) for i, d in enumerate(DIRECTIONS) if here[d] != "wall"]
+    return f"move {min(ways)[2]}"
+
+
+def _room_with(graph: dict[str, Room], thing: str) -> str:
+    return next(name for name, room in graph.items() if room.has == thing)
+
+
+def _distances(graph: dict[str, Room], target: str) -> dict[str, int]:
+    """Rooms -> moves from there to the target; those without a way there are left out."""
     distance = {target: 0}
     queue = deque([target])
     while queue:
@@ -160,8 +188,7 @@ def best_action(graph: dict[str, Room], here: dict[str, str]) -> str:
             if other not in distance:
                 distance[other] = distance[room] + 1
                 queue.append(other)
-    ways = [(distance.get(here[d], 99), i, d) for i, d in enumerate(DIRECTIONS) if here[d] != "wall"]
-    return f"move {min(ways)[2]}"
+    return distance
 
 
 def explain(history: Sequence[Transition], transition: Transition) -> str:

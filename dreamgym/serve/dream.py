@@ -11,9 +11,8 @@ from ray.exceptions import RayError
 
 from dreamgym.batching import Coalescer
 from dreamgym.config import WorldConfig
-from dreamgym.errors import EngineError
+from dreamgym.errors import DataError, EngineError
 from dreamgym.serve.experience import DreamAnswer, DreamQuery, WriteQuery
-from dreamgym.serve.prompts import reset_message
 from dreamgym.types import StepResult, Task, stable_id
 from dreamgym.window import Window
 
@@ -110,17 +109,10 @@ class DreamEnvironment:
 
     async def reset(self, task: Task) -> StepResult:
         self._actions = (task.id,)
-        state = task.first_state
-        if not state:
-            try:
-                state = await self._world.write(WriteQuery(reset_message(task.instruction), self._seed))
-            except EngineError as error:
-                return _failed(str(error))
-        if not state:
-            return _failed("the experience model wrote no first state")
-        known = replace(task, first_state=state)
-        self._query = DreamQuery(known, [], state, "", self._seed, trajectory=self._trajectory)
-        return StepResult(state)
+        if not task.first_state:
+            raise DataError(f"task {task.id} has no first state; a dream can begin only where one is known.")
+        self._query = DreamQuery(task, [], task.first_state, "", self._seed, trajectory=self._trajectory)
+        return StepResult(task.first_state)
 
     async def step(self, action: str) -> StepResult:
         if self._query is None:

@@ -15,12 +15,13 @@ from typing import Protocol
 
 from dreamgym.chat import ChatFormat
 from dreamgym.config import WorldConfig
-from dreamgym.types import MAX_REWARD, Task, Transition
+from dreamgym.types import MAX_REWARD, Edit, Task, Transition
 
 MAX_ANSWER_CHARS = 20_000
 REST = "..."
 """In a written state: the rest is as before."""
 
+_EDIT = re.compile(r"replace (?P<old>.+?) => (?P<new>.+)")
 _OUTCOME = re.compile(r"(?P<reward>-?[0-9]{1,40}(?:\.[0-9]{1,40})?(?:e[-+]?[0-9]{1,3})?) done=(?P<done>yes|no)\s*\Z")
 
 
@@ -159,18 +160,52 @@ def parse_answer(text: str, before: str) -> DreamStep:
     return DreamStep(reasoning.strip(), unabridge(before, state), reward, outcome["done"] == "yes")
 
 
-def reset_message(instruction: str) -> str:
-    """Ask for the first state of an invented task; the answer is the state itself."""
-    return f"reset {instruction}"
-
-
 def vary_message(parent: Task) -> str:
-    """Ask the task generator for a variation of a task; the answer is the new instruction."""
+    """Ask the task generator for a variation; the answer is `edits` of its parent, or `whole`."""
     return f"vary {parent.instruction}\n{parent.first_state}"
 
 
+def whole(instruction: str, first_state: str) -> str:
+    """A varied task written out: its instruction on one line, then its first state."""
+    return f"{one_line(instruction)}\n{first_state}"
+
+
+def edits(changes: Sequence[Edit]) -> str:
+    """A variation by what changes in its parent: `replace coin in hall => coin in attic`, one a line."""
+    return "\n".join(f"replace {old} => {new}" for old, new in changes)
+
+
+def parse_variation(text: str, parent: Task) -> tuple[str, str]:
+    """(instruction, first state) of a variation, whichever way it is written.
+
+    Raises:
+        ParseError: one of both is missing, or an edit changes nothing or what does not stand there exactly once.
+    """
+    instruction, _, first_state = text.strip().partition("\n")
+    if instruction.startswith("replace "):
+        changes = [_EDIT.fullmatch(line) for line in text.strip().split("\n")]
+        if None in changes:
+            raise ParseError(f"no 'replace OLD => NEW' in every line of {text[-200:]!r}")
+        instruction, first_state = edited(parent, [(c["old"], c["new"]) for c in changes if c])
+    if not instruction.strip() or not first_state.strip():
+        raise ParseError("a task needs an instruction and a first state")
+    return instruction.strip(), first_state.strip()
+
+
+def edited(parent: Task, changes: Sequence[Edit]) -> tuple[str, str]:
+    """(instruction, first state) of a task after edits, one after the other; raises as `parse_variation`."""
+    parts = [parent.instruction, parent.first_state]
+    for old, new in changes:
+        words = re.compile(rf"(?<!\S){re.escape(old)}(?!\S)")
+        found = sum(len(words.findall(part)) for part in parts)
+        if found != 1 or old == new:
+            raise ParseError(f"'{old}', which the task has {found} times, cannot become '{new}'")
+        parts = [new.join(words.split(part)) for part in parts]
+    return parts[0], parts[1]
+
+
 def parse_text(text: str, what: str) -> str:
-    """A non-empty answer without structure (a first state, an instruction).
+    """A non-empty answer without the structure of a dream step (an invented task).
 
     Raises:
         ParseError: it is empty or endless.

@@ -11,13 +11,13 @@ from dreamgym.errors import EngineError
 from dreamgym.replay.actor import ReplayClient
 from dreamgym.serve.dream import WorldClient
 from dreamgym.serve.experience import DreamQuery, WriteQuery
-from dreamgym.serve.prompts import last_line, reset_message, vary_message
+from dreamgym.serve.prompts import ParseError, last_line, parse_variation, vary_message
 from dreamgym.types import Task, stable_id
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A new task and the task that it varies; `fault` says why the quick dream gave it up."""
+    """A new task and the task that it varies; `fault` says why it could not be read, or failed its quick dream."""
 
     task: Task
     parent: Task
@@ -38,13 +38,10 @@ class TaskGenerator:
 
     async def _vary(self, parent: Task, seed: int) -> Proposal:
         try:
-            instruction = await self._world.write(WriteQuery(vary_message(parent), seed))
-            first_state = await self._world.write(WriteQuery(reset_message(instruction), seed)) if instruction else ""
-        except EngineError as error:
+            written = parse_variation(await self._world.write(WriteQuery(vary_message(parent), seed)), parent)
+        except (EngineError, ParseError) as error:
             return Proposal(_task(parent, "", "", seed), parent, str(error))
-        task = _task(parent, instruction, first_state, seed)
-        if not first_state:
-            return Proposal(task, parent)
+        task = _task(parent, *written, seed)
         return Proposal(task, parent, await self._quick_dream(task, seed))
 
     async def _quick_dream(self, task: Task, seed: int) -> str:

@@ -10,11 +10,13 @@ import pyarrow as pa
 from dreamgym.actors.episode import opening as policy_opening
 from dreamgym.chat import ChatFormat
 from dreamgym.config import RunConfig, SFTConfig
+from dreamgym.envs.base import VariationRule, variation_rule
+from dreamgym.errors import EnvError
 from dreamgym.learner.batches import SFT_SCHEMA
 from dreamgym.replay.bulk import exact_top_k, leave_one_out
 from dreamgym.replay.embed import Embedder, make_embedder
 from dreamgym.replay.records import Demo
-from dreamgym.serve.prompts import answer_parts, ask, opening, query, reset_message, vary_message
+from dreamgym.serve.prompts import answer_parts, ask, edited, edits, opening, query, vary_message, whole
 from dreamgym.types import Task, Trajectory, Transition, stable_id
 
 NEIGHBOURS = 16
@@ -25,7 +27,9 @@ Example = tuple[list[int], list[float]]
 def tokenizer_texts(trajectories: Sequence[Trajectory]) -> Iterator[str]:
     """All that a model made from scratch will ever read or write, for its tokenizer."""
     for t in trajectories:
-        yield from (opening(t.task, t.task.first_state), reset_message(t.task.instruction), vary_message(t.task))
+        yield opening(t.task, t.task.first_state)
+        yield vary_message(t.task)
+        yield edits([(t.task.instruction, t.task.instruction)])
         for step in t.steps:
             yield step.action  # as the policy writes it, at the start of its answer
             yield query(step.action, [step])
@@ -33,12 +37,15 @@ def tokenizer_texts(trajectories: Sequence[Trajectory]) -> Iterator[str]:
 
 
 def world_examples(config: RunConfig, trajectories: Sequence[Trajectory], chat: ChatFormat) -> pa.Table:
-    """Examples for the experience model: a dream a trajectory, a first state and a variation a real task.
+    """Examples for the experience model: a dream a trajectory, and a variation a real task.
 
     A dream is one example or, with `world.history=false`, as many as it has steps.
 
     Objective (paper, equation 5): every step's reasoning, then its next state and outcome, given the task, the
     history and the retrieved demonstrations, none of which comes from the same trajectory.
+
+    Raises:
+        EnvError: the environment's rule for variations fails.
 
     Returns:
         ids, and weights (loss weight of each token; 0 for what the model only reads).
@@ -52,7 +59,7 @@ def world_examples(config: RunConfig, trajectories: Sequence[Trajectory], chat: 
     ]
     examples = [e for t, d in zip(trajectories, demos, strict=True) if t.steps for e in _dream(config, t, d, chat)]
     tasks = {t.task.id: t.task for t in trajectories if t.task.first_state and t.task.origin == "real"}
-    examples += list(_writings(config, list(tasks.values()), embedder, chat))
+    examples += list(_variations(config, list(tasks.values()), embedder, chat))
     return _table(examples, config.world.engine.max_model_len)
 
 
@@ -107,20 +114,38 @@ def _weighted(parts: tuple[str, str, str], sft: SFTConfig, chat: ChatFormat) -> 
     return [*encoded["input_ids"], chat.end_id], [*weights, sft.outcome_weight]
 
 
-def _writings(config: RunConfig, tasks: Sequence[Task], embedder: Embedder, chat: ChatFormat) -> Iterator[Example]:
-    """`reset` and `vary`: a task's first state, and a similar task as the variation of a task."""
+def _variations(config: RunConfig, tasks: Sequence[Task], embedder: Embedder, chat: ChatFormat) -> Iterator[Example]:
+    """Each real task with a variation of it: by the environment's rule, or another one that is near."""
+    rng = random.Random(stable_id(config.seed, "variations"))
+    rule = variation_rule(config.env.name)
+    varied = _by_rule(config.env.name, rule, tasks, rng) if rule else _neighbours(tasks, embedder, rng)
+    for task, answer in zip(tasks, varied, strict=True):
+        if answer:
+            yield _written(vary_message(task), answer, config.world.sft.state_weight, chat)
+
+
+def _by_rule(name: str, rule: VariationRule, tasks: Sequence[Task], rng: random.Random) -> Iterator[str]:
+    """For each task the edits that the environment's rule makes; "" where there are none."""
+    for task in tasks:
+        try:
+            changes = rule(task, rng)
+            edited(task, changes)
+        except Exception as error:
+            where = f"env.name: vary() of '{name}' at task {task.id}"
+            raise EnvError(f"{where} failed ({type(error).__name__}: {error}); mend it.") from error
+        yield edits(changes)
+
+
+def _neighbours(tasks: Sequence[Task], embedder: Embedder, rng: random.Random) -> Iterator[str]:
+    """For each task one of its nearest, as a whole; "" where all have its instruction."""
     if not tasks:
         return
     vectors = embedder.embed([t.instruction for t in tasks])
     near, _ = exact_top_k(vectors, vectors, min(NEIGHBOURS + 1, len(tasks)))
-    rng = random.Random(stable_id(config.seed, "variations"))
-    weight = config.world.sft.state_weight
-    for index, task in enumerate(tasks):
-        yield _written(reset_message(task.instruction), task.first_state, weight, chat)
-        others = [int(i) for i in near[index] if i >= 0 and tasks[i].instruction != task.instruction]
-        if others:
-            other = tasks[others[rng.randrange(len(others))]]
-            yield _written(vary_message(task), other.instruction, weight, chat)
+    for task, row in zip(tasks, near, strict=True):
+        others = [tasks[i] for i in row.tolist() if i >= 0 and tasks[i].instruction != task.instruction]
+        other = others[rng.randrange(len(others))] if others else None
+        yield whole(other.instruction, other.first_state) if other else ""
 
 
 def _written(message: str, answer: str, weight: float, chat: ChatFormat) -> Example:

@@ -266,8 +266,14 @@ def test_parents_and_fate_of_every_invented_task_are_kept() -> None:
     made.admit(generated(0), [real(1), real(2)], EMBED)
     made.admit(generated(0), [real(3)], EMBED)
     made.reject(generated(2), [real(4)], "the second state could not be read")
+    made.reject(Task("g3", "maze", "", origin="generated"), [real(4)], "no variation could be read")
     listed = [(f["id"], f["parents"], f["fate"]) for f in made.fates()]
-    assert listed == [("g0", ["r1", "r2"], "active"), ("g0", ["r3"], "malformed"), ("g2", ["r4"], "infeasible")]
+    assert listed == [
+        ("g0", ["r1", "r2"], "active"),
+        ("g0", ["r3"], "malformed"),
+        ("g2", ["r4"], "infeasible"),
+        ("g3", ["r4"], "malformed"),
+    ]
     assert next(t for _ in range(20) for t in made.next_tasks(5) if t.id == "g0").parent_ids == ("r1", "r2")
 
 

@@ -23,7 +23,7 @@ CHAT = ChatFormat(train_tokenizer([f"{TASK.instruction} {TASK.first_state} {STEP
 
 
 def _config(*overrides: str) -> RunConfig:
-    return load_config(None, ["replay.top_k=0", *overrides])
+    return load_config(None, ["replay.top_k=0", "env.name=twc", *overrides])
 
 
 def _taught(config: RunConfig) -> list[tuple[str, str]]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import random
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import psutil
 import pytest
 
-from dreamgym.envs.mapreader import COMMANDS, DIRECTIONS, MapReader, explain, parse_map, parse_state
+from dreamgym.envs.mapreader import COMMANDS, DIRECTIONS, MapReader, Room, explain, parse_map, parse_state
 from dreamgym.envs.textworld import _start_machine
 from dreamgym.errors import EnvError
+from dreamgym.serve.prompts import edited
 from dreamgym.types import Task, Transition
 
 
@@ -147,3 +150,34 @@ def test_what_tells_a_machine_of_forgotten_objects_ends_with_it() -> None:
     forgotten.clear()
     machine.close()
     assert not teller.is_alive()
+
+
+def test_a_variation_moves_the_coin_and_nothing_else(env: MapReader, tasks: list[Task]) -> None:
+    rng = random.Random(0)
+    farther = 0
+    for task in tasks:
+        first, _ = env.reset(task)
+        started = replace(task, first_state=first)
+        instruction, state = edited(started, MapReader.vary(started, rng))
+        before, after = parse_map(first), parse_map(state)
+        assert {name: room.joins for name, room in after.items()} == {n: room.joins for n, room in before.items()}
+        assert parse_state(state) == parse_state(first)
+        where, was = ({room.has: name for name, room in graph.items()} for graph in (after, before))
+        assert instruction == f"coin in {where['coin']} to box in {where['box']}" != task.instruction
+        assert where["box"] == was["box"] and [room.has for room in after.values()].count("coin") == 1
+        farther += moves_between(before, was["box"], where["coin"]) > moves_between(before, was["box"], was["coin"])
+    assert farther > 0
+
+
+def test_a_coin_without_another_room_cannot_be_moved() -> None:
+    state = "map hall: box attic ; attic: coin hall\nmoved at hall has box north attic east wall south wall west wall"
+    task = Task("x", "mapreader", "coin in attic to box in hall", first_state=f"{state} holds nothing")
+    assert MapReader.vary(task, random.Random(0)) == []
+
+
+def moves_between(graph: dict[str, Room], start: str, end: str) -> int:
+    """By Floyd and Warshall's relaxations, unlike the code."""
+    far = {(a, b): 0 if a == b else 1 if b in graph[a].joins else 99 for a in graph for b in graph}
+    for via, a, b in itertools.product(graph, graph, graph):
+        far[a, b] = min(far[a, b], far[a, via] + far[via, b])
+    return far[start, end]

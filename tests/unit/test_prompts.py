@@ -5,17 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from dreamgym.serve.prompts import (
     MAX_ANSWER_CHARS,
     ParseError,
     answer_parts,
+    edits,
     first_message,
     one_line,
     parse_answer,
+    parse_variation,
     query,
+    whole,
 )
 from dreamgym.types import Task, Transition
 
@@ -106,3 +109,42 @@ def test_the_best_demonstration_stands_next_to_the_action_and_without_its_map() 
         "like at best > go = at b",
         "> go",
     ]
+
+
+PARENT = Task("p", "e", "coin in attic to box in hall", first_state="map hall: box attic ; attic: coin hall\nat hall")
+
+
+@given(LINE, st.lists(LINE, min_size=1, max_size=3).map("\n".join))
+def test_a_variation_written_whole_is_read_back(instruction: str, first_state: str) -> None:
+    assume(not instruction.startswith("replace "))
+    assert parse_variation(whole(instruction, first_state), PARENT) == (one_line(instruction), first_state)
+
+
+@given(st.sampled_from(["coin in attic", "box attic ;", "at hall", "map"]), LINE)
+def test_an_edit_changes_what_it_names_and_nothing_else(old: str, new: str) -> None:
+    assume(new != old and " => " not in new)
+    instruction, first_state = parse_variation(edits([(old, new)]), PARENT)
+    assert f"{instruction}\n{first_state}" == f"{PARENT.instruction}\n{PARENT.first_state}".replace(old, new)
+
+
+def test_edits_follow_one_another() -> None:
+    text = edits([("attic: coin", "attic: nothing"), ("attic: nothing", "attic: lamp"), ("coin in attic", "go")])
+    assert parse_variation(text, PARENT) == ("go to box in hall", "map hall: box attic ; attic: lamp hall\nat hall")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("replace coin => lamp", "2 times"),
+        ("replace cellar => lamp", "0 times"),
+        ("replace att => lamp", "0 times"),
+        ("replace at hall => at hall", "1 times"),
+        ("replace at hall", "every line"),
+        ("replace  => lamp", "every line"),
+        ("coin in hall", "first state"),
+        ("", "first state"),
+    ],
+)
+def test_a_variation_that_cannot_be_made_says_why(text: str, why: str) -> None:
+    with pytest.raises(ParseError, match=why):
+        parse_variation(text, PARENT)
