@@ -3,7 +3,8 @@
     .venv/bin/python benchmarks/variations.py runs/quickstart-seed0
 
 Each is drawn as the run draws them (`world.sampling.temperature`), read as the task generator reads it, and held
-against what every game of MapReader keeps to. Counts go to `docs/results/variations.json`, beside those of other ways to write.
+against what every game of MapReader keeps to. Counts go to `docs/results/variations.json`,
+beside those of other ways to write.
 """
 
 from __future__ import annotations
