@@ -106,6 +106,7 @@ class ScienceWorld:
         self._env: Any = None
         self._deeds: list[tuple[str, str]] = []
         self._boxes: list[str] = []
+        self._surveys: dict[str, str] = {}
         self._rest = self._room = ""
 
     # TextEnv ------------------------------------------------------------------------------------
@@ -218,11 +219,12 @@ class ScienceWorld:
         name, variation = payload_fields(payload, "task", "variation")
         env = self._running()
         env.load(name, variation, self._simplification, generateGoldPath=gold)
-        told = f"{self._surveyed()}\n" if self._survey else ""
+        if self._survey and payload not in self._surveys:
+            self._surveys[payload] = f"{self._surveyed()}\n"
         env.server.reset()
         env.server.step("look around")
         self._rest = self._room = ""
-        state = told + self._describe("moved", "", "", True)
+        state = self._surveys.get(payload, "") + self._describe("moved", "", "", True)
         self._deeds = _deeds(env.get_gold_action_sequence(), self._room) if gold else []
         goal = " ".join(env.taskdescription().split()).removeprefix("Task Description: Your task is to ")
         self._boxes = [box for box, _ in _HOME.findall(goal)]
