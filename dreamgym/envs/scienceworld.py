@@ -237,7 +237,7 @@ class ScienceWorld:
         rooms = []
         for place in DOORS:
             env.server.step(f"teleport to {place}")
-            _, line = read_room(env.look(), env.inventory())
+            _, line = read_room(env.look(), "")
             rooms.append(f"{place} sees {parse_state(f'now {line}')['sees']}")
         return f"house {' | '.join(rooms)}"
 
