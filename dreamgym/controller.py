@@ -26,7 +26,7 @@ from dreamgym.config import RunConfig
 from dreamgym.curriculum.curriculum import Curriculum
 from dreamgym.curriculum.progress import Progress
 from dreamgym.errors import DataError
-from dreamgym.evaluation import evaluate_policy
+from dreamgym.evaluation import Measured, begun, evaluate_policy
 from dreamgym.fidelity import named, predict
 from dreamgym.guard import no_longer_true
 from dreamgym.learner.algorithms import resolve
@@ -244,9 +244,7 @@ class Trainer:
             return
         worlds: list[World] = ["real"] if self.services.dream is None else ["real", "dream"]
         with self.clock("evaluation"):
-            real, *dreamed = evaluate_policy(
-                self.config, self.services.fleet, self._dev_tasks, "dev", worlds, iteration
-            )
+            real, *dreamed = self._play_dev(worlds, iteration)
             metrics = {f"real/{key}": value for key, value in real.numbers().items()}
             self.real_measured += real.steps
             if dreamed:
@@ -257,6 +255,15 @@ class Trainer:
             metrics["real/transitions"] = self.real_measured
             metrics |= _counts("policy", self.services.policy.metrics())  # type: ignore[union-attr]
         self._record("eval", iteration, metrics)
+
+    def _play_dev(self, worlds: Sequence[World], iteration: int) -> list[Measured]:
+        """All worlds side by side, but for the first time the real one alone where it alone knows how a game begins."""
+        config, fleet = self.config, self.services.fleet
+        if "dream" in worlds and not all(task.first_state for task in self._dev_tasks):
+            (real,) = evaluate_policy(config, fleet, self._dev_tasks, "dev", ["real"], iteration)
+            self._dev_tasks = begun(self._dev_tasks, real)
+            return [real, *evaluate_policy(config, fleet, self._dev_tasks, "dev", ["dream"], iteration)]
+        return evaluate_policy(config, fleet, self._dev_tasks, "dev", worlds, iteration)
 
     def _fidelity(self, own: Sequence[Trajectory], iteration: int) -> dict[str, Any]:
         """What the dream says along the policy's own real episodes and, at first, along held-out ones."""

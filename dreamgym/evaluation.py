@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 from dreamgym.actors.episode import Episode
@@ -64,11 +65,20 @@ def evaluate_policy(
     worlds: Sequence[World],
     iteration: int,
 ) -> list[Measured]:
-    """Play each task once in each of the worlds at `policy.eval_temperature`, side by side; one answer a world."""
+    """Play each task once in each of the worlds at `policy.eval_temperature`, side by side; one answer a world.
+
+    A dream begins where the first state is known: see `begun`.
+    """
     assert fleet is not None
-    episodes = [_episode(config, task, fold, world, iteration) for world in worlds for task in tasks]
-    played = fleet.play(episodes)
-    return [Measured(played[at * len(tasks) : (at + 1) * len(tasks)]) for at in range(len(worlds))]
+    begins = {"real": tasks, "dream": [task for task in tasks if task.first_state]}
+    played = iter(fleet.play([_episode(config, t, fold, world, iteration) for world in worlds for t in begins[world]]))
+    return [Measured(list(islice(played, len(begins[world])))) for world in worlds]
+
+
+def begun(tasks: Sequence[Task], real: Measured) -> list[Task]:
+    """The tasks, with the first states that their real games have shown, where a game began."""
+    first = {t.task.id: t.steps[0].state for t in real.trajectories if t.steps}
+    return [replace(task, first_state=task.first_state or first.get(task.id, "")) for task in tasks]
 
 
 def _episode(config: RunConfig, task: Task, fold: Fold, world: World, iteration: int) -> Episode:

@@ -13,7 +13,7 @@ from dreamgym.envs.java import collect_aside, find_java
 from dreamgym.envs.rooms import parse_state
 from dreamgym.envs.textworld import room_line
 from dreamgym.errors import EnvError
-from dreamgym.types import Fold, Task, Transition, stable_id
+from dreamgym.types import Edit, Fold, Task, Transition, stable_id
 
 SHORT = (
     "find-animal",
@@ -24,6 +24,7 @@ SHORT = (
     "lifespan-longest-lived-then-shortest-lived",
     "lifespan-shortest-lived",
 )
+KINDS = ("animal", "living thing", "non-living thing", "plant")
 DOORS = {
     "hallway": ("art studio", "bedroom", "greenhouse", "kitchen", "living room", "workshop"),
     "kitchen": ("bathroom", "hallway", "outside"),
@@ -43,6 +44,7 @@ _STAGES = {"egg", "baby", "juvenile", "adult", "reproducing", "dead", "in", "inv
 """Words of a referent that say when or where a thing is, not what it is."""
 _HOW = re.compile(r"(,? (on|off|open|closed|-?\d+C))+$")
 _DEED = re.compile(r"(focus on|pick up|move) (.+?)( to .+)?$")
+_FIND = re.compile(r"\bfind a\(n\) (.+?)\.")
 _WANTED = re.compile(r"\bfind (?:an?|the|a\(n\)) (.+?)[.,]")
 _HOME = re.compile(r"\b(\w+ box) in the ([\w ]+)")
 _ROOM = re.compile(r"is called the (.+?)\.")
@@ -57,8 +59,12 @@ _SHORTER = [
         (r"\. (?:On|In) [^.]+? is: nothing\.", ""),
         (r"\. (?:On|In) [^.]+? is: ([^.]+)\.", r" (\1)"),
         (r"\. [^.]+? door is (open|closed)\.", r" \1"),
-        (r", which is (?:turned off|deactivated)", " off"),
-        (r", which is (?:turned on|activated)", " on"),
+        (r"(?<=is:) (?:an?|the) ", " "),
+        (r"\bbook \(.+?\) titled (.+?) by [^,.)]+", r"book \1"),
+        (r" On [^.(]+? is: ([^.]+)", r" (\1)"),
+        (r", which is (?:turned off|deactivated|off)\b", " off"),
+        (r", which is (?:turned on|activated|on)\b", " on"),
+        (r", which is (open|closed)\b", r" \1"),
         (r", currently reading temperature of (-?\d+) degrees celsius", r" \1C"),
     )
 ]
@@ -74,12 +80,14 @@ class ScienceWorld:
     Args:
         tasks: names of tasks; the default are those with short gold paths.
         simplification: the simulator's own, such as `easy`, `openDoors,teleportAction`, or nothing.
+        survey: the first state also tells, in a line of its own, what every room has: `house kitchen sees …`. So the
+            search is less, and a small experience model can look up what it could not know. Needs `teleportAction`.
 
     Raises:
-        EnvError: the package is missing, or a name is unknown.
+        EnvError: the package is missing, a name is unknown, or the simulator allows no survey.
     """
 
-    def __init__(self, tasks: Sequence[str] = SHORT, simplification: str = "easy") -> None:
+    def __init__(self, tasks: Sequence[str] = SHORT, simplification: str = "easy", survey: bool = False) -> None:
         try:
             from scienceworld import ScienceWorldEnv
             from scienceworld.constants import ID2TASK
@@ -91,11 +99,14 @@ class ScienceWorld:
         unknown = sorted(set(tasks) - set(known))
         if unknown:
             raise EnvError(f"env.options.tasks: '{unknown[0]}' is no task of ScienceWorld; known: {', '.join(known)}.")
-        self._names, self._simplification = list(tasks), simplification
+        if survey and not {"easy", "teleportAction"} & set(simplification.split(",")):
+            raise EnvError("env.options.survey: the simulator needs env.options.simplification=easy or teleportAction.")
+        self._names, self._simplification, self._survey = list(tasks), simplification, survey
         self._make = ScienceWorldEnv
         self._env: Any = None
         self._deeds: list[tuple[str, str]] = []
         self._boxes: list[str] = []
+        self._surveys: dict[str, str] = {}
         self._rest = self._room = ""
 
     # TextEnv ------------------------------------------------------------------------------------
@@ -186,6 +197,15 @@ class ScienceWorld:
         told = f"at {parse_state(line)['room']} {', '.join(here) or 'nothing'}{home}"
         return f"{told}, focus {focus[-1] if focus else 'nothing'}{goal}: {verdict}"
 
+    @staticmethod
+    def vary(task: Task, rng: random.Random) -> list[Edit]:
+        """The rule for variations: another kind of thing is to be found."""
+        found = _FIND.search(task.instruction)
+        if found is None:
+            return []
+        kind = rng.choice([kind for kind in KINDS if kind != found.group(1)])
+        return [(f"find a(n) {found.group(1)}.", f"find a(n) {kind}.")]
+
     # Inside -------------------------------------------------------------------------------------
 
     def _running(self) -> Any:
@@ -199,14 +219,27 @@ class ScienceWorld:
         name, variation = payload_fields(payload, "task", "variation")
         env = self._running()
         env.load(name, variation, self._simplification, generateGoldPath=gold)
+        if self._survey and payload not in self._surveys:
+            self._surveys[payload] = f"{self._surveyed()}\n"
         env.server.reset()
         env.server.step("look around")
         self._rest = self._room = ""
-        state = self._describe("moved", "", "", True)
+        state = self._surveys.get(payload, "") + self._describe("moved", "", "", True)
         self._deeds = _deeds(env.get_gold_action_sequence(), self._room) if gold else []
         goal = " ".join(env.taskdescription().split()).removeprefix("Task Description: Your task is to ")
         self._boxes = [box for box, _ in _HOME.findall(goal)]
         return state, {"instruction": goal, "success": False}
+
+    def _surveyed(self) -> str:
+        """A line that tells what every room has at first; the agent is somewhere else after it."""
+        env = self._running()
+        env.server.reset()
+        rooms = []
+        for place in DOORS:
+            env.server.step(f"teleport to {place}")
+            _, line = read_room(env.look(), "")
+            rooms.append(f"{place} sees {parse_state(f'now {line}')['sees']}")
+        return f"house {' | '.join(rooms)}"
 
     def _named(self, deed: str) -> str:
         """A deed with its thing called as the state calls it: `focus on egg parrot` -> `focus on parrot egg`."""
