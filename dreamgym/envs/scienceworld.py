@@ -183,18 +183,21 @@ class ScienceWorld:
 
     @staticmethod
     def reason(task: Task, history: Sequence[Transition], transition: Transition) -> str:
-        """The rule for R*: the door where the action goes through one, else what it names, the focus and the goal."""
+        """The rule for R*: the door where the action goes through one, else what it names, the focus and the goal.
+
+        Both say whether the goal's box is there, room beside room, so that a small model learns to compare them.
+        """
         line = transition.state.rsplit("\n", 1)[-1]
         verdict = transition.next_state.rsplit("\n", 1)[-1].split(" ", 1)[0]
-        box, wanted = _HOME.search(task.instruction), _WANTED.search(task.instruction)
-        home = f", {box.group(1)} in {box.group(2)}" if box else ""
+        wanted = _WANTED.search(task.instruction)
         if transition.action.startswith("go to "):
             place = transition.action.removeprefix("go to ")
-            return f"{place} {_exits(line).get(place, 'no door')}{home}: {verdict}"
+            return f"{place} {_exits(line).get(place, 'no door')}{_box(task, place)}: {verdict}"
         here = [thing for thing in (*_seen(line), *_held(line)) if thing in transition.action]
         focus = [t.action.removeprefix("focus on ") for t in history if t.next_state.startswith("focused")]
         goal = f", find {wanted.group(1)}" if wanted else ""
-        told = f"at {parse_state(line)['room']} {', '.join(here) or 'nothing'}{home}"
+        room = parse_state(line)["room"]
+        told = f"at {room}{_box(task, room)}, {', '.join(here) or 'nothing'}"
         return f"{told}, focus {focus[-1] if focus else 'nothing'}{goal}: {verdict}"
 
     @staticmethod
@@ -302,6 +305,15 @@ def _deeds(gold: Sequence[str], room: str) -> list[tuple[str, str]]:
         elif action != "look around" and not action.startswith("open door"):
             found.append((room, action))
     return found
+
+
+def _box(task: Task, room: str) -> str:
+    """The goal's box, its room beside another, and whether that is the same: `, red box in hall kitchen away`."""
+    found = _HOME.search(task.instruction)
+    if found is None:
+        return ""
+    box, home = found.groups()
+    return f", {box} in {home} {room} {'here' if room == home else 'away'}"
 
 
 def _next_room(room: str, target: str) -> str:
