@@ -166,8 +166,8 @@ def vary_message(parent: Task) -> str:
 
 
 def whole(instruction: str, first_state: str) -> str:
-    """A varied task written out: its instruction on one line, then its first state."""
-    return f"{one_line(instruction)}\n{first_state}"
+    """A varied task written out: `task: ` and its instruction on one line, then its first state."""
+    return f"task: {one_line(instruction)}\n{first_state}"
 
 
 def edits(changes: Sequence[Edit]) -> str:
@@ -181,11 +181,13 @@ def parse_variation(text: str, parent: Task) -> tuple[str, str]:
     Raises:
         ParseError: one of both is missing, or an edit changes nothing or what does not stand there exactly once.
     """
-    instruction, _, first_state = text.strip().partition("\n")
-    if instruction.startswith("replace "):
-        changes = [_EDIT.fullmatch(line) for line in text.strip().split("\n")]
+    text = text.strip()
+    if text.startswith("task: "):
+        instruction, _, first_state = text.removeprefix("task: ").partition("\n")
+    else:
+        changes = [_EDIT.fullmatch(line) for line in text.split("\n")]
         if None in changes:
-            raise ParseError(f"no 'replace OLD => NEW' in every line of {text[-200:]!r}")
+            raise ParseError(f"neither 'task: …' nor 'replace OLD => NEW' in every line: {text[-200:]!r}")
         instruction, first_state = edited(parent, [(c["old"], c["new"]) for c in changes if c])
     if not instruction.strip() or not first_state.strip():
         raise ParseError("a task needs an instruction and a first state")
