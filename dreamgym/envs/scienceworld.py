@@ -44,7 +44,6 @@ _STAGES = {"egg", "baby", "juvenile", "adult", "reproducing", "dead", "in", "inv
 """Words of a referent that say when or where a thing is, not what it is."""
 _HOW = re.compile(r"(,? (on|off|open|closed|-?\d+C))+$")
 _DEED = re.compile(r"(focus on|pick up|move) (.+?)( to .+)?$")
-_FIND = re.compile(r"\bfind a\(n\) (.+?)\.")
 _WANTED = re.compile(r"\bfind (?:an?|the|a\(n\)) (.+?)[.,]")
 _HOME = re.compile(r"\b(\w+ box) in the ([\w ]+)")
 _ROOM = re.compile(r"is called the (.+?)\.")
@@ -203,11 +202,11 @@ class ScienceWorld:
     @staticmethod
     def vary(task: Task, rng: random.Random) -> list[Edit]:
         """The rule for variations: another kind of thing is to be found."""
-        found = _FIND.search(task.instruction)
-        if found is None:
+        found = _WANTED.search(task.instruction)
+        if found is None or found.group(1) not in KINDS:
             return []
         kind = rng.choice([kind for kind in KINDS if kind != found.group(1)])
-        return [(f"find a(n) {found.group(1)}.", f"find a(n) {kind}.")]
+        return [(found.group(), found.group().replace(found.group(1), kind))]
 
     # Inside -------------------------------------------------------------------------------------
 
