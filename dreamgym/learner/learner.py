@@ -180,8 +180,11 @@ class Learner:
             **{name: float(np.mean([s[name] for s in ending])) for name in TOLD if ending and name in ending[0]},
         }
 
-    def rl_step(self, batch: pa.RecordBatch) -> dict[str, float]:
+    def rl_step(self, batch: pa.RecordBatch, progress: float = 0.0) -> dict[str, float]:
         """One update from a batch of `rl_schema`; the metrics are those of `LearnerWorker.rl_step`.
+
+        Args:
+            progress: how much of the training is behind it, from 0 to 1; the learning rate follows it.
 
         Raises:
             DataError: no row, a wrong column, or a row longer than `learner.token_budget`.
@@ -189,7 +192,7 @@ class Learner:
             EngineError: a worker died or missed its deadline.
         """
         self._lengths(batch, self._rl_schema)
-        metrics: dict[str, float] = self._all("rl_step", ray.put(batch))[0]
+        metrics: dict[str, float] = self._all("rl_step", ray.put(batch), progress)[0]
         return metrics
 
     def logprobs(self, batch: pa.RecordBatch) -> list[list[float]]:
