@@ -5,18 +5,20 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.rllib.utils.actor_manager import FaultTolerantActorManager
+from ray.exceptions import RayTaskError
+from ray.rllib.utils.actor_manager import FaultTolerantActorManager, RemoteCallResults
 
 from dreamgym.actors.again import Again
 from dreamgym.actors.episode import Episode
 from dreamgym.actors.rollout import ATTEMPTS, RolloutActor, WorldAddress
 from dreamgym.config import RunConfig
-from dreamgym.errors import EngineError, EnvError
+from dreamgym.errors import DreamgymError, EngineError, EnvError
 from dreamgym.obs.tracing import Event
 from dreamgym.policy.engine import PolicyPool
 from dreamgym.schema import from_batch, to_batch
@@ -137,14 +139,19 @@ class RolloutFleet:
         self._manager.foreach_actor("abandon", remote_actor_ids=self._awake(), timeout_seconds=10.0)
 
     def play_again(self, dreams: Sequence[Trajectory]) -> list[Again]:
-        """What the actions of dreamed episodes come to in the real environment; empty where no actor answers."""
+        """What the actions of dreamed episodes come to in the real environment; without those of actors that fail."""
+        actors = self._awake()
+        if not actors or not dreams:
+            return []
+        size = -(-len(dreams) // len(actors))
+        shares = [to_batch(dreams[at : at + size]) for at in range(0, len(dreams), size)]
         results = self._manager.foreach_actor(
-            "play_again",
-            kwargs={"dreams": to_batch(dreams)},
-            remote_actor_ids=self._awake()[:1],
-            timeout_seconds=self._config.train.episode_timeout_s,
+            ["play_again"] * len(shares),
+            kwargs=[{"dreams": share} for share in shares],
+            remote_actor_ids=actors[: len(shares)],
+            timeout_seconds=self._config.train.episode_timeout_s * self._waves(size),
         )
-        return [again for result in results if result.ok for again in result.get()]
+        return [again for played in _answers(results) for again in played]
 
     def close(self) -> None:
         """Stop the actors and the environments that they hold."""
@@ -169,7 +176,11 @@ class RolloutFleet:
             remote_actor_ids=actors[: len(shares)],
         )
         real = any(e.world == "real" for e in episodes)
-        batch.waves = -(-size // self._config.env.workers) if real else 1
+        batch.waves = self._waves(size) if real else 1
+
+    def _waves(self, episodes: int) -> int:
+        """How many episodes a real environment of an actor plays one after the other."""
+        return -(-episodes // self._config.env.workers)
 
     def _awake(self, first: bool = False) -> list[int]:
         """The healthy actors that have started; a `first` one is waited for, the others come when there is room."""
@@ -186,10 +197,14 @@ class RolloutFleet:
             self._starting = {ping: actor for ping, actor in self._starting.items() if ping not in started}
 
     def _received(self, batch: Batch) -> list[Trajectory]:
-        """What the actors make of a batch that was sent; those that die or are late send nothing."""
+        """What the actors make of a batch that was sent; those that die or are late send nothing.
+
+        Raises:
+            DreamgymError: what an actor raised, such as an environment that cannot be built; it would do so again.
+        """
         deadline = self._config.train.episode_timeout_s * ATTEMPTS * batch.waves + 60.0
         results = self._manager.fetch_ready_async_reqs(tags=batch.tag, timeout_seconds=deadline)
-        return [t for result in results if result.ok for t in from_batch(result.get())]
+        return [t for played in _answers(results) for t in from_batch(played)]
 
     def _revive(self) -> None:
         """Ping dead actors until one answers, so that Ray Core has the time to restart them."""
@@ -216,3 +231,14 @@ class RolloutFleet:
                     f"{self._failures_in_a_row} episodes in a row failed, the last with: {t.error}; "
                     "mend that, or raise train.max_failures."
                 )
+
+
+def _answers(results: RemoteCallResults) -> Iterator[Any]:
+    """What actors answered; one that died answers nothing, and one that raised raises here."""
+    for result in results:
+        answer = result.get()
+        if result.ok:
+            yield answer
+        elif isinstance(answer, RayTaskError):
+            cause = answer.cause
+            raise (cause if isinstance(cause, DreamgymError) else answer) from answer

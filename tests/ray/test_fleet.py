@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from dreamgym.actors.episode import Episode
 from dreamgym.actors.fleet import RolloutFleet
 from dreamgym.config import ModelConfig, RunConfig, ScratchModel
+from dreamgym.errors import EnvError
 from dreamgym.learner.models import prepare_model
 from dreamgym.policy.engine import PolicyPool
 from dreamgym.policy.weight_transfer import pack_weights
@@ -98,6 +99,20 @@ def test_an_actor_that_dies_costs_a_replay_of_what_it_had_and_nothing_else(fleet
     assert {t.status for t in played} == {"ok"}
     assert 0 < fleet.counts.replayed <= 40
     assert len(fleet.finish(other)) == 8
+
+
+def test_an_environment_that_cannot_be_built_ends_the_run_with_its_reason(
+    policy: tuple[Path, RunConfig, PolicyPool],
+) -> None:
+    model, config, pool = policy
+    wrong = config.model_copy(update={"env": config.env.model_copy(update={"options": {"doors": 3}})})
+    fleet = RolloutFleet(wrong, str(model), pool, None, actors=1)
+    try:
+        with pytest.raises(EnvError, match=r"cannot be built with doors"):
+            fleet.play(episodes("homeless", 4))
+        assert fleet.counts.replayed == 0
+    finally:
+        fleet.close()
 
 
 def test_weights_that_arrive_under_way_sample_the_tokens_that_follow(
