@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from dreamgym.errors import DataError
+from dreamgym.errors import DataError, ModelError
 
 ATTENTION = "packed_sdpa"
 
@@ -56,14 +56,29 @@ def packed_attention(
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     lengths: Sequence[int] | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
     **_: object,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention inside each sequence of a packed row, as a transformers attention function.
 
     query is (1, heads, T, d); key and value are (1, kv_heads, T, d); the output is (1, T, heads, d).
     No mask is built, and no pair of tokens of different sequences is ever multiplied.
+
+    Raises:
+        ModelError: the model's attention needs more: logits that are capped, sinks, or a window that is too short.
     """
-    sizes = list(lengths) if lengths is not None else [query.shape[2]]
+    if lengths is None:
+        raise ModelError("the model does not hand `lengths` on to its attention, which packed training needs.")
+    if softcap is not None or s_aux is not None:
+        raise ModelError("the model caps its attention's logits or has attention sinks, which packed training has not.")
+    sizes = list(lengths)
+    if sliding_window is not None and max(sizes) > sliding_window:
+        raise ModelError(
+            f"a sequence of {max(sizes)} tokens exceeds the model's attention window of {sliding_window}, which packed "
+            "training does not have; shorten the episodes."
+        )
     grouped = query.shape[1] != key.shape[1]
     parts = [
         F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=grouped).transpose(1, 2)

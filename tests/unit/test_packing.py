@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    CohereConfig,
+    Gemma2Config,
+    GraniteConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    PreTrainedConfig,
+)
 
-from dreamgym.errors import DataError
+from dreamgym.errors import DataError, ModelError
 from dreamgym.learner import network
 from dreamgym.learner.batches import RL_SCHEMA, Columns
 from dreamgym.learner.packing import pack, register_attention
+
+TINY = {"vocab_size": 97, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 4}
 
 
 @given(st.lists(st.integers(1, 50), max_size=60), st.integers(50, 200), st.integers(1, 4))
@@ -63,6 +76,35 @@ def test_packed_logprobs_are_those_of_each_sequence_alone(kv_heads: int, monkeyp
     whole_grad = torch.autograd.grad(whole.sum(), lm.lm_head.weight)
     chunked_grad = torch.autograd.grad(chunked.sum(), lm.lm_head.weight)
     torch.testing.assert_close(whole_grad, chunked_grad, atol=1e-4, rtol=1e-4)
+
+
+def test_attention_that_is_more_than_causal_is_refused() -> None:
+    columns = Columns(_random_batch([7, 12]), RL_SCHEMA, select="mask")
+    for config, reason in (
+        (MistralConfig(num_key_value_heads=2, sliding_window=8, **TINY), "window of 8"),
+        (Gemma2Config(num_key_value_heads=2, head_dim=16, **TINY), "caps its attention"),
+    ):
+        lm = AutoModelForCausalLM.from_config(config, attn_implementation=register_attention())
+        model = network.LogprobModel(lm, 1.0, entropy_gradient=False)
+        with pytest.raises(ModelError, match=reason):
+            model(columns.micro_batch([0, 1]))
+    mistral = MistralConfig(num_key_value_heads=2, sliding_window=12, **TINY)
+    lm = AutoModelForCausalLM.from_config(mistral, attn_implementation=register_attention())
+    assert len(network.LogprobModel(lm, 1.0, entropy_gradient=False)(columns.micro_batch([0, 1]))[0])
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (Gemma2Config(num_key_value_heads=2, head_dim=16, **TINY), "final_logit_softcapping"),
+        (GraniteConfig(num_key_value_heads=2, logits_scaling=8.0, **TINY), "logits_scaling"),
+        (CohereConfig(num_key_value_heads=2, **TINY), "logit_scale"),
+    ],
+)
+def test_a_head_that_is_more_than_a_product_is_refused(config: PreTrainedConfig, reason: str, tmp_path: Path) -> None:
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=reason):
+        network.load_network(str(tmp_path), torch.float32, temperature=1.0)
 
 
 def test_streams_follow_their_tokens_and_first_tokens_are_no_targets() -> None:
