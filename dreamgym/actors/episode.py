@@ -55,7 +55,8 @@ async def play(episode: Episode, env: Environment, act: Act, chat: ChatFormat, s
     """Play one episode in a real or dreamed environment.
 
     The conversation only ever grows: each turn appends the sampled ids and the ids of the next observation, so
-    the sample's ids are exactly what the engine read and wrote. A full context truncates the episode.
+    the sample's ids are exactly what the engine read and wrote. A full context, of the policy or of
+    the dream, truncates the episode before the step that it has no room for.
 
     `info` of the trajectory counts tokens: `policy_read` (prompts) and `policy_cached` (of those from the prefix
     cache), and where a dream answered `dream_read`, `dream_cached`, `dream_written` and `dream_dreamed`, the steps
@@ -76,10 +77,12 @@ async def play(episode: Episode, env: Environment, act: Act, chat: ChatFormat, s
         except ContextFull:
             trajectory.truncated = True
             break
-        sample.add_sampled(answer.ids, answer.logprobs, answer.versions)
         _count(trajectory, "policy", {"read": answer.prompt_tokens, "cached": answer.cached_tokens})
         action = one_line(chat.decode(answer.ids))
         result = await env.step(action)
+        if result.info.get("context_full"):
+            break
+        sample.add_sampled(answer.ids, answer.logprobs, answer.versions)
         if "dreamed" in result.info:
             _count(trajectory, "dream", result.info)
         if result.status != "ok":
@@ -87,7 +90,7 @@ async def play(episode: Episode, env: Environment, act: Act, chat: ChatFormat, s
         trajectory.steps.append(_transition(state, action, result))
         state = result.observation
         if not result.done:
-            closing = [] if answer.finish_reason == "stop" else chat.stop_ids[:1]
+            closing = [] if answer.finish_reason == "stop" else [chat.end_id]
             sample.add_context(closing + chat.turn(state))
     trajectory.truncated = trajectory.truncated or result.truncated
     trajectory.success = result.success

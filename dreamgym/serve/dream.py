@@ -78,10 +78,10 @@ class WorldClient:
 
 
 class DreamEnvironment:
-    """One dreamed episode at a time; `reset` to a task whose first state is unknown lets the model write it.
+    """One dreamed episode at a time; `reset` needs a task whose first state is known.
 
     A step that cannot be parsed, or a replica that fails, is `env_failed`, never a reward of 0. A context
-    that is full truncates the episode.
+    that is full truncates the episode, without a step.
 
     With a `memo` shared by the episodes of a group (which then have one seed), the same actions from the same
     start lead to the same states, and what episodes have in common is dreamed once, also while it is under way.

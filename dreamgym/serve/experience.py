@@ -190,6 +190,9 @@ class ExperienceModel:
             prompt, self._config.sampling, stop_ids=self._chat.stop_ids, seed=seed & 0x7FFFFFFF, logprobs=False
         )
         if answer.finish_reason != "stop":
+            window = self._config.engine.max_model_len
+            if len(prompt) + len(answer.ids) >= window:
+                raise ContextFull(f"the context window of {window} tokens cuts the answer; raise engine.max_model_len.")
             raise ParseError(
                 f"the answer did not end within world.sampling.max_tokens={self._config.sampling.max_tokens}"
             )

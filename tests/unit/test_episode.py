@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Iterator
 
 import pytest
@@ -83,10 +84,16 @@ def test_the_tokens_are_those_of_the_whole_conversation(task: Task, chat: ChatFo
 
 
 def test_an_answer_that_was_cut_short_is_closed_by_a_token_without_loss(task: Task, chat: ChatFormat) -> None:
-    t = played(task, Script(chat, ["move north", "move north"], finish="length"), chat, max_steps=2)
+    other = copy.copy(chat)
+    other.stop_ids = [chat.end_id - 1, chat.end_id]  # as of a model whose eos token ends no turn
+    script = Script(other, ["move north", "move north"], finish="length")
+    t = played(task, script, other, max_steps=2)
     sample = t.samples[0]
     ends = [m for i, m in zip(sample.ids, sample.mask, strict=True) if i == chat.end_id]
     assert ends and not any(ends)
+    messages = [{"role": "user", "content": f"{task.instruction}\n{t.steps[0].state}"}]
+    messages += [{"role": "assistant", "content": "move north"}, {"role": "user", "content": t.steps[0].next_state}]
+    assert script.prompts[1] == chat.start(messages)
 
 
 class Dreamer:
@@ -118,6 +125,25 @@ def test_what_a_group_shares_is_dreamed_and_counted_once(chat: ChatFormat) -> No
     assert sum(t.info.get("dream_read", 0) for t in group) == 30
     assert sum(t.info.get("dream_written", 0) for t in group) == 9
     assert all(t.info["policy_read"] > 0 for t in group)
+
+
+class Forgetful(Dreamer):
+    """A dream whose context window is full at the third step."""
+
+    async def step(self, query: DreamQuery) -> DreamAnswer:
+        answer = await super().step(query)
+        return DreamAnswer(context_full=True, error="the window is full") if self.asked == 3 else answer
+
+
+def test_a_step_that_the_dream_has_no_room_for_is_none(chat: ChatFormat) -> None:
+    """Neither a transition that nobody dreamed, nor a sampled turn without one."""
+    task, actions = Task("t", "e", "goal", first_state="start"), ["move north", "take coin", "move east"]
+    env = DreamEnvironment(Forgetful(), 9, 5)  # type: ignore[arg-type]
+    t = asyncio.run(play(Episode("e", task, 0, 1.0), env, Script(chat, actions), chat))
+    assert (t.status, t.truncated, t.success) == ("ok", True, False)
+    assert [s.action for s in t.steps] == actions[:2]
+    sampled = [i for i, m in zip(t.samples[0].ids, t.samples[0].mask, strict=True) if m]
+    assert sampled == chat.answer(actions[0]) + chat.answer(actions[1])
 
 
 class Jury:
