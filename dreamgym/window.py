@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 BACK_OFF = 0.7
 HIGH = 1.25
@@ -43,6 +45,16 @@ class Window:
 
     async def __aexit__(self, *_: object) -> None:
         self._leave()
+
+    @asynccontextmanager
+    async def place(self, deadline: asyncio.Timeout) -> AsyncIterator[None]:
+        """A place for a call; the wait for it does not count against a deadline."""
+        now, due = asyncio.get_running_loop().time, deadline.when()
+        left = None if due is None else due - now()
+        deadline.reschedule(None)
+        async with self:
+            deadline.reschedule(None if left is None else now() + left)
+            yield
 
     def told(self, load: float) -> None:
         """Learn from the load that an answer came with."""

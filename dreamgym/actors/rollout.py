@@ -118,8 +118,8 @@ class RolloutActor:
         limit = self._config.train.episode_timeout_s
         async with self._environment(episode, attempt, memo) as env:
             try:
-                async with asyncio.timeout(limit):
-                    act = partial(self._act, episode.temperature)
+                async with asyncio.timeout(limit) as deadline:
+                    act = partial(self._act, episode.temperature, deadline)
                     return await play(episode, env, act, self._chat, self._config.policy.system_prompt)
             except TimeoutError:
                 lost = _lost(episode, f"no end within train.episode_timeout_s={limit:g} s")
@@ -128,7 +128,7 @@ class RolloutActor:
             except EngineError as error:
                 return _lost(episode, str(error))
 
-    async def _act(self, temperature: float, prompt: list[int], seed: int) -> Generation:
+    async def _act(self, temperature: float, deadline: asyncio.Timeout, prompt: list[int], seed: int) -> Generation:
         """One policy turn, when the engines have room; the turns that wait together travel in one remote call."""
         if temperature not in self._clients:
             policy = self._config.policy
@@ -137,7 +137,7 @@ class RolloutActor:
             self._clients[temperature] = Coalescer(
                 send, limit=policy.engine.max_num_seqs, timeout_s=policy.engine.timeout_s
             )
-        async with self._window:
+        async with self._window.place(deadline):
             answer = await self._clients[temperature]((prompt, seed))
             if isinstance(answer, EngineError):
                 raise answer

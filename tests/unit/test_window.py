@@ -101,3 +101,18 @@ async def _hold(window: Window) -> None:
 async def _use(window: Window) -> None:
     async with window:
         pass
+
+
+async def test_the_wait_for_a_place_does_not_count_against_a_deadline() -> None:
+    window, now = Window(4), asyncio.get_running_loop().time
+    holders = [asyncio.create_task(_hold(window)) for _ in range(4)]
+    await asyncio.sleep(0)
+    asyncio.get_running_loop().call_later(0.3, holders[0].cancel)
+    began, served = now(), 0.0
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1) as deadline, window.place(deadline):
+            served = now()
+            await asyncio.sleep(10)
+    assert served - began > 0.25 and 0.05 < now() - served < 5
+    for holder in holders:
+        holder.cancel()
