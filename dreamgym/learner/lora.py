@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -33,14 +34,16 @@ def add_adapters(lm: Any, config: LoRAConfig) -> None:
 def parts_of(lm: Any, part_bytes: int) -> list[set[str]]:
     """The names of all parameters, in sets that follow one another; each but the last has at least so many bytes.
 
-    A weight and its adapters are in one set.
+    What a layer has (weight, bias, adapters) is in one set.
     """
     parts: list[set[str]] = []
-    room = 0
+    room, before = 0, ""
     for name, parameter in lm.named_parameters():
-        if room <= 0 and ".lora_" not in name:
+        layer = re.sub(r"\.(base_layer|lora_\w+)\..*|\.\w+$", "", name)
+        if not parts or (room <= 0 and layer != before):
             parts.append(set())
             room = part_bytes
+        before = layer
         parts[-1].add(name)
         room -= getattr(parameter, "ds_numel", parameter.numel()) * parameter.element_size()
     return parts

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from dreamgym.config import LoRAConfig, ModelConfig, ScratchModel
 from dreamgym.errors import ModelError
@@ -96,6 +96,17 @@ def test_targets_choose_the_layers(folder: Path) -> None:
 def test_a_layer_that_cannot_have_adapters_is_named(folder: Path, target: str) -> None:
     with pytest.raises(ModelError, match=r"policy\.lora\.targets: "):
         adapted(folder, targets=[target])
+
+
+def test_no_part_ends_within_a_layer() -> None:
+    """Under ZeRO-3 a weight is merged with its adapters while only the layers of a part are gathered."""
+    shape = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 2}
+    lm = Qwen2ForCausalLM(Qwen2Config(vocab_size=97, num_key_value_heads=2, **shape))
+    add_adapters(lm, LoRAConfig(rank=RANK, alpha=6))
+    projection = "model.layers.0.self_attn.q_proj"
+    whole = {name for name, _ in lm.named_parameters() if name.startswith(projection)}
+    assert len(whole) == 4  # weight, bias and two adapters
+    assert sum(whole <= part for part in parts_of(lm, 1)) == 1
 
 
 @pytest.mark.parametrize("adapters", [True, False])
