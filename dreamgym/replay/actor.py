@@ -22,6 +22,8 @@ from dreamgym.replay.records import Candidate, Demo, ReplayError, StoredTransiti
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 _WINDOW_S = 0.002
+ADD_AT_ONCE = 2000
+"""Items of one call: a buffer may be filled with 50,000, and an embedding model on CPU takes minutes over them."""
 
 
 @dataclass(slots=True)
@@ -133,8 +135,9 @@ class ReplayClient:
         return await self._bounded("search", self._handle.search.remote(queries, k, exclude_trajectories))
 
     async def add(self, items: Sequence[StoredTransition]) -> int:
-        """Add, then prune; see `ReplayBuffer.add`."""
-        return await self._bounded("add", self._handle.add.remote(items))
+        """Add, then prune; see `ReplayBuffer.add`. Each `ADD_AT_ONCE` items have the deadline to themselves."""
+        parts = [items[at : at + ADD_AT_ONCE] for at in range(0, len(items), ADD_AT_ONCE)]
+        return sum([await self._bounded("add", self._handle.add.remote(part)) for part in parts])
 
     async def screen(self, candidates: Sequence[Candidate]) -> list[Verdict]:
         """See `ReplayBuffer.screen`."""
