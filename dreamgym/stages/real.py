@@ -6,6 +6,7 @@ import sys
 from contextlib import ExitStack
 from dataclasses import replace
 
+from dreamgym import loops
 from dreamgym.config import RunConfig
 from dreamgym.controller import Trainer
 from dreamgym.errors import ConfigError
@@ -53,6 +54,8 @@ def real(config: RunConfig, running: Services | None = None, alive: ExitStack | 
             folder, after, policy = run_dir / "real", run_dir / "train", run_dir / "policy_real"
 
             def trainer_of(services: Services) -> Trainer:
+                if config.train.colocate and services.dream is not None:
+                    loops.run(services.dream.world.sleep())  # for good: its GPU is the learner's as well
                 awake = replace(services, dream=None, replay=None)
                 return Trainer(settings, folder, awake, tasks, dev, [], after, to, mirror, seed_data)
 
