@@ -208,7 +208,9 @@ def _print_help(name: str) -> None:
     recipe = f"the default is {QUICKSTART}" if name in BY_QUICKSTART else "without one, every field has its default"
     words = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     words.add_row("[cyan]RECIPE[/]", f"a YAML file; {recipe}")
-    words.add_row("[cyan]field=value[/]", "sets one field, over the recipe: learner.lr=1e-6, env.options.num_rooms=4")
+    words.add_row(
+        "[cyan]field=value[/]", "sets one field, over the recipe: learner.lr=1e-6, env.options.numLocations=5"
+    )
     for option in options:
         words.add_row(f"[cyan]{option.name}[/]", option.help)
     console.print(Padding(words, (0, 0, 0, 2)))

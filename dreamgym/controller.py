@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import shutil
 import statistics
 import time
@@ -46,6 +47,7 @@ from dreamgym.services import Services
 from dreamgym.supply import Supply
 from dreamgym.types import Task, Trajectory, World
 
+log = logging.getLogger(__name__)
 FIDELITY_EPISODES = 24
 
 
@@ -59,8 +61,8 @@ class Renewal(Protocol):
 class Trainer:
     """One policy in training; `run` goes from its last checkpoint, or from where it begins, to the end.
 
-    It begins with the warm start, or where the run of the folder `after` ended: learner, optimiser and the count of
-    iterations go on. In the real environment it ends where `real.transitions` leave no room for another group. What is
+    It begins with the warm start, or where the run of the folder `after` ended: learner, optimiser, the values of the
+    tasks and the count of iterations go on. In the real environment it ends where `real.transitions` leave no room for another group. What is
     won in `seed_data` is how far episodes come is measured by.
     """
 
@@ -194,6 +196,7 @@ class Trainer:
     def _learn(self, trajectories: Sequence[Trajectory], iteration: int) -> dict[str, Any]:
         """Advantages, an update, and the new weights in every engine."""
         settings, progress = self.config.learner, self._progress_made(iteration)
+        share = min(1.0, len({t.group for t in trajectories}) / self.config.train.groups)
         batch, left_out = rl_batch(trajectories, resolve(settings), settings.bootstrap_truncated)
         transitions = sum(len(t.steps) for t in trajectories if t.status == "ok")
         self.learned[self._world] += transitions
@@ -204,7 +207,7 @@ class Trainer:
         learner, policy = self.services.learner, self.services.policy
         assert learner is not None and policy is not None
         with self.clock("learner"), self._engines_asleep():
-            metrics = {f"learner/{name}": value for name, value in learner.rl_step(batch, progress).items()}
+            metrics = {f"learner/{name}": value for name, value in learner.rl_step(batch, progress, share).items()}
         self.max_gap = max(self.max_gap, metrics["learner/gap_mean"])
         began = time.monotonic()
         with self.clock("weight transfer"):
@@ -299,8 +302,11 @@ class Trainer:
             return {}
         played = self.services.fleet.play_again(self._dreams)
         self.real_measured += sum(again.steps for again in played)
-        left_out = len(self._dreams) - len(played)
-        return {f"again/{key}": value for key, value in again_scores(played).items()} | {"again/left_out": left_out}
+        left_out = {"again/left_out": len(self._dreams) - len(played)}
+        if not played:
+            log.warning("none of the dreams could be played again for real; train.min_kept has nothing to go by")
+            return left_out
+        return {f"again/{key}": value for key, value in again_scores(played).items()} | left_out
 
     # Checkpoints -------------------------------------------------------------------------------
 
@@ -367,13 +373,15 @@ class Trainer:
         return iteration
 
     def _take_over(self, folder: Path) -> int:
-        """The learner, and the count of iterations, of the run that ended in `folder`."""
+        """The learner, the values of the real tasks and the count of iterations of the run that ended in `folder`."""
         learner, policy = self.services.learner, self.services.policy
         assert learner is not None and policy is not None
         found = checkpoints(folder)
         if not found:
             raise DataError(f"{folder / 'checkpoints'}: no checkpoint to go on from; train again in a new run folder.")
-        iteration = int(_state(found[-1])["iteration"])
+        state = _state(found[-1])
+        iteration = int(state["iteration"])
+        self.curriculum.take_over(state["curriculum"])
         learner.load_checkpoint(found[-1] / "learner")
         if max(policy.versions()) < iteration:
             self._send_weights(iteration)

@@ -69,12 +69,13 @@ class Supply:
         """
         draws = self._ledger.draws(iteration)
         again = turn < len(draws)
+        without = {t.group for t in played}
         if again:
-            groups = draws[turn].groups
-            self._curriculum.load_state(draws[turn].curriculum)
+            tasks = self._curriculum.next_tasks_of(draws[turn].curriculum, draws[turn].groups, without)
         else:
             self._ledger.draw(iteration, Draw(groups, self._curriculum.state()))
-        episodes = self._episodes(iteration, self._curriculum.next_tasks(groups, {t.group for t in played}))
+            tasks = self._curriculum.next_tasks(groups, without)
+        episodes = self._episodes(iteration, tasks)
         ids = {e.id for e in episodes}
         kept = [t for t in self._ledger.finished(iteration) if t.id in ids]
         sent = ids - {t.id for t in kept}

@@ -14,9 +14,9 @@ class EnvConfig(Section):
     """The real environment: what is collected from, measured in, and dreamed of."""
 
     name: str = "mapreader"
-    """A registered name (mapreader, twc), or `module:Class` of your own environment."""
+    """A registered name (see docs/bring-your-own.md), or `module:Class` of your own environment."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """Keyword arguments for the environment, such as {num_rooms: 4}."""
+    """Keyword arguments for the environment, such as {numLocations: 5}."""
     max_steps: int = Field(15, ge=1)
     """An episode is truncated after this many actions, in the real environment and in the dream."""
     workers: int = Field(2, ge=1)

@@ -91,6 +91,21 @@ class Curriculum:
         chosen = focused + uniform + self._draw_by_value(rng, invented, n_invented)
         return [self.task(task_id) for task_id in chosen]
 
+    def next_tasks_of(self, state: dict[str, Any], n: int, without: Collection[str] = ()) -> list[Task]:
+        """What `next_tasks` drew in an earlier `state()`; then it is as it was after that, or now if that is later.
+
+        Later is what more draws have been made of: a checkpoint knows what a batch taught that was drawn before it.
+
+        Raises:
+            DataError: see `load_state`.
+        """
+        now = self.state()
+        self.load_state(state)
+        tasks = self.next_tasks(n, without)
+        if now["draws"] >= self._draws:
+            self.load_state(now)
+        return tasks
+
     def record(self, task_id: str, rewards: Sequence[float], iteration: int, progress: Sequence[float] = ()) -> float:
         """Take in a rollout group and return its V_tau; a generated task that stays flat retires.
 
@@ -226,6 +241,12 @@ class Curriculum:
         self._rewards = {task_id: list(rewards) for task_id, rewards in state["rewards"].items()}
         self._generated = generated
         self._vectors = {}
+
+    def take_over(self, state: dict[str, Any]) -> None:
+        """Know what the `state()` of another run says of the real tasks, and draw on from there; no invented task."""
+        self._draws = int(state["draws"])
+        self._seen = {i: _Seen(**seen) for i, seen in state["seen"].items() if i in self._real}
+        self._rewards = {i: list(rewards) for i, rewards in state["rewards"].items() if i in self._real}
 
     def _next_rng(self) -> np.random.Generator:
         """A generator that depends on the seed and on how many draws there were: resuming needs no more."""

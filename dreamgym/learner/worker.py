@@ -74,10 +74,11 @@ class LearnerWorker(Rank):
         rows = [row for pair in chosen for row in (2 * pair, 2 * pair + 1)]
         return self._tune(columns, rows, loss, lr, together=2)
 
-    def rl_step(self, batch: pa.RecordBatch, progress: float = 0.0) -> dict[str, float]:
+    def rl_step(self, batch: pa.RecordBatch, progress: float = 0.0, share: float = 1.0) -> dict[str, float]:
         """`epochs` times `minibatches` optimiser steps on a batch of `rl_schema`; all ranks get the same batch.
 
-        `progress` is how much of the training is behind it, for `engines.rate`.
+        `progress` is how much of the training is behind it, for `engines.rate`. Of `minibatches` a `share` is made,
+        so that the few episodes at the end of a budget do not move the weights as far as a whole batch does.
 
         The logprobs of the batch under the weights before any update are `old` in the loss. Those of the first
         minibatch come with its own forward pass, those of the others from one more pass over them; with
@@ -97,7 +98,8 @@ class LearnerWorker(Rank):
         began = time.perf_counter()
         columns = Columns(batch, rl_schema(self._algorithm), select="mask")
         order = np.random.default_rng([self.spec.seed, self._rl_steps]).permutation(len(columns.lengths))
-        minibatches = [m.tolist() for m in np.array_split(order, self.spec.config.minibatches) if len(m)]
+        parts = max(1, round(self.spec.config.minibatches * share))
+        minibatches = [m.tolist() for m in np.array_split(order, parts) if len(m)]
         plan = [
             (list(self._my_share(columns, m)), Totals(columns.target_sum(m), columns.sequence_count(m)))
             for m in minibatches

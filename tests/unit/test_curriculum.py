@@ -142,6 +142,37 @@ def test_a_resumed_curriculum_draws_the_same() -> None:
     assert made.admit(generated(2), [real(0)], EMBED) == resumed.admit(generated(2), [real(0)], EMBED)
 
 
+def test_what_was_drawn_is_drawn_again_and_what_was_learned_since_is_kept() -> None:
+    """A batch is drawn before the one ahead of it has taught anything; a checkpoint knows of both."""
+    made, again = curriculum(invented=3, generated_share=0.25), curriculum()
+    before = made.state()
+    drawn = made.next_tasks(8)
+    made.record("r3", [0, 1], 0)
+    made.admit(generated(7), [real(3)], EMBED)
+    checkpoint = made.state()
+    again.load_state(checkpoint)
+    assert again.next_tasks_of(before, 8) == drawn
+    assert again.state() == checkpoint
+    later = made.state()
+    drawn = made.next_tasks(8)
+    again.load_state(before)
+    assert again.next_tasks_of(later, 8) == drawn
+    assert again.state() == made.state()
+
+
+def test_another_run_goes_on_with_what_is_known_of_the_real_tasks() -> None:
+    made, after = curriculum(invented=3, generated_share=0.25, focus=1.0), curriculum(focus=1.0)
+    drawn = made.next_tasks(8)
+    for task in drawn:
+        made.record(task.id, [0, 1] if task.id == "r4" else [0, 0], 0)
+    after.take_over(made.state())
+    assert after.fates() == [] and after.value("r4") == made.value("r4")
+    assert {t.id for t in after.next_tasks(20)} == {f"r{n}" for n in range(20)}
+    assert after.next_tasks(8) != curriculum(focus=1.0).next_tasks(8)
+    with pytest.raises(ValueError, match="does not know"):
+        after.task("g0")
+
+
 def test_a_checkpoint_of_other_tasks_is_refused() -> None:
     made = curriculum(5)
     made.record("r4", [0, 1], 0)
