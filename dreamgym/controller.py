@@ -62,8 +62,8 @@ class Trainer:
     """One policy in training; `run` goes from its last checkpoint, or from where it begins, to the end.
 
     It begins with the warm start, or where the run of the folder `after` ended: learner, optimiser, the values of the
-    tasks and the count of iterations go on. In the real environment it ends where `real.transitions` leave no room for another group. What is
-    won in `seed_data` is how far episodes come is measured by.
+    tasks and the count of iterations go on. In the real environment it ends where `real.transitions` leave no room for
+    another group. What is won in `seed_data` is how far episodes come is measured by.
     """
 
     def __init__(
@@ -195,7 +195,7 @@ class Trainer:
 
     def _learn(self, trajectories: Sequence[Trajectory], iteration: int) -> dict[str, Any]:
         """Advantages, an update, and the new weights in every engine."""
-        settings, progress = self.config.learner, self._progress_made(iteration)
+        settings = self.config.learner
         share = min(1.0, len({t.group for t in trajectories}) / self.config.train.groups)
         batch, left_out = rl_batch(trajectories, resolve(settings), settings.bootstrap_truncated)
         transitions = sum(len(t.steps) for t in trajectories if t.status == "ok")
@@ -207,23 +207,13 @@ class Trainer:
         learner, policy = self.services.learner, self.services.policy
         assert learner is not None and policy is not None
         with self.clock("learner"), self._engines_asleep():
-            metrics = {f"learner/{name}": value for name, value in learner.rl_step(batch, progress, share).items()}
+            metrics = {f"learner/{name}": value for name, value in learner.rl_step(batch, share).items()}
         self.max_gap = max(self.max_gap, metrics["learner/gap_mean"])
         began = time.monotonic()
         with self.clock("weight transfer"):
             stood_still = self._send_weights(iteration + 1)
         sync = {"sync/seconds": time.monotonic() - began, "sync/standstill_seconds": stood_still}
         return learned | metrics | sync | {"learner/rows": batch.num_rows}
-
-    def _progress_made(self, iteration: int) -> float:
-        """How much of the training is behind it, from 0 to 1, by the nearest of the bounds that end it."""
-        train = self.config.train
-        made = [iteration / train.iterations]
-        if train.minutes:
-            made.append(self.clock.total / 60 / train.minutes)
-        if self._budget:
-            made.append(self.learned["real"] / self._budget)
-        return min(1.0, max(made))
 
     @contextmanager
     def _engines_asleep(self) -> Iterator[None]:

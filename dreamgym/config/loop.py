@@ -89,11 +89,9 @@ class LearnerConfig(Section):
     muon_lr: float = Field(0.002, gt=0)
     """Learning rate of Muon."""
     lr: float = Field(1e-4, gt=0)
-    """Learning rate, after the warm-up and before the decay."""
+    """Learning rate, constant after the warm-up."""
     warmup_steps: int = Field(2, ge=0)
     """Optimiser steps in which the rate rises from 0."""
-    lr_decay: float = Field(0.0, ge=0, le=1)
-    """Share of the training, at its end, over which the rate falls in a line to 0; 0 is never."""
     weight_decay: float = Field(0.0, ge=0)
     """AdamW weight decay."""
     grad_clip: float = Field(1.0, gt=0)
@@ -123,7 +121,7 @@ class LearnerConfig(Section):
     bootstrap_truncated: bool = False
     """PPO: a truncated episode goes on as the critic expects; off, the step limit is the task's own end."""
     critic_lr: float = Field(3e-4, gt=0)
-    """PPO: learning rate of the critic (AdamW), with the policy's schedule; it takes the place of a loss weight."""
+    """PPO: learning rate of the critic (AdamW), with the policy's warm-up; it takes the place of a loss weight."""
     value_clip: float = Field(0.2, gt=0)
     """PPO: a value may move this far from what it was before the update."""
     entropy_coef: float = Field(0.0, ge=0)

@@ -19,7 +19,7 @@ from dreamgym.config import LearnerConfig
 from dreamgym.learner.algorithms.kl import Reduce
 from dreamgym.learner.batches import MicroBatch
 from dreamgym.learner.checkpoint import read, write
-from dreamgym.learner.engines import initialize, rate
+from dreamgym.learner.engines import initialize
 from dreamgym.learner.gae import credit, whiten
 from dreamgym.learner.losses import value_loss
 from dreamgym.learner.network import load_network
@@ -119,11 +119,11 @@ class Critic:
         clip_frac = (streams["value_weight"] * clipped).sum()
         return {"value_loss": total.item(), "value_clip_frac": clip_frac.item()}
 
-    def step(self, progress: float) -> None:
-        """One optimiser step; `progress` as in `engines.rate`."""
-        lr = self._config.critic_lr * rate(self._config, self._engine.global_steps, progress)
+    def step(self) -> None:
+        """One optimiser step."""
+        warm = min(1.0, (self._engine.global_steps + 1) / (self._config.warmup_steps + 1))
         for group in self._engine.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = self._config.critic_lr * warm
         self._engine.step()
 
     def save(self, path: str) -> None:

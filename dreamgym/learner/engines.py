@@ -30,17 +30,6 @@ def initialize(network: nn.Module, config: LearnerConfig, dtype: str) -> Any:
     return engine
 
 
-def rate(config: LearnerConfig, steps: int, progress: float) -> float:
-    """The share of the learning rate, 0 to 1, of the RL step that follows `steps` others.
-
-    It rises over `warmup_steps`, and falls in a line over the last `lr_decay` of the training, of which `progress`
-    (0 to 1) is over.
-    """
-    risen = min(1.0, (steps + 1) / (config.warmup_steps + 1))
-    left = 1.0 - progress
-    return risen * (left / config.lr_decay if left < config.lr_decay else 1.0)
-
-
 def import_deepspeed() -> Any:
     """DeepSpeed without its optional C++ kernels: it would compile them, for minutes, at first use."""
     import logging

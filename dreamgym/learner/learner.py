@@ -180,11 +180,10 @@ class Learner:
             **{name: float(np.mean([s[name] for s in ending])) for name in TOLD if ending and name in ending[0]},
         }
 
-    def rl_step(self, batch: pa.RecordBatch, progress: float = 0.0, share: float = 1.0) -> dict[str, float]:
+    def rl_step(self, batch: pa.RecordBatch, share: float = 1.0) -> dict[str, float]:
         """One update from a batch of `rl_schema`; the metrics are those of `LearnerWorker.rl_step`.
 
         Args:
-            progress: how much of the training is behind it, from 0 to 1; the learning rate follows it.
             share: how much of a usual batch this is, up to 1; of `learner.minibatches` it makes that share.
 
         Raises:
@@ -193,7 +192,7 @@ class Learner:
             EngineError: a worker died or missed its deadline.
         """
         self._lengths(batch, self._rl_schema)
-        metrics: dict[str, float] = self._all("rl_step", ray.put(batch), progress, share)[0]
+        metrics: dict[str, float] = self._all("rl_step", ray.put(batch), share)[0]
         return metrics
 
     def logprobs(self, batch: pa.RecordBatch) -> list[list[float]]:

@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 
 from dreamgym.errors import WeightSyncError
-from dreamgym.learner.engines import rate
 from dreamgym.learner.rank import Rank
 from dreamgym.obs.tracing import Event
 
@@ -74,11 +73,11 @@ class LearnerWorker(Rank):
         rows = [row for pair in chosen for row in (2 * pair, 2 * pair + 1)]
         return self._tune(columns, rows, loss, lr, together=2)
 
-    def rl_step(self, batch: pa.RecordBatch, progress: float = 0.0, share: float = 1.0) -> dict[str, float]:
+    def rl_step(self, batch: pa.RecordBatch, share: float = 1.0) -> dict[str, float]:
         """`epochs` times `minibatches` optimiser steps on a batch of `rl_schema`; all ranks get the same batch.
 
-        `progress` is how much of the training is behind it, for `engines.rate`. Of `minibatches` a `share` is made,
-        so that the few episodes at the end of a budget do not move the weights as far as a whole batch does.
+        Of `minibatches` a `share` is made, so that the few episodes at the end of a budget do not move the weights as
+        far as a whole batch does.
 
         The logprobs of the batch under the weights before any update are `old` in the loss. Those of the first
         minibatch come with its own forward pass, those of the others from one more pass over them; with
@@ -86,7 +85,7 @@ class LearnerWorker(Rank):
         weights is held against the engine's logprobs before the first backward pass, and reported.
 
         Returns means per trainable token (entropy, clip_frac, ratio, kl), the loss a step, what `importance.mismatch`
-        tells, grad_norm, lr (of the last step), tokens, trained_tokens, passes (tokens read by the network over tokens), seconds, and updates:
+        tells, grad_norm, tokens, trained_tokens, passes (tokens read by the network over tokens), seconds, and updates:
         how many batches these weights have learned from; of a critic what `Critic.advise` and `Critic.accumulate` tell.
 
         Raises:
@@ -108,7 +107,7 @@ class LearnerWorker(Rank):
         read = self._network.tokens_read
         metrics = self._prepare([share for share, _ in plan])
         passes = plan * self.spec.config.epochs
-        sums, norms, gap = self._pass_over(passes, batches, progress)
+        sums, norms, gap = self._pass_over(passes, batches)
         metrics |= gap
         self._rl_steps += 1
         if self.rank == 0 and "trajectory" in batch.schema.names:
@@ -120,7 +119,6 @@ class LearnerWorker(Rank):
         means = {k: v / (len(passes) if k in PER_STEP else max(seen, 1.0)) for k, v in sums.items()}
         ended = {
             "tokens": tokens,
-            "lr": self._lr(self._engine.global_steps - 1, progress),
             "passes": read / tokens,
             "trained_tokens": seen / self.spec.config.epochs,
             "seconds": time.perf_counter() - began,
@@ -189,7 +187,7 @@ class LearnerWorker(Rank):
         return metrics
 
     def _pass_over(
-        self, passes: Sequence[tuple[Sequence[MicroBatch], Totals]], batches: Sequence[MicroBatch], progress: float
+        self, passes: Sequence[tuple[Sequence[MicroBatch], Totals]], batches: Sequence[MicroBatch]
     ) -> tuple[dict[str, float], list[float], dict[str, float]]:
         """An optimiser step a minibatch; returns sums of what the losses report, gradient norms, and the gap.
 
@@ -210,13 +208,10 @@ class LearnerWorker(Rank):
                     sums[name] = sums.get(name, 0.0) + value
             if not norms:
                 gap = self._check_gap(batches)
-            norms.append(self._step(self._lr(self._engine.global_steps, progress)))
+            norms.append(self._step(self._rl_lr()))
             if self._critic is not None:
-                self._critic.step(progress)
+                self._critic.step()
         return sums, norms, gap
-
-    def _lr(self, steps: int, progress: float) -> float:
-        return self.spec.config.lr * rate(self.spec.config, steps, progress)
 
     def _charge_kl(self, batches: Sequence[MicroBatch]) -> float:
         """Move the KL to the reference into the advantages, or into the rewards that a critic is still to weigh.
@@ -257,6 +252,10 @@ class LearnerWorker(Rank):
         self._backward(loss)
         reported = {name: value.item() for name, value in sums.items()}
         return reported if self._critic is None else reported | self._critic.accumulate(micro)
+
+    def _rl_lr(self) -> float:
+        done = self._engine.global_steps + 1
+        return self.spec.config.lr * min(1.0, done / (self.spec.config.warmup_steps + 1))
 
     def _check_gap(self, batches: Sequence[MicroBatch]) -> dict[str, float]:
         """How far the engine's logprobs are from the learner's (`own`), as far as those are known, over all ranks."""

@@ -182,6 +182,19 @@ def test_workers_micro_batches_and_zero_stages_change_nothing(
     assert {name: metrics[name] for name in names} == pytest.approx(expected, rel=1e-3, abs=1e-5)
 
 
+def test_a_share_of_a_batch_makes_that_share_of_the_steps(model: Path, tmp_path: Path) -> None:
+    batch, found = rollouts(model), []
+    for minibatches, share in ((4, 0.25), (1, 1.0), (4, 1.0)):
+        config = LearnerConfig(**{**RL, "minibatches": minibatches})
+        learner = Learner.start(model, config, dtype="float32", seed=3, threads=1)
+        learner.rl_step(batch, share)
+        found.append(saved(learner, tmp_path / f"{len(found)}"))
+        learner.close()
+    quarter, whole, four = found
+    assert all(torch.equal(quarter[name], whole[name]) for name in whole)
+    assert any(not torch.equal(four[name], whole[name]) for name in whole)
+
+
 @pytest.mark.parametrize("source", ["learner", "engine"])
 def test_passes_over_a_batch_are_ppo_steps_of_a_plain_loop(
     model: Path, tmp_path: Path, source: Literal["learner", "engine"]

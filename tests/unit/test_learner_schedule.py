@@ -1,4 +1,4 @@
-"""The schedules of the learner: of tuning every row each pass, within the batch; rates that rise and fall."""
+"""The schedule of fine-tuning: every row each pass, within the batch, and a rate that rises and falls."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dreamgym.config import LearnerConfig, SFTConfig
-from dreamgym.learner.engines import rate
+from dreamgym.config import SFTConfig
 from dreamgym.learner.sft import batches, learning_rate, token_budget
 
 
@@ -28,14 +27,6 @@ def test_each_pass_has_every_row_once_and_no_step_exceeds_its_tokens(
 def test_rate_rises_to_the_peak_and_falls_to_zero() -> None:
     config = SFTConfig(lr=2e-3, warmup=0.1)
     assert [learning_rate(config, p) for p in (0.05, 0.1, 0.55, 1.0, 1.2)] == pytest.approx([1e-3, 2e-3, 1e-3, 0, 0])
-
-
-def test_rate_of_rl_rises_by_steps_and_falls_by_what_is_left_of_the_training() -> None:
-    config = LearnerConfig(warmup_steps=3, lr_decay=0.5)
-    assert [rate(config, step, 0.0) for step in (0, 1, 3, 9)] == [0.25, 0.5, 1.0, 1.0]
-    assert [rate(config, 9, p) for p in (0.5, 0.75, 1.0)] == pytest.approx([1.0, 0.5, 0.0])
-    assert rate(config, 1, 0.75) == pytest.approx(0.25)
-    assert rate(LearnerConfig(), 9, 1.0) == 1.0
 
 
 def test_epochs_bound_the_tokens() -> None:
