@@ -21,7 +21,7 @@ from dreamgym.config import RunConfig, SamplingConfig
 from dreamgym.envs.base import Environment, RealEnvironment
 from dreamgym.errors import EngineError
 from dreamgym.obs.tracing import Event, log_to_session
-from dreamgym.policy.engine import PolicyPool
+from dreamgym.policy.engine import Answered, PolicyPool
 from dreamgym.schema import from_batch, to_batch
 from dreamgym.serve.dream import DreamEnvironment, Memo, WorldClient
 from dreamgym.serve.engine import Generation
@@ -30,6 +30,8 @@ from dreamgym.window import Window
 
 log = logging.getLogger(__name__)
 ATTEMPTS = 2
+Turn = tuple[list[int], int, str]
+"""Prompt ids, the turn's seed, and the id of its episode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ class RolloutActor:
         self._chat = ChatFormat(AutoTokenizer.from_pretrained(tokenizer))
         self._policy = PolicyPool.named(engines, config.policy.engine.timeout_s)
         self._window = Window(config.policy.engine.max_num_seqs * len(engines))
-        self._clients: dict[float, Coalescer[tuple[list[int], int], Generation | EngineError]] = {}
+        self._clients: dict[float, Coalescer[Turn, Generation | EngineError]] = {}
         self._world_address = world
         self._world: WorldClient | None = None
         self._real: asyncio.Queue[RealEnvironment] | None = None
@@ -119,7 +121,7 @@ class RolloutActor:
         async with self._environment(episode, attempt, memo) as env:
             try:
                 async with asyncio.timeout(limit) as deadline:
-                    act = partial(self._act, episode.temperature, deadline)
+                    act = partial(self._act, episode, deadline)
                     return await play(episode, env, act, self._chat, self._config.policy.system_prompt)
             except TimeoutError:
                 lost = _lost(episode, f"no end within train.episode_timeout_s={limit:g} s")
@@ -128,21 +130,24 @@ class RolloutActor:
             except EngineError as error:
                 return _lost(episode, str(error))
 
-    async def _act(self, temperature: float, deadline: asyncio.Timeout, prompt: list[int], seed: int) -> Generation:
+    async def _act(self, episode: Episode, deadline: asyncio.Timeout, prompt: list[int], seed: int) -> Generation:
         """One policy turn, when the engines have room; the turns that wait together travel in one remote call."""
+        temperature, policy = episode.temperature, self._config.policy
         if temperature not in self._clients:
-            policy = self._config.policy
             sampling = SamplingConfig(**{**policy.sampling.model_dump(), "temperature": temperature})
-            send = partial(self._policy.generate_many, sampling=sampling, stop_ids=self._chat.stop_ids)
             self._clients[temperature] = Coalescer(
-                send, limit=policy.engine.max_num_seqs, timeout_s=policy.engine.timeout_s
+                partial(self._send, sampling), limit=policy.engine.max_num_seqs, timeout_s=policy.engine.timeout_s
             )
         async with self._window.place(deadline):
-            answer = await self._clients[temperature]((prompt, seed))
+            answer = await self._clients[temperature]((prompt, seed, episode.id))
             if isinstance(answer, EngineError):
                 raise answer
             self._window.told(answer.load)
         return answer
+
+    def _send(self, sampling: SamplingConfig, turns: Sequence[Turn]) -> AsyncIterator[Sequence[Answered]]:
+        requests, whose = [(prompt, seed) for prompt, seed, _ in turns], [name for _, _, name in turns]
+        return self._policy.generate_many(requests, sampling=sampling, stop_ids=self._chat.stop_ids, whose=whose)
 
     @asynccontextmanager
     async def _environment(self, episode: Episode, attempt: int, memo: Memo) -> AsyncIterator[Environment]:

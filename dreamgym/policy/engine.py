@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 from dataclasses import astuple
 from pathlib import Path
@@ -25,6 +26,11 @@ Request = tuple[list[int], int | None]
 """Prompt ids and the request's seed."""
 Answered = tuple[int, Generation | EngineError]
 """The place of a request among those sent, and its answer."""
+
+SPILL = 4
+"""An episode leaves its engine where that has more than twice as many requests as another, and so many more."""
+REMEMBERED = 10_000
+"""Episodes whose engine is remembered: those of the latest turns."""
 
 
 class PolicyEngine:
@@ -139,7 +145,8 @@ class PolicyEngine:
 class PolicyPool:
     """A handle on several `engines`; every rollout actor makes one of its own of them.
 
-    Each counts its own outstanding requests and sends the next one where it has the fewest.
+    Each counts its own outstanding requests and sends the next one where it has the fewest. The turns of one episode
+    stay together, since each begins with all that the engine has read in the last.
     """
 
     def __init__(
@@ -153,6 +160,7 @@ class PolicyPool:
         self.engines, self.names = list(engines), list(names)
         self._timeout_s = timeout_s
         self._outstanding = [0] * len(self.engines)
+        self._homes: dict[str, int] = {}
 
     @classmethod
     def named(cls, names: Sequence[str], timeout_s: float) -> PolicyPool:
@@ -217,7 +225,7 @@ class PolicyPool:
             ContextFull: the prompt fills the context window.
             EngineError: the engine died, failed, or did not answer in time.
         """
-        index = self._book(1)
+        index = self._book()
         try:
             answer = self.engines[index].generate.remote(prompt_ids, seed, sampling, stop_ids)
             return await self._within_deadline(answer, asyncio.get_running_loop().time() + self._timeout_s)
@@ -225,14 +233,17 @@ class PolicyPool:
             self._outstanding[index] -= 1
 
     def generate_many(
-        self, requests: Sequence[Request], *, sampling: SamplingConfig, stop_ids: list[int]
+        self, requests: Sequence[Request], *, sampling: SamplingConfig, stop_ids: list[int], whose: Sequence[str] = ()
     ) -> AsyncIterator[list[Answered]]:
         """Answers as they end, by one remote call an engine; a request that failed yields its error.
+
+        Args:
+            whose: the episode of each request, where they are turns of episodes.
 
         Raises:
             EngineError: an engine died or did not answer in time.
         """
-        homes = [self._book(1) for _ in requests]
+        homes = [self._book(name) for name in whose or [""] * len(requests)]
         shares = {index: [place for place, home in enumerate(homes) if home == index] for index in set(homes)}
         return merged(
             [
@@ -322,9 +333,18 @@ class PolicyPool:
         if self._seats is not None:
             self._seats.close()
 
-    def _book(self, requests: int) -> int:
-        index = min(range(len(self.engines)), key=self._outstanding.__getitem__)
-        self._outstanding[index] += requests
+    def _book(self, whose: str = "") -> int:
+        """The engine for a request: where the last one of the episode went, unless that has far more to do."""
+        engines, load = len(self.engines), self._outstanding
+        first = zlib.crc32(whose.encode()) % engines  # else all actors would begin with the same engine
+        least = min(range(engines), key=lambda index: (load[index], (index - first) % engines))
+        home = self._homes.pop(whose, least)
+        index = home if load[home] <= 2 * load[least] + SPILL else least
+        if whose:
+            self._homes[whose] = index
+            if len(self._homes) > REMEMBERED:
+                del self._homes[next(iter(self._homes))]
+        load[index] += 1
         return index
 
     async def _within_deadline(self, call: Awaitable[T], deadline: float) -> T:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,10 +53,11 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 async def ask(
-    pool: PolicyPool, batch: list[Request], sampling: SamplingConfig, stop: list[int]
+    pool: PolicyPool, batch: list[Request], sampling: SamplingConfig, stop: list[int], whose: Sequence[str] = ()
 ) -> list[Generation | EngineError]:
     """All answers, in the order of the requests."""
-    found = [answer async for some in pool.generate_many(batch, sampling=sampling, stop_ids=stop) for answer in some]
+    stream = pool.generate_many(batch, sampling=sampling, stop_ids=stop, whose=whose)
+    found = [answer async for some in stream for answer in some]
     assert sorted(place for place, _ in found) == list(range(len(batch)))
     return [answer for _, answer in sorted(found, key=lambda pair: pair[0])]
 
@@ -310,6 +311,7 @@ def test_two_engines_start_from_a_folder_share_the_work_and_miss_a_deadline(loca
     try:
         answers(pool, requests(8), SamplingConfig(max_tokens=4), [])
         assert pool.metrics()["requests"] == 8
+        turns_of_an_episode_find_what_was_read(pool)
         payload = pack_weights(llama(1, tied=True).named_parameters(), 1)
         pool.update_weights(payload, timeout_s=30)
         assert pool.versions() == [1, 1]
@@ -318,6 +320,32 @@ def test_two_engines_start_from_a_folder_share_the_work_and_miss_a_deadline(loca
         assert len(answers(pool, requests(1), SamplingConfig(max_tokens=2), [])) == 1
     finally:
         pool.close()
+
+
+def turns_of_an_episode_find_what_was_read(pool: PolicyPool) -> None:
+    """Sent the other way round, the second turns would each meet the other engine, were they not told apart."""
+    names = [f"episode {n}" for n in range(8)]
+    opening = requests(8, length=64, seed=3)
+    first = run(ask(pool, opening, SamplingConfig(max_tokens=4), [], names))
+    second = [([*ids, *answer.ids, 7, 7], seed) for (ids, seed), answer in zip(opening, first, strict=True)]
+    before = pool.metrics()["cached_prompt_tokens"]
+    run(ask(pool, second[::-1], SamplingConfig(max_tokens=4), [], names[::-1]))
+    assert pool.metrics()["cached_prompt_tokens"] - before == 8 * 64
+
+
+def test_an_episode_stays_with_its_engine_unless_that_has_far_more_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = PolicyPool([None, None], ["a", "b"], 1.0)
+    home = pool._book("x")
+    assert [pool._book("x") for _ in range(4)] == [home] * 4
+    assert pool._book("x") == 1 - home == pool._book("x")  # 5 against 0 is too much, and there it stays
+    pool._outstanding = [10, 10]
+    assert {pool._book(f"new {n}") for n in range(8)} == {0, 1}
+    assert sum(pool._outstanding) == 28 and max(pool._outstanding) == 14
+    monkeypatch.setattr("dreamgym.policy.engine.REMEMBERED", 2)
+    forgetful = PolicyPool([None, None], ["a", "b"], 1.0)
+    for name in ("p", "q", "p", "r"):
+        forgetful._book(name)
+    assert list(forgetful._homes) == ["p", "r"]
 
 
 def test_a_tied_head_is_fresh_in_float32_too(local_ray: None, tmp_path: Path) -> None:
