@@ -153,6 +153,8 @@ class Trainer:
             trajectories = self._supply.next(iteration, self.learned["real"])
         self._dreams = [t for t in trajectories if t.world == "dream" and t.task.origin == "real" and t.status == "ok"]
         metrics = rollout_metrics(trajectories, time.monotonic() - before, self._versions)
+        if self._world == "real":
+            self.real_measured += sum(t.lost + (len(t.steps) if t.status != "ok" else 0) for t in trajectories)
         self.tokens += int(metrics["rollout/tokens"] + metrics.get("rollout/dream_computed", 0))
         metrics |= self._value_tasks(trajectories, iteration)
         refreshed = beside.submit(self._refresher.run, trajectories, iteration)

@@ -26,8 +26,8 @@ class Measured:
 
     @property
     def steps(self) -> int:
-        """Transitions of the environment that the measurement took."""
-        return sum(len(t.steps) for t in self.trajectories)
+        """Transitions of the environment that the measurement took, with those of attempts that failed."""
+        return sum(len(t.steps) + t.lost for t in self.trajectories)
 
     def numbers(self) -> dict[str, Any]:
         """success (a share), low and high (Wilson, 95%), games and env_failed."""

@@ -144,3 +144,8 @@ class Trajectory:
     def total_reward(self) -> float:
         """The undiscounted sum of rewards (0 or 1 where the reward is the outcome)."""
         return sum(step.reward for step in self.steps)
+
+    @property
+    def lost(self) -> int:
+        """Real transitions that were taken for it beside those of `steps`, in attempts that failed."""
+        return int(self.info.get("lost", 0))

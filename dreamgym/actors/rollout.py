@@ -102,33 +102,42 @@ class RolloutActor:
 
     async def _play(self, episode: Episode, memo: Memo) -> Trajectory:
         """Up to `ATTEMPTS` tries in fresh environments, each with a deadline; the last failure is what is kept."""
-        late = 0.0
+        late = taken = 0.0
         for attempt in range(ATTEMPTS):
             trajectory = await self._attempt(episode, attempt, memo)
             late += trajectory.info.get("late", 0.0)
+            taken += trajectory.info.pop("taken", 0.0)
             if trajectory.status == "ok":
                 break
             what = "env_failed" if attempt + 1 == ATTEMPTS else "retry"
             told = {"world": episode.world, "step": len(trajectory.steps), "reason": trajectory.error}
             log.warning(Event(what, trajectory=episode.id, attempt=attempt, **told))
         trajectory.info |= {"attempts": float(attempt + 1), "late": late}
+        if taken:
+            trajectory.info["lost"] = taken - len(trajectory.steps)
         won = {"steps": len(trajectory.steps), "success": trajectory.success}
         log.info(Event("episode", trajectory=episode.id, task=episode.task.id, status=trajectory.status, **won))
         return trajectory
 
     async def _attempt(self, episode: Episode, attempt: int, memo: Memo) -> Trajectory:
-        limit = self._config.train.episode_timeout_s
         async with self._environment(episode, attempt, memo) as env:
-            try:
-                async with asyncio.timeout(limit) as deadline:
-                    act = partial(self._act, episode, deadline)
-                    return await play(episode, env, act, self._chat, self._config.policy.system_prompt)
-            except TimeoutError:
-                lost = _lost(episode, f"no end within train.episode_timeout_s={limit:g} s")
-                lost.info["late"] = 1.0
-                return lost
-            except EngineError as error:
-                return _lost(episode, str(error))
+            trajectory = await self._tried(episode, env)
+            if isinstance(env, RealEnvironment):
+                trajectory.info["taken"] = float(env.steps)
+            return trajectory
+
+    async def _tried(self, episode: Episode, env: Environment) -> Trajectory:
+        limit = self._config.train.episode_timeout_s
+        try:
+            async with asyncio.timeout(limit) as deadline:
+                act = partial(self._act, episode, deadline)
+                return await play(episode, env, act, self._chat, self._config.policy.system_prompt)
+        except TimeoutError:
+            lost = _lost(episode, f"no end within train.episode_timeout_s={limit:g} s")
+            lost.info["late"] = 1.0
+            return lost
+        except EngineError as error:
+            return _lost(episode, str(error))
 
     async def _act(self, episode: Episode, deadline: asyncio.Timeout, prompt: list[int], seed: int) -> Generation:
         """One policy turn, when the engines have room; the turns that wait together travel in one remote call."""

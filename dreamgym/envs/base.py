@@ -203,11 +203,12 @@ class RealEnvironment:
         self._config = config
         self._seat: _Seat | None = None
         self._playing = False
-        self._steps = 0
+        self.steps = 0
+        """Transitions since the last reset."""
 
     async def reset(self, task: Task) -> StepResult:
         """Start a task, in a fresh environment where the last one failed."""
-        self._steps = 0
+        self.steps = 0
         try:
             result = await self.call(lambda env: start(env, task))
         except EnvFault as fault:
@@ -227,8 +228,8 @@ class RealEnvironment:
             result = await self.call(lambda env: act(env, action))
         except EnvFault as fault:
             return StepResult("", status="env_failed", info={"error": str(fault)})
-        self._steps += 1
-        late = self._steps >= self._config.max_steps and not result.terminated
+        self.steps += 1
+        late = self.steps >= self._config.max_steps and not result.terminated
         return replace(result, truncated=True) if late else result
 
     async def tasks(self, fold: Fold, count: int, seed: int) -> list[Task]:

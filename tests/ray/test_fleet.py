@@ -16,6 +16,7 @@ from dreamgym.actors.episode import Episode
 from dreamgym.actors.fleet import RolloutFleet
 from dreamgym.config import ModelConfig, RunConfig, ScratchModel
 from dreamgym.errors import EnvError
+from dreamgym.evaluation import Measured
 from dreamgym.learner.models import prepare_model
 from dreamgym.policy.engine import PolicyPool
 from dreamgym.policy.weight_transfer import pack_weights
@@ -113,6 +114,20 @@ def test_an_environment_that_cannot_be_built_ends_the_run_with_its_reason(
         assert fleet.counts.replayed == 0
     finally:
         fleet.close()
+
+
+def test_transitions_of_an_attempt_that_failed_are_counted(policy: tuple[Path, RunConfig, PolicyPool]) -> None:
+    model, config, pool = policy
+    env = config.env.model_copy(update={"name": "tests.ray.brittle:Brittle", "workers": 1})
+    fleet = RolloutFleet(config.model_copy(update={"env": env}), str(model), pool, None, actors=1)
+    try:
+        played = fleet.play(episodes("brittle", 5))
+    finally:
+        fleet.close()
+    again = [t for t in played if t.info["attempts"] == 2]
+    assert {t.status for t in played} == {"ok"}
+    assert again and all(t.lost == 2 for t in again)  # the third was not answered
+    assert Measured(played).steps == sum(len(t.steps) for t in played) + 2 * len(again)
 
 
 def test_weights_that_arrive_under_way_sample_the_tokens_that_follow(
