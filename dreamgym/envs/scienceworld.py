@@ -106,7 +106,7 @@ class ScienceWorld:
         self._deeds: list[tuple[str, str]] = []
         self._boxes: list[str] = []
         self._surveys: dict[str, str] = {}
-        self._rest = self._room = ""
+        self._rest = self._room = self._focus = ""
 
     # TextEnv ------------------------------------------------------------------------------------
 
@@ -141,6 +141,8 @@ class ScienceWorld:
         success, failed = score >= 1.0, score < 0.0
         done = success or failed or bool(server.getCompleted())
         valid = not told.startswith(_REFUSALS)
+        if told.startswith("You focus"):
+            self._focus = action.removeprefix("focus on ")
         if due:
             self._deeds = self._deeds[1:] if valid else []
         state = self._describe("solved" if success else "failed" if done else "", told, action, valid)
@@ -161,14 +163,19 @@ class ScienceWorld:
     def commands(self) -> list[str]:
         """Ways through doors most often, and deeds with what is in sight or held; most of the rest is refused.
 
-        What is held is also put into the goal's box where there is none: a dream must not let that pass.
+        What is held is also put into the goal's box where there is none: a dream must not let that pass. With what is
+        in focus that is half of all, since it wins the game elsewhere.
         """
         seen, held = _seen(self._line), _held(self._line)
         boxes = sorted({*(thing for thing in seen if thing.endswith(" box")), *self._boxes})
         ways = [f"go to {place}" for place in [*DOORS, *(3 * DOORS.get(self._room, ()))]]
         deeds = [f"{verb} {thing}" for thing in (*seen, *held) for verb in ("focus on", "pick up")]
         puts = [f"move {thing} to {box}" for thing in (*seen, *(3 * held)) for box in boxes if thing != box]
-        return [*ways, *deeds, *puts]
+        others = [*ways, *deeds, *puts]
+        kind = _kind(self._focus)
+        there = kind and kind <= set(re.findall(r"\w+", self._line))
+        wins = [self._named(f"move {self._focus} to {box}") for box in self._boxes if there]
+        return [*others, *(len(others) // len(wins) * wins if wins else ())]
 
     def expert_action(self) -> str:
         """The next deed of the simulator's gold path, or the way back to its room; empty once a deed was refused."""
@@ -225,7 +232,7 @@ class ScienceWorld:
             self._surveys[payload] = f"{self._surveyed()}\n"
         env.server.reset()
         env.server.step("look around")
-        self._rest = self._room = ""
+        self._rest = self._room = self._focus = ""
         state = self._surveys.get(payload, "") + self._describe("moved", "", "", True)
         self._deeds = _deeds(env.get_gold_action_sequence(), self._room) if gold else []
         goal = " ".join(env.taskdescription().split()).removeprefix("Task Description: Your task is to ")
@@ -249,7 +256,7 @@ class ScienceWorld:
         if found is None:
             return deed
         verb, thing, where = found.groups(default="")
-        kind = set(thing.partition(" containing ")[0].split()) - _STAGES
+        kind = _kind(thing)
         names = [name for name in (*_held(self._line), *_seen(self._line)) if kind and kind <= set(name.split())]
         return f"{verb} {names[0]}{where}" if names else deed
 
@@ -313,6 +320,11 @@ def _box(task: Task, room: str) -> str:
         return ""
     box, home = found.groups()
     return f", {box} in {home} {room} {'here' if room == home else 'away'}"
+
+
+def _kind(thing: str) -> set[str]:
+    """The words of a referent that say what it is."""
+    return set(thing.partition(" containing ")[0].split()) - _STAGES
 
 
 def _next_room(room: str, target: str) -> str:

@@ -97,6 +97,24 @@ def test_commands_name_what_is_there(env: ScienceWorld, tasks: list[Task]) -> No
     assert box and box.group() not in line and f"move orange to {box.group()}" in commands
 
 
+def test_half_of_the_commands_try_to_win_with_what_is_in_focus(env: ScienceWorld) -> None:
+    finding = ScienceWorld(tasks=["find-plant"])
+    try:
+        task = finding.tasks("train", 1, seed=0)[0]
+        finding.reset(task)
+        action = ""
+        while not action.startswith("focus on "):
+            action = finding.expert_action()
+            finding.step(action)
+        box = re.search(r"\w+ box", task.instruction)
+        commands = finding.commands()
+        assert box and 0.4 < commands.count(finding._named(f"move {action[9:]} to {box.group()}")) / len(commands) <= 0.5
+        finding.reset(task)
+        assert len(set(finding.commands())) > 0.5 * len(finding.commands())
+    finally:
+        finding.close()
+
+
 def test_the_wrong_focus_ends_the_task_as_failed(env: ScienceWorld) -> None:
     living = ScienceWorld(tasks=["find-living-thing"])
     try:
