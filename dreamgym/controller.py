@@ -61,9 +61,10 @@ class Renewal(Protocol):
 class Trainer:
     """One policy in training; `run` goes from its last checkpoint, or from where it begins, to the end.
 
-    It begins with the warm start, or where the run of the folder `after` ended: learner, optimiser, the values of the
-    tasks and the count of iterations go on. In the real environment it ends where `real.transitions` leave no room for
-    another group. What is won in `seed_data` is how far episodes come is measured by.
+    It begins with the warm start, or where the run of the folder `after` ended: the learner (without momentum), the
+    values of the tasks and the count of iterations go on. In the real environment it ends where `real.transitions`
+    leave no room for another group. What is won in `seed_data` is how far episodes come is measured by. A batch of
+    `usual_groups` groups (by default `train.groups`) makes `learner.minibatches` steps, and a smaller one fewer.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Trainer:
         mirror: Mirror | None = None,
         seed_data: Sequence[Trajectory] = (),
         renewal: Renewal | None = None,
+        usual_groups: int = 0,
     ) -> None:
         self.config = config
         self.folder = folder
@@ -105,6 +107,7 @@ class Trainer:
         self._after = after
         self._mirror = mirror
         self._renewal = renewal
+        self._usual_groups = usual_groups or config.train.groups
         self._dreams: list[Trajectory] = []
         self._versions: list[int] = []
 
@@ -198,7 +201,7 @@ class Trainer:
     def _learn(self, trajectories: Sequence[Trajectory], iteration: int) -> dict[str, Any]:
         """Advantages, an update, and the new weights in every engine."""
         settings = self.config.learner
-        share = min(1.0, len({t.group for t in trajectories}) / self.config.train.groups)
+        share = min(1.0, len({t.group for t in trajectories}) / self._usual_groups)
         batch, left_out = rl_batch(trajectories, resolve(settings), settings.bootstrap_truncated)
         transitions = sum(len(t.steps) for t in trajectories if t.status == "ok")
         self.learned[self._world] += transitions
@@ -374,7 +377,7 @@ class Trainer:
         state = _state(found[-1])
         iteration = int(state["iteration"])
         self.curriculum.take_over(state["curriculum"])
-        learner.load_checkpoint(found[-1] / "learner")
+        learner.load_checkpoint(found[-1] / "learner", momentum=False)
         if max(policy.versions()) < iteration:
             self._send_weights(iteration)
         return iteration

@@ -100,6 +100,16 @@ class KeyHouse:
             return f"chest is in {where['chest']} needs {needs} holds {holds} so {'opened' if fits else 'refused'}"
         return "nothing to do so refused"
 
+    @staticmethod
+    def vary(task: Task, rng: random.Random) -> list[tuple[str, str]]:
+        """Another house from one that is known: a key lies elsewhere."""
+        rooms, *things = task.first_state.split("\n")[0].removeprefix("rooms ").split(" ; ")
+        where = dict(thing.split(" in ") for thing in things)
+        chest = where.pop("chest")
+        colour = rng.choice(sorted(where))
+        free = [room for room in rooms.split() if room not in (where[colour], chest)]
+        return [(f"{colour} in {where[colour]}", f"{colour} in {rng.choice(free)}")]
+
     @property
     def _room(self) -> str:
         return str(self._house["rooms"][self._at])

@@ -30,6 +30,15 @@ def initialize(network: nn.Module, config: LearnerConfig, dtype: str) -> Any:
     return engine
 
 
+def forget_momentum(engine: Any) -> None:
+    """Zero the first moments (AdamW's and Muon's), so that the next step follows its own gradient alone."""
+    optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer)
+    for state in optimizer.state.values():
+        for name in ("exp_avg", "momentum_buffer"):
+            if name in state:
+                state[name].zero_()
+
+
 def import_deepspeed() -> Any:
     """DeepSpeed without its optional C++ kernels: it would compile them, for minutes, at first use."""
     import logging

@@ -241,15 +241,15 @@ class Learner:
         """Write what a resumed run needs to go on exactly: weights, optimiser, step and random state."""
         self._all("save_checkpoint", str(path))
 
-    def load_checkpoint(self, path: Path) -> None:
-        """Go back to a checkpoint; the number of workers must be the same.
+    def load_checkpoint(self, path: Path, momentum: bool = True) -> None:
+        """Go back to a checkpoint, with the optimiser's momentum or without; the number of workers must be the same.
 
         Raises:
             DataError: there is no checkpoint.
         """
         if not path.is_dir():
             raise DataError(f"{path}: no learner checkpoint; start the run anew, or correct the path.")
-        self._all("load_checkpoint", str(path))
+        self._all("load_checkpoint", str(path), momentum)
 
     def close(self) -> None:
         """End the workers."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dreamgym.learner.engines import import_deepspeed, initialize
+from dreamgym.learner.engines import forget_momentum, import_deepspeed, initialize
 from dreamgym.learner.spec import LearnerSpec
 from dreamgym.obs.tracing import log_to_session
 
@@ -114,8 +114,10 @@ class Rank:
         if self._critic is not None:
             self._critic.save(str(Path(path) / "critic"))
 
-    def load_checkpoint(self, path: str) -> None:
+    def load_checkpoint(self, path: str, momentum: bool = True) -> None:
         """Go back to a checkpoint of `save_checkpoint`, made with the same number of workers.
+
+        Without `momentum` it is the beginning of another training, which the last gradients of that one do not push.
 
         Raises:
             DataError: it is not whole, or holds something that only code could read.
@@ -126,7 +128,9 @@ class Rank:
 
         state = read(self._engine, path, strict=not self.spec.lora.rank)
         if self._critic is not None:
-            self._critic.load(str(Path(path) / "critic"))
+            self._critic.load(str(Path(path) / "critic"), momentum)
+        if not momentum:
+            forget_momentum(self._engine)
         self._rl_steps = state["rl_steps"]
         torch.set_rng_state(state["rng"])
 

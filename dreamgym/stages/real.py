@@ -22,8 +22,9 @@ from dreamgym.stages.train import check_budget, dev_tasks, sinks, tell, training
 def real(config: RunConfig, running: Services | None = None, alive: ExitStack | None = None) -> Services | None:
     """Sim-to-real: RL on real rollouts, until `real.transitions` leave no room for another group.
 
-    The learner goes on from the last checkpoint of `train`, optimiser included, with the engines and rollout actors
-    of `running` where they still are. Transitions that are only measured on do not count.
+    The learner goes on from the last checkpoint of `train`, without the optimiser's momentum, and makes its steps of as
+    many episodes as there, with the engines and rollout actors of `running` where they still are. Transitions that are
+    only measured on do not count.
 
     Args:
         running: what `train` has left running; others take its place where a part of it dies.
@@ -57,7 +58,8 @@ def real(config: RunConfig, running: Services | None = None, alive: ExitStack | 
                 if config.train.colocate and services.dream is not None:
                     loops.run(services.dream.world.sleep())  # for good: its GPU is the learner's as well
                 awake = replace(services, dream=None, replay=None)
-                return Trainer(settings, folder, awake, tasks, dev, [], after, to, mirror, seed_data)
+                usual = config.train.groups
+                return Trainer(settings, folder, awake, tasks, dev, [], after, to, mirror, seed_data, None, usual)
 
             def start() -> Services:
                 actors = config.train.rollout_actors

@@ -337,6 +337,28 @@ def test_a_resumed_run_takes_the_very_same_step(model: Path, tmp_path: Path, dty
     assert all(torch.equal(resumed[name], straight[name]) for name in straight)
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_without_momentum_a_gradient_of_nothing_moves_nothing(
+    model: Path, tmp_path: Path, optimizer: Literal["adamw", "muon"]
+) -> None:
+    config = LearnerConfig(lr=1e-3, warmup_steps=0, minibatches=1, optimizer=optimizer)
+    batch = rollouts(model)
+    flat = [{**row, "advantages": [0.0] * len(row["ids"])} for row in batch.to_pylist()]
+    nothing = pa.RecordBatch.from_pylist(flat, schema=batch.schema)
+    learner = Learner.start(model, config, dtype="float32", seed=3, threads=1)
+    learner.rl_step(batch)
+    learner.save_checkpoint(tmp_path / "checkpoint")
+    before = saved(learner, tmp_path / "before")
+    moved = []
+    for momentum in (True, False):
+        learner.load_checkpoint(tmp_path / "checkpoint", momentum)
+        learner.rl_step(nothing)
+        after = saved(learner, tmp_path / str(momentum))
+        moved.append(any(not torch.equal(after[name], before[name]) for name in before))
+    learner.close()
+    assert moved == [True, False]
+
+
 class Exploit:
     """What a pickle can do to whoever reads it."""
 

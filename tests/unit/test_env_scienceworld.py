@@ -108,7 +108,9 @@ def test_half_of_the_commands_try_to_win_with_what_is_in_focus(env: ScienceWorld
             finding.step(action)
         box = re.search(r"\w+ box", task.instruction)
         commands = finding.commands()
-        assert box and 0.4 < commands.count(finding._named(f"move {action[9:]} to {box.group()}")) / len(commands) <= 0.5
+        assert box
+        winning = finding._named(f"move {action[9:]} to {box.group()}")
+        assert 0.4 < commands.count(winning) / len(commands) <= 0.5
         finding.reset(task)
         assert len(set(finding.commands())) > 0.5 * len(finding.commands())
     finally:
