@@ -48,7 +48,12 @@ class Window:
 
     @asynccontextmanager
     async def place(self, deadline: asyncio.Timeout) -> AsyncIterator[None]:
-        """A place for a call; the wait for it does not count against a deadline."""
+        """A place for a call; the wait for it does not count against a deadline.
+
+        Where that has passed meanwhile, in a moment in which nothing was waited for, the call is not made.
+        """
+        if deadline.expired():
+            raise asyncio.CancelledError  # which the deadline's own block turns into its TimeoutError
         now, due = asyncio.get_running_loop().time, deadline.when()
         left = None if due is None else due - now()
         deadline.reschedule(None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
@@ -121,3 +122,18 @@ async def test_the_wait_for_a_place_does_not_count_against_a_deadline() -> None:
     assert served - began > 0.25 and 0.05 < now() - served < 5
     for holder in holders:
         holder.cancel()
+
+
+async def test_a_deadline_that_passed_unnoticed_ends_the_turn() -> None:
+    window = Window(4)
+
+    async def turn() -> None:
+        async with asyncio.timeout(0.01) as deadline:
+            with suppress(asyncio.CancelledError):  # as `asyncio.wait_for` does where its answer is there by then
+                await asyncio.sleep(1)
+            async with window.place(deadline):
+                raise AssertionError("a turn was made after the deadline")
+
+    with pytest.raises(TimeoutError):
+        await turn()
+    assert window.under_way == 0
