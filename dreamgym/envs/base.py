@@ -161,8 +161,9 @@ class EnvFault(Exception):
 class _Seat:
     """One environment and the daemon thread that alone touches it, so a stuck call never holds up the exit."""
 
-    def __init__(self, config: EnvConfig) -> None:
-        self._config = config
+    def __init__(self, config: EnvConfig, again: bool) -> None:
+        """`again`: one was built before, so that where this one cannot be, the fault is of the moment."""
+        self._config, self._again = config, again
         self._env: TextEnv | None = None
         self._calls: queue.SimpleQueue[tuple[Future[Any], Callable[[TextEnv], Any]] | None] = queue.SimpleQueue()
         self.closed: Future[None] = Future()
@@ -184,10 +185,21 @@ class _Seat:
                 continue
             try:
                 if self._env is None:
-                    self._env = make_env(self._config)
+                    self._env = self._made()
                 future.set_result(call(self._env))
             except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's code may raise anything; the caller gets it
                 future.set_exception(error)
+        self._close()
+
+    def _made(self) -> TextEnv:
+        try:
+            return make_env(self._config)
+        except EnvError as error:
+            if self._again:
+                raise EnvFault(str(error)) from error
+            raise
+
+    def _close(self) -> None:
         try:
             if self._env is not None:
                 self._env.close()
@@ -202,7 +214,7 @@ class RealEnvironment:
     def __init__(self, config: EnvConfig) -> None:
         self._config = config
         self._seat: _Seat | None = None
-        self._playing = False
+        self._playing = self._built = False
         self.steps = 0
         """Transitions since the last reset."""
 
@@ -253,13 +265,15 @@ class RealEnvironment:
 
         Raises:
             EnvFault: it raised or was late; the environment is thrown away and the next call builds a fresh one.
-            EnvError: the environment cannot be built.
+            EnvError: the environment cannot be built, and never was.
         """
         if self._seat is None:
-            self._seat = _Seat(self._config)
+            self._seat = _Seat(self._config, self._built)
         limit = timeout_s or self._config.timeout_s
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(self._seat.submit(call)), limit)
+            answer = await asyncio.wait_for(asyncio.wrap_future(self._seat.submit(call)), limit)
+            self._built = True
+            return answer
         except (asyncio.CancelledError, EnvError):
             self._retire()
             raise

@@ -26,9 +26,12 @@ class Fragile:
 
     built: ClassVar[int] = 0
     closed: ClassVar[int] = 0
+    limit: ClassVar[int] = 10**9
     ended: ClassVar[threading.Event] = threading.Event()
 
     def __init__(self, reset_s: float = 0.0, listing: int = 1) -> None:
+        if type(self).built == type(self).limit:
+            raise OSError("no memory for a game server")
         type(self).built += 1
         self._number = type(self).built
         self._reset_s, self._listing = reset_s, listing
@@ -110,6 +113,18 @@ def test_a_fault_is_env_failed_and_the_next_reset_gets_a_fresh_environment(actio
     assert failed.status == "env_failed"
     assert words in failed.info["error"]
     assert (again.status, again.observation) == ("ok", "environment 2")
+
+
+def test_one_that_cannot_be_built_again_is_env_failed_and_one_that_never_was_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Fragile, "limit", 1)
+    _, failed, again = play(config(), "crash")
+    assert (failed.status, again.status) == ("env_failed", "env_failed")
+    assert "no memory for a game server" in again.info["error"]
+    monkeypatch.setattr(Fragile, "limit", 1)
+    with pytest.raises(EnvError, match="cannot be built with none: no memory"):
+        play(config())
 
 
 def test_a_missed_deadline_is_env_failed_and_the_late_environment_is_closed_in_the_end() -> None:
