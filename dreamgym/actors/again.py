@@ -20,6 +20,7 @@ class Again:
     dreamed  whether the dream was won
     won      whether the real game is
     steps    real transitions that it took
+    failed   the environment failed, so that `steps` alone counts
     parted   the two answered a step with different states
     obeyed   the real environment refused the first such step, which the dream let happen
     """
@@ -29,10 +30,11 @@ class Again:
     steps: int
     parted: bool
     obeyed: bool
+    failed: bool = False
 
 
-async def play_again(t: Trajectory, env: Environment) -> Again | None:
-    """Take the actions of a dreamed episode in the real environment; None where that fails."""
+async def play_again(t: Trajectory, env: Environment) -> Again:
+    """Take the actions of a dreamed episode in the real environment."""
     result = await env.reset(t.task)
     won = parted = obeyed = False
     steps = 0
@@ -40,11 +42,13 @@ async def play_again(t: Trajectory, env: Environment) -> Again | None:
         if result.status != "ok" or result.done:
             break
         result = await env.step(step.action)
+        if result.status != "ok":
+            break
         steps += 1
         won = won or result.success
         if not parted and result.observation != step.next_state:
             parted, obeyed = True, not result.info.get("valid", True)
-    return Again(t.success, won, steps, parted, obeyed) if result.status == "ok" else None
+    return Again(t.success, won, steps, parted, obeyed, failed=result.status != "ok")
 
 
 def again_scores(played: Sequence[Again]) -> dict[str, float]:

@@ -6,12 +6,13 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError, RayTaskError
 from ray.rllib.utils.actor_manager import FaultTolerantActorManager, RemoteCallResults
 
 from dreamgym.actors.again import Again
@@ -26,6 +27,8 @@ from dreamgym.types import Trajectory
 
 log = logging.getLogger(__name__)
 ROUNDS = 5
+PING_S = 30.0
+"""An actor that does not answer a ping within this long is given up."""
 TOGETHER_S = 60.0
 """How long the first batch waits for all actors to start; later ones take whoever is there."""
 NODES_S = 600.0
@@ -48,14 +51,15 @@ class FleetCounts:
 class Batch:
     """Episodes under way; `tag` is their name with the actors' manager, `waves` how often an environment serves.
 
-    `kept` holds, by id, those that need not be played; `retried` the ids of those that were played again,
-    because their actor died or their world failed.
+    `actors` are those that have them. `kept` holds, by id, those that need not be played; `retried` the ids of those
+    that were played again, because their actor died or their world failed.
     """
 
     tag: str
     episodes: list[Episode]
     kept: dict[str, Trajectory]
     retried: list[str] = field(default_factory=list)
+    actors: set[int] = field(default_factory=set)
     waves: int = 1
 
 
@@ -65,6 +69,7 @@ class RolloutFleet:
     `begin` and `finish` are its two halves: several batches may be under way, and each is finished by itself.
 
     Raises:
+        DreamgymError, RayTaskError: see `_received`.
         EnvError: `train.max_failures` episodes in a row were env_failed (the circuit breaker).
         EngineError: no actor came back within `ROUNDS` rounds.
     """
@@ -115,7 +120,7 @@ class RolloutFleet:
             if attempt:
                 self.counts.replayed += len(left)
                 batch.retried += [e.id for e in left]
-                log.warning(Event("played again: an actor died or was late", trajectories=",".join(e.id for e in left)))
+                log.warning(Event("played again: an actor died", trajectories=",".join(e.id for e in left)))
                 self._revive()
                 self._send(batch, left)
             for trajectory in self._received(batch):
@@ -139,7 +144,7 @@ class RolloutFleet:
         self._manager.foreach_actor("abandon", remote_actor_ids=self._awake(), timeout_seconds=10.0)
 
     def play_again(self, dreams: Sequence[Trajectory]) -> list[Again]:
-        """What the actions of dreamed episodes come to in the real environment; without those of actors that fail."""
+        """What the actions of dreamed episodes come to in the real environment; without those of actors that die."""
         actors = self._awake()
         if not actors or not dreams:
             return []
@@ -177,6 +182,7 @@ class RolloutFleet:
         )
         real = any(e.world == "real" for e in episodes)
         batch.waves = self._waves(size) if real else 1
+        batch.actors = set(actors[: len(shares)])
 
     def _waves(self, episodes: int) -> int:
         """How many episodes a real environment of an actor plays one after the other."""
@@ -197,14 +203,34 @@ class RolloutFleet:
             self._starting = {ping: actor for ping, actor in self._starting.items() if ping not in started}
 
     def _received(self, batch: Batch) -> list[Trajectory]:
-        """What the actors make of a batch that was sent; those that die or are late send nothing.
+        """What the actors make of a batch that was sent; those that die send nothing.
+
+        An actor that is not done in time is waited for as long as it answers: whatever its episodes do has a deadline,
+        but for their wait for a place at the engines.
 
         Raises:
             DreamgymError: what an actor raised, such as an environment that cannot be built; it would do so again.
+            RayTaskError: any other error of its code.
         """
         deadline = self._config.train.episode_timeout_s * ATTEMPTS * batch.waves + 60.0
-        results = self._manager.fetch_ready_async_reqs(tags=batch.tag, timeout_seconds=deadline)
-        return [t for played in _answers(results) for t in from_batch(played)]
+        played: list[Trajectory] = []
+        while batch.actors:
+            results = self._manager.fetch_ready_async_reqs(tags=batch.tag, timeout_seconds=deadline)
+            batch.actors -= {result.actor_id for result in results}
+            played += [t for answer in _answers(results) for t in from_batch(answer)]
+            batch.actors = self._answering(batch.actors)
+        return played
+
+    def _answering(self, actors: set[int]) -> set[int]:
+        """Those of some actors that answer a ping."""
+        pings = {self._handles[actor].ping.remote(): actor for actor in actors}
+        ended, _ = ray.wait(list(pings), num_returns=len(pings), timeout=PING_S) if pings else ([], [])
+        found = set()
+        for ping in ended:
+            with suppress(RayError):
+                ray.get(ping)
+                found.add(pings[ping])
+        return found
 
     def _revive(self) -> None:
         """Ping dead actors until one answers, so that Ray Core has the time to restart them."""
@@ -234,11 +260,12 @@ class RolloutFleet:
 
 
 def _answers(results: RemoteCallResults) -> Iterator[Any]:
-    """What actors answered; one that died answers nothing, and one that raised raises here."""
+    """What actors answered; one that died, or lost what it needs, answers nothing, and one that raised raises here."""
     for result in results:
         answer = result.get()
         if result.ok:
             yield answer
-        elif isinstance(answer, RayTaskError):
-            cause = answer.cause
-            raise (cause if isinstance(cause, DreamgymError) else answer) from answer
+        elif isinstance(answer, RayTaskError) and not isinstance(answer.cause, RayError):
+            if isinstance(answer.cause, DreamgymError):
+                raise answer.cause from answer
+            raise answer

@@ -84,14 +84,13 @@ class RolloutActor:
             task.cancel()
 
     async def play_again(self, dreams: pa.RecordBatch) -> list[Again]:
-        """The actions of dreamed episodes in the real environment; those that it fails on are left out."""
+        """The actions of dreamed episodes in the real environment, in their order."""
 
-        async def one(dream: Trajectory) -> Again | None:
+        async def one(dream: Trajectory) -> Again:
             async with self._real_environment() as env:
                 return await play_again(dream, env)
 
-        played = await asyncio.gather(*(one(dream) for dream in from_batch(dreams)))
-        return [again for again in played if again is not None]
+        return await asyncio.gather(*(one(dream) for dream in from_batch(dreams)))
 
     async def close(self) -> None:
         """Close the real environments."""

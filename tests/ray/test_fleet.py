@@ -130,6 +130,16 @@ def test_transitions_of_an_attempt_that_failed_are_counted(policy: tuple[Path, R
     assert Measured(played).steps == sum(len(t.steps) for t in played) + 2 * len(again)
 
 
+def test_dreams_are_played_again_by_all_actors(fleet: RolloutFleet) -> None:
+    fleet.play(episodes("warm-up", 4))
+    dreams = fleet.play(episodes("dreamed", 7))
+    found = fleet.play_again(dreams)
+    assert [(a.dreamed, a.won, a.steps, a.parted) for a in found] == [
+        (t.success, t.success, len(t.steps), False) for t in dreams
+    ]
+    assert fleet.play_again([]) == []
+
+
 def test_weights_that_arrive_under_way_sample_the_tokens_that_follow(
     policy: tuple[Path, RunConfig, PolicyPool], fleet: RolloutFleet
 ) -> None:

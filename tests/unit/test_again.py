@@ -12,7 +12,7 @@ from dreamgym.actors.again import Again, again_scores, play_again
 from dreamgym.config import EnvConfig
 from dreamgym.envs.base import RealEnvironment
 from dreamgym.envs.mapreader import MapReader
-from dreamgym.types import Trajectory, Transition
+from dreamgym.types import StepResult, Trajectory, Transition
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +33,8 @@ def true_dream() -> Iterator[Trajectory]:
     env.close()
 
 
-def again(dream: Trajectory) -> Again | None:
-    async def run() -> Again | None:
+def again(dream: Trajectory) -> Again:
+    async def run() -> Again:
         env = RealEnvironment(EnvConfig(name="mapreader", max_steps=12))
         try:
             return await play_again(dream, env)
@@ -57,6 +57,23 @@ def test_a_dream_that_obeys_an_impossible_action_is_found_out(true_dream: Trajec
 def test_a_dream_that_goes_another_way_has_not_obeyed(true_dream: Trajectory) -> None:
     other = replace(true_dream, steps=[replace(true_dream.steps[0], next_state="somewhere else")], success=False)
     assert again(other) == Again(dreamed=False, won=False, steps=1, parted=True, obeyed=False)
+
+
+def test_transitions_before_a_fault_are_counted(true_dream: Trajectory) -> None:
+    class Dying(RealEnvironment):
+        async def step(self, action: str) -> StepResult:
+            answer = await super().step(action)
+            return StepResult("", status="env_failed") if self.steps == 2 else answer
+
+    async def run() -> Again:
+        env = Dying(EnvConfig(name="mapreader", max_steps=12))
+        try:
+            return await play_again(true_dream, env)
+        finally:
+            await env.close()
+
+    found = asyncio.run(run())
+    assert (found.failed, found.steps, found.won) == (True, 1, False)
 
 
 def test_shares_are_of_the_won_dreams() -> None:
