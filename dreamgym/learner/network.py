@@ -62,7 +62,7 @@ def load_network(path: str, dtype: torch.dtype, temperature: float, entropy_grad
     """Load a checkpoint for training: packed attention, and no dropout (engines have none).
 
     Raises:
-        ModelError: it cannot be loaded, its attention cannot be replaced, or its head is more than a product.
+        ModelError: it cannot be loaded, its attention cannot be replaced, or it has more than that and a plain head.
     """
     from transformers import AutoModelForCausalLM
 
@@ -72,19 +72,24 @@ def load_network(path: str, dtype: torch.dtype, temperature: float, entropy_grad
         raise ModelError(f"{path}: cannot be loaded for training ({str(error).splitlines()[0]}).") from error
     if not getattr(lm, "_supports_attention_backend", False):
         raise ModelError(f"{path}: {type(lm).__name__} supports no custom attention, which packed training needs.")
-    if reason := _special_head(lm):
-        raise ModelError(f"{path}: {type(lm).__name__} {reason}, which the learner's logprobs would lack.")
+    if reason := _special(lm):
+        raise ModelError(f"{path}: {type(lm).__name__} {reason}, which packed training lacks.")
     for module in lm.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     return LogprobModel(lm, temperature, entropy_gradient)
 
 
-def _special_head(lm: Any) -> str:
-    """What a model does to its logits beyond the product with the head's weights; "" where that is all."""
+def _special(lm: Any) -> str:
+    """What a model does beyond causal attention and the product with its head's weights; "" where that is all."""
     if getattr(lm.get_output_embeddings(), "bias", None) is not None:
         return "has a bias in its output head"
-    for name, neutral in (("final_logit_softcapping", None), ("logits_scaling", 1.0), ("logit_scale", 1.0)):
-        if getattr(lm.config, name, neutral) not in (None, neutral):
+    config = lm.config.get_text_config()
+    caps = [(name, None) for name in ("final_logit_softcapping", "logits_soft_cap")]
+    for name, neutral in [*caps, ("logits_scaling", 1.0), ("logit_scale", 1.0)]:
+        if getattr(config, name, neutral) not in (None, neutral):
             return f"changes its logits by {name}"
-    return ""
+    other = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    if other:
+        return f"has layers of the kind {min(other)}"
+    return "attends in chunks" if getattr(config, "attention_chunk_size", None) else ""

@@ -14,9 +14,11 @@ from transformers import (
     CohereConfig,
     Gemma2Config,
     GraniteConfig,
+    Lfm2Config,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
+    PhiConfig,
     PreTrainedConfig,
 )
 
@@ -99,9 +101,11 @@ def test_attention_that_is_more_than_causal_is_refused() -> None:
         (Gemma2Config(num_key_value_heads=2, head_dim=16, **TINY), "final_logit_softcapping"),
         (GraniteConfig(num_key_value_heads=2, logits_scaling=8.0, **TINY), "logits_scaling"),
         (CohereConfig(num_key_value_heads=2, **TINY), "logit_scale"),
+        (PhiConfig(num_key_value_heads=2, **TINY), "a bias in its output head"),
+        (Lfm2Config(num_key_value_heads=2, layer_types=["conv"], **TINY), "layers of the kind conv"),
     ],
 )
-def test_a_head_that_is_more_than_a_product_is_refused(config: PreTrainedConfig, reason: str, tmp_path: Path) -> None:
+def test_a_model_that_has_more_is_refused(config: PreTrainedConfig, reason: str, tmp_path: Path) -> None:
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=reason):
         network.load_network(str(tmp_path), torch.float32, temperature=1.0)
