@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 
 from dreamgym.batching import Coalescer
 from dreamgym.config import WorldConfig
@@ -71,7 +72,7 @@ class WorldClient:
                 f"the experience model gave no answer to {what} in {self._timeout_s:g} s; "
                 "raise world.engine.timeout_s or world.replicas."
             ) from error
-        except RayError as error:
+        except (RayError, RayServeException) as error:
             raise EngineError(
                 f"the experience model failed at {what}: {str(error).strip().splitlines()[-1]}"
             ) from error

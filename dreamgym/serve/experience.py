@@ -23,6 +23,10 @@ from dreamgym.types import Task
 log = logging.getLogger(__name__)
 
 
+class AnswerCut(ParseError):
+    """The context window ended before the answer did."""
+
+
 @dataclass(frozen=True, slots=True)
 class DreamQuery:
     """One step to dream. `transcript` is the conversation so far, as token ids; empty at the first step.
@@ -146,7 +150,7 @@ class ExperienceModel:
         self._tally.add("demos", len(demos))
         log.debug(Event("dream step", trajectory=q.trajectory, action=q.action, demos=len(demos)))
         prompt = ask(self._config, self._chat, q.transcript, q.task, q.state, q.action, demos)
-        error = ""
+        error, cut = "", False
         for attempt in range(self._config.attempts):
             try:
                 answer = await self._generate(prompt, q.seed + attempt)
@@ -167,9 +171,11 @@ class ExperienceModel:
             except ContextFull as full:
                 return DreamAnswer(context_full=True, error=str(full))
             except (ParseError, EngineError) as fault:
-                error = str(fault)
+                error, cut = str(fault), isinstance(fault, AnswerCut)
                 self._tally.add("reasked")
                 log.warning(Event("asked again", trajectory=q.trajectory, attempt=attempt, reason=error))
+        if cut:
+            return DreamAnswer(context_full=True, error=error)
         self._tally.add("unparsed")
         return DreamAnswer(
             transcript=prompt,
@@ -192,7 +198,7 @@ class ExperienceModel:
         if answer.finish_reason != "stop":
             window = self._config.engine.max_model_len
             if len(prompt) + len(answer.ids) >= window:
-                raise ContextFull(f"the context window of {window} tokens cuts the answer; raise engine.max_model_len.")
+                raise AnswerCut(f"the window of {window} tokens cut the answer; raise world.engine.max_model_len")
             raise ParseError(
                 f"the answer did not end within world.sampling.max_tokens={self._config.sampling.max_tokens}"
             )
