@@ -9,7 +9,6 @@ tasks ──► rollouts in the dream ──► Arrow ──► GRPO on the lear
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import shutil
 import statistics
@@ -23,6 +22,7 @@ from typing import Any, Protocol
 from dreamgym import loops
 from dreamgym.actors.again import again_scores
 from dreamgym.chat import ChatFormat
+from dreamgym.checkpoints import checkpoints, state_of
 from dreamgym.config import RunConfig
 from dreamgym.curriculum.curriculum import Curriculum
 from dreamgym.curriculum.progress import Progress
@@ -297,6 +297,7 @@ class Trainer:
             return {}
         played = self.services.fleet.play_again(self._dreams)
         self.real_measured += sum(again.steps for again in played)
+        played = [again for again in played if not again.failed]
         left_out = {"again/left_out": len(self._dreams) - len(played)}
         if not played:
             log.warning("none of the dreams could be played again for real; train.min_kept has nothing to go by")
@@ -339,7 +340,7 @@ class Trainer:
 
     def _forget_worlds(self) -> None:
         """Delete experience models that no checkpoint needs any more."""
-        needed = {_state(checkpoint)["world"] for checkpoint in checkpoints(self.folder)}
+        needed = {state_of(checkpoint)["world"] for checkpoint in checkpoints(self.folder)}
         for world in self.folder.glob("world-?????"):
             if world.name not in needed:
                 shutil.rmtree(world)
@@ -353,7 +354,7 @@ class Trainer:
             if self._ledger.draws(first):
                 self._ledger.write("resumed", first)
             return first
-        state = _state(found[-1])
+        state = state_of(found[-1])
         iteration = int(state["iteration"])
         self.curriculum.load_state(state["curriculum"])
         self.real_measured, self.max_gap = int(state["real_measured"]), float(state["max_gap"])
@@ -374,30 +375,13 @@ class Trainer:
         found = checkpoints(folder)
         if not found:
             raise DataError(f"{folder / 'checkpoints'}: no checkpoint to go on from; train again in a new run folder.")
-        state = _state(found[-1])
+        state = state_of(found[-1])
         iteration = int(state["iteration"])
         self.curriculum.take_over(state["curriculum"])
         learner.load_checkpoint(found[-1] / "learner", momentum=False)
         if max(policy.versions()) < iteration:
             self._send_weights(iteration)
         return iteration
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """Oldest first; one that was not written to its end has another name."""
-    return sorted((folder / "checkpoints").glob("iteration-?????"))
-
-
-def newest_world(folder: Path) -> Path | None:
-    """The refreshed experience model that a trainer's newest checkpoint dreamed with; None where it was the first."""
-    found = checkpoints(folder)
-    name = str(_state(found[-1])["world"]) if found else ""
-    return folder / name if name.startswith("world-") else None
-
-
-def _state(checkpoint: Path) -> dict[str, Any]:
-    state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
-    return state
 
 
 def _counts(section: str, metrics: dict[str, float]) -> dict[str, float]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 
 from dreamgym import loops
 from dreamgym.config import RunConfig
 from dreamgym.controller import Trainer
-from dreamgym.errors import ConfigError
+from dreamgym.errors import ConfigError, EngineError
 from dreamgym.obs.console import progress
 from dreamgym.obs.mirror import fetch_before, open_mirror
 from dreamgym.obs.stages import read_stage, stage
@@ -56,7 +56,8 @@ def real(config: RunConfig, running: Services | None = None, alive: ExitStack | 
 
             def trainer_of(services: Services) -> Trainer:
                 if config.train.colocate and services.dream is not None:
-                    loops.run(services.dream.world.sleep())  # for good: its GPU is the learner's as well
+                    with suppress(EngineError):  # a dream that has died has left the GPU
+                        loops.run(services.dream.world.sleep())  # for good: its GPU is the learner's as well
                 awake = replace(services, dream=None, replay=None)
                 usual = config.train.groups
                 return Trainer(settings, folder, awake, tasks, dev, [], after, to, mirror, seed_data, None, usual)

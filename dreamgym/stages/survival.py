@@ -10,8 +10,9 @@ from pathlib import Path
 from ray.exceptions import RayError, RayTaskError
 from rich.markup import escape
 
+from dreamgym.checkpoints import checkpoints
 from dreamgym.config import TrainConfig
-from dreamgym.controller import Trainer, checkpoints
+from dreamgym.controller import Trainer
 from dreamgym.errors import DreamgymError, EngineError
 from dreamgym.obs.console import Bar, console
 from dreamgym.replay.records import ReplayError

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from rich.markup import escape
 
+from dreamgym.checkpoints import newest_world
 from dreamgym.config import RunConfig, TrainConfig
-from dreamgym.controller import Trainer, newest_world
+from dreamgym.controller import Trainer
 from dreamgym.envs.tasks import fold_tasks
 from dreamgym.errors import ConfigError
 from dreamgym.obs.console import console, progress

@@ -14,8 +14,7 @@ import pyarrow as pa
 import pytest
 import ray
 import torch
-from safetensors.torch import load_file
-from tiny_model import VOCAB, tiny_model
+from tiny_model import VOCAB, Weights, rollouts, saved, tiny_model
 from transformers import AutoModelForCausalLM
 
 from dreamgym.config import LearnerConfig, SFTConfig
@@ -23,7 +22,6 @@ from dreamgym.errors import DataError, EngineError, ModelError, WeightSyncError
 from dreamgym.learner.batches import RL_SCHEMA, SFT_SCHEMA, TRAJECTORY
 from dreamgym.learner.learner import Learner
 
-Weights = dict[str, torch.Tensor]
 SFT = SFTConfig(tokens=1_500, batch_tokens=600, lr=1e-3, warmup=0.0)
 RL = {"lr": 1e-3, "warmup_steps": 0, "minibatches": 2, "kl_coef": 0.1, "entropy_coef": 0.01}
 
@@ -59,26 +57,6 @@ def examples(rows: int = 24) -> pa.Table:
     ids = [rng.integers(0, VOCAB, n).tolist() for n in lengths]
     weights = [(rng.integers(0, 3, n) / 2).tolist() for n in lengths]
     return pa.table({"ids": ids, "weights": weights}, schema=SFT_SCHEMA)
-
-
-def rollouts(model: Path, rows: int = 13) -> pa.RecordBatch:
-    """Sequences of uneven length with the model's own logprobs, a little disturbed."""
-    rng = np.random.default_rng(1)
-    lm = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-    batch = []
-    for n in rng.integers(4, 60, rows):
-        ids = rng.integers(0, VOCAB, n)
-        mask = np.concatenate([[0, 1], rng.integers(0, 2, n - 2)])
-        logs = lm(torch.tensor(ids)[None]).logits[0].log_softmax(-1).detach().numpy()
-        logprobs = np.concatenate([[0], logs[np.arange(n - 1), ids[1:]]]) + rng.normal(0, 0.05, n)
-        row = {"ids": ids, "mask": mask, "logprobs": logprobs * mask, "advantages": rng.normal() * mask}
-        batch.append({name: value.tolist() for name, value in row.items()})
-    return pa.RecordBatch.from_pylist(batch, schema=RL_SCHEMA)
-
-
-def saved(learner: Learner, path: Path) -> Weights:
-    learner.save(path)
-    return load_file(path / "model.safetensors")
 
 
 def sent(learner: Learner, version: int, part_bytes: int) -> tuple[Weights, int]:
@@ -314,69 +292,6 @@ def test_an_update_names_its_trajectories_in_the_log_of_the_session(learner: Lea
     told = "".join(file.read_text(errors="replace") for file in files)
     for row in rows:
         assert f"INFO dreamgym.learner.worker learned from trajectory={row['trajectory']} step=" in told
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_resumed_run_takes_the_very_same_step(model: Path, tmp_path: Path, dtype: str) -> None:
-    config = LearnerConfig(**{**RL, "max_logprob_gap": 1.0})
-    batch = rollouts(model)
-    first = Learner.start(model, config, dtype=dtype, seed=3, threads=1)
-    first.rl_step(batch)
-    first.save_checkpoint(tmp_path / "checkpoint")
-    expected = first.rl_step(batch)
-    straight = saved(first, tmp_path / "a")
-    first.close()
-    second = Learner.start(model, config, dtype=dtype, seed=3, threads=1)
-    second.load_checkpoint(tmp_path / "checkpoint")
-    metrics = second.rl_step(batch)
-    resumed = saved(second, tmp_path / "b")
-    second.close()
-    expected.pop("seconds")
-    assert {name: metrics[name] for name in expected} == expected
-    assert resumed.keys() == straight.keys()
-    assert all(torch.equal(resumed[name], straight[name]) for name in straight)
-
-
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_without_momentum_a_gradient_of_nothing_moves_nothing(
-    model: Path, tmp_path: Path, optimizer: Literal["adamw", "muon"]
-) -> None:
-    config = LearnerConfig(lr=1e-3, warmup_steps=0, minibatches=1, optimizer=optimizer)
-    batch = rollouts(model)
-    flat = [{**row, "advantages": [0.0] * len(row["ids"])} for row in batch.to_pylist()]
-    nothing = pa.RecordBatch.from_pylist(flat, schema=batch.schema)
-    learner = Learner.start(model, config, dtype="float32", seed=3, threads=1)
-    learner.rl_step(batch)
-    learner.save_checkpoint(tmp_path / "checkpoint")
-    before = saved(learner, tmp_path / "before")
-    moved = []
-    for momentum in (True, False):
-        learner.load_checkpoint(tmp_path / "checkpoint", momentum)
-        learner.rl_step(nothing)
-        after = saved(learner, tmp_path / str(momentum))
-        moved.append(any(not torch.equal(after[name], before[name]) for name in before))
-    learner.close()
-    assert moved == [True, False]
-
-
-class Exploit:
-    """What a pickle can do to whoever reads it."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.write_text, (self.target, "was here")
-
-
-def test_a_checkpoint_cannot_run_code(learner: Learner, tmp_path: Path) -> None:
-    learner.save_checkpoint(tmp_path / "checkpoint")
-    (states,) = (tmp_path / "checkpoint").rglob("*model_states.pt")
-    held = torch.load(states, weights_only=False)
-    torch.save({**held, "rl_steps": Exploit(tmp_path / "victim")}, states)
-    with pytest.raises(DataError, match="holds more than tensors and settings"):
-        learner.load_checkpoint(tmp_path / "checkpoint")
-    assert not (tmp_path / "victim").exists()
 
 
 @ray.remote(num_cpus=0)

@@ -12,8 +12,8 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from test_ledger import GROUPS, ITERATIONS, SIZE, Fate, Killed, Parts, check, live, mortal, small
 
+from dreamgym.checkpoints import checkpoints
 from dreamgym.config import RunConfig
-from dreamgym.controller import checkpoints
 from dreamgym.errors import ConfigError, DataError
 from dreamgym.obs import place
 from dreamgym.obs.mirror import Mirror, fetch_before, open_mirror

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dreamgym.checkpoints import newest_world
 from dreamgym.config import RunConfig
-from dreamgym.controller import newest_world
 from dreamgym.errors import DataError
 from dreamgym.replay.records import StoredTransition
 from dreamgym.stages.renewal import Renewal, conversations, no_less_true
