@@ -99,7 +99,7 @@ class LearnerConfig(Section):
     token_budget: int = Field(8192, ge=64)
     """Tokens in one packed micro-batch; memory is bounded by it."""
     minibatches: int = Field(2, ge=1)
-    """Optimiser steps in a pass over an iteration's batch."""
+    """Optimiser steps in a pass over an iteration's batch; fewer where it has fewer groups than `train.groups`."""
     epochs: int = Field(1, ge=1)
     """Passes over an iteration's batch: more learning from the same rollouts, further from their policy."""
     clip_low: float | None = Field(None, gt=0)
@@ -162,7 +162,7 @@ class TrainConfig(Section):
     colocate: bool = False
     """Engines and learner share one GPU: the engines sleep while the learner steps."""
     episode_timeout_s: float = Field(120.0, gt=0)
-    """Deadline of one episode, in seconds."""
+    """Deadline of one attempt at an episode, in seconds; waiting for a place at the policy's engines is not counted."""
     max_failures: int = Field(64, ge=1)
     """The circuit breaker: env_failed episodes in a row that stop the run."""
     max_restarts: int = Field(3, ge=0)
@@ -194,7 +194,7 @@ class RealConfig(Section):
     transitions: int = Field(0, ge=0)
     """Budget of real transitions that are learned from; 0 is no stage `real`, and no bound with `train.world=real`."""
     groups: int = Field(4, ge=1)
-    """Tasks an iteration after the dream: a small budget makes more updates of smaller batches."""
+    """Tasks an iteration after the dream. A step is of as many episodes as there, so fewer groups make fewer steps."""
 
 
 class EvalConfig(Section):

@@ -38,7 +38,10 @@ def handle(cluster: None) -> Iterator[Any]:
     ray.kill(actor)
 
 
-async def test_many_searches_become_few_batches_and_answers_are_the_buffer_s(handle: Any) -> None:
+async def test_many_searches_become_few_batches_and_answers_are_the_buffer_s(
+    handle: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dreamgym.replay.actor.ADD_AT_ONCE", 7)
     client = ReplayClient(handle, 30.0)
     assert await client.add(ITEMS) == len(ITEMS)
     asked = [([(item.state, item.action)], 1 + n % 2, [item.trajectory_id]) for n, item in enumerate(ITEMS)]

@@ -60,6 +60,7 @@ class Parts:
         self.fate, self.takes = fate, takes
         self.weights: list[tuple[int, float]] = []
         self.shares: set[float] = set()
+        self.loaded: list[bool] = []
         self.curriculum: Curriculum | None = None
 
     def begin(self, episodes: Sequence[Episode], kept: Iterable[Trajectory]) -> Batch:
@@ -89,8 +90,12 @@ class Parts:
         self.fate.moment()
         (path / "weights.json").write_text(json.dumps(self.weights))
 
-    def load_checkpoint(self, path: Path) -> None:
+    def load_checkpoint(self, path: Path, momentum: bool = True) -> None:
+        self.loaded.append(momentum)
         self.weights = [(token, take) for token, take in json.loads((path / "weights.json").read_text())]
+
+    def versions(self) -> list[int]:
+        return [ITERATIONS]
 
     def update_weights(self, _: Any) -> float:
         self.fate.moment()
@@ -198,7 +203,11 @@ def check(config: RunConfig, parts: Parts) -> Account:
 
 def played(config: RunConfig, iterations: int) -> list[Trajectory]:
     """What the first iterations played, as it is on disk."""
-    files = sorted((config.run_dir / "train" / "trajectories").glob("*.parquet"))
+    return read_all(config.run_dir / "train", iterations)
+
+
+def read_all(folder: Path, iterations: int = 10**6) -> list[Trajectory]:
+    files = sorted((folder / "trajectories").glob("*.parquet"))
     return [t for file in files[:iterations] for t in read_parquet(file)]
 
 
@@ -262,6 +271,28 @@ def test_what_a_budget_left_room_for_is_the_same_in_every_life(config: RunConfig
         assert check(config, parts).started <= config.real.transitions
         shares |= parts.shares
     assert shares == {1.0, 2 / 3, 1 / 3}  # of a usual batch, so that the rest of a budget does not weigh as much
+
+
+def test_another_training_goes_on_with_the_weights_and_what_is_known_of_the_tasks(
+    config: RunConfig, fate: Fate
+) -> None:
+    first = live(config, fate, iter(range(10**6)))
+    assert first.curriculum is not None
+    config.train.groups, config.train.iterations = 1, 1000
+    config.env.max_steps, config.real.transitions = 3, 12
+    after = Parts(fate, iter(range(10**6)))
+    services = Services(policy=after, learner=Learner(after), fleet=after)  # type: ignore[arg-type]
+    folder = config.run_dir / "train"
+    trainer = Trainer(config, config.run_dir / "real", services, TASKS, [], [], folder, usual_groups=GROUPS)
+    after.curriculum = trainer.curriculum
+    known = {task.id: first.curriculum.value(task.id) for task in TASKS}
+    with progress("real", ITERATIONS, Console(file=io.StringIO())) as bar:
+        assert trainer.run(bar) > ITERATIONS
+    assert after.loaded == [False]
+    assert after.weights[: len(first.weights)] == first.weights
+    assert after.shares == {1 / GROUPS}
+    unseen = {task.id for task in TASKS} - {t.group for t in read_all(config.run_dir / "real")}
+    assert unseen and all(trainer.curriculum.value(name) == known[name] for name in unseen)
 
 
 @pytest.mark.parametrize("staleness", [0, 1])
