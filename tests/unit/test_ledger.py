@@ -280,7 +280,7 @@ def test_another_training_goes_on_with_the_weights_and_what_is_known_of_the_task
     assert first.curriculum is not None
     config.train.groups, config.train.iterations = 1, 1000
     config.env.max_steps, config.real.transitions = 3, 12
-    after = Parts(fate, iter(range(10**6)))
+    after = Parts(fate, iter(range(1, 10**6)))  # of which every pair differs
     services = Services(policy=after, learner=Learner(after), fleet=after)  # type: ignore[arg-type]
     folder = config.run_dir / "train"
     trainer = Trainer(config, config.run_dir / "real", services, TASKS, [], [], folder, usual_groups=GROUPS)
