@@ -69,11 +69,9 @@ def packed_attention(
     Raises:
         ModelError: the model's attention needs more: logits that are capped, sinks, or a window that is too short.
     """
-    if lengths is None:
-        raise ModelError("the model does not hand `lengths` on to its attention, which packed training needs.")
     if softcap is not None or s_aux is not None:
         raise ModelError("the model caps its attention's logits or has attention sinks, which packed training has not.")
-    sizes = list(lengths)
+    sizes = list(lengths) if lengths is not None else [query.shape[2]]
     if sliding_window is not None and max(sizes) > sliding_window:
         raise ModelError(
             f"a sequence of {max(sizes)} tokens exceeds the model's attention window of {sliding_window}, which packed "
