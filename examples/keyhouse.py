@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from dreamgym.types import Fold, Task, Transition, stable_id
+from dreamgym.types import Edit, Fold, Task, Transition, stable_id
 
 ROOMS = ("hall", "study", "attic", "cellar", "garden", "library")
 COLOURS = ("red", "blue", "green", "gold")
@@ -81,13 +81,10 @@ class KeyHouse:
     @staticmethod
     def reason(task: Task, history: Sequence[Transition], transition: Transition) -> str:
         """Look the action up in the house that the first state describes, before the state that follows."""
-        house = (history[0] if history else transition).state.split("\n")[0]
-        rooms, *things = house.removeprefix("rooms ").split(" ; ")
-        where = dict(thing.split(" in ") for thing in things)
+        row, where = _read((history[0] if history else transition).state)
         at, holds = _LINE.search(transition.state.split("\n")[-1]).groups()  # type: ignore[union-attr]
         verb, _, rest = transition.action.partition(" ")
         if verb == "go" and rest in ("east", "west"):
-            row = rooms.split()
             to = row.index(at) + (1 if rest == "east" else -1)
             return f"{rest} of {at} is {row[to]}" if 0 <= to < len(row) else f"{at} is the {rest} end so refused"
         if verb == "take":
@@ -101,13 +98,12 @@ class KeyHouse:
         return "nothing to do so refused"
 
     @staticmethod
-    def vary(task: Task, rng: random.Random) -> list[tuple[str, str]]:
+    def vary(task: Task, rng: random.Random) -> list[Edit]:
         """Another house from one that is known: a key lies elsewhere."""
-        rooms, *things = task.first_state.split("\n")[0].removeprefix("rooms ").split(" ; ")
-        where = dict(thing.split(" in ") for thing in things)
+        row, where = _read(task.first_state)
         chest = where.pop("chest")
         colour = rng.choice(sorted(where))
-        free = [room for room in rooms.split() if room not in (where[colour], chest)]
+        free = [room for room in row if room not in (where[colour], chest)]
         return [(f"{colour} in {where[colour]}", f"{colour} in {rng.choice(free)}")]
 
     @property
@@ -120,6 +116,12 @@ class KeyHouse:
 
     def _line(self) -> str:
         return f"at {self._room} holds {self._holds}"
+
+
+def _read(first_state: str) -> tuple[list[str], dict[str, str]]:
+    """The rooms from west to east, and in which of them the keys, by colour, and the chest are."""
+    rooms, *things = first_state.split("\n")[0].removeprefix("rooms ").split(" ; ")
+    return rooms.split(), dict(thing.split(" in ") for thing in things)
 
 
 def _houses() -> list[dict[str, Any]]:

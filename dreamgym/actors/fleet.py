@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.actor import ActorHandle
@@ -26,6 +26,7 @@ from dreamgym.schema import from_batch, to_batch
 from dreamgym.types import Trajectory
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 ROUNDS = 5
 PING_S = 30.0
 """An actor that does not answer a ping within this long is given up."""
@@ -148,13 +149,12 @@ class RolloutFleet:
         actors = self._awake()
         if not actors or not dreams:
             return []
-        size = -(-len(dreams) // len(actors))
-        shares = [to_batch(dreams[at : at + size]) for at in range(0, len(dreams), size)]
+        shares = _shares(dreams, len(actors))
         results = self._manager.foreach_actor(
             ["play_again"] * len(shares),
-            kwargs=[{"dreams": share} for share in shares],
+            kwargs=[{"dreams": to_batch(share)} for share in shares],
             remote_actor_ids=actors[: len(shares)],
-            timeout_seconds=self._config.train.episode_timeout_s * self._waves(size),
+            timeout_seconds=self._config.train.episode_timeout_s * self._waves(len(shares[0])),
         )
         return [again for played in _answers(results) for again in played]
 
@@ -171,9 +171,7 @@ class RolloutFleet:
         actors = self._awake(first=True)
         if not actors:
             return
-        order = sorted(range(len(episodes)), key=lambda i: (episodes[i].group, i))
-        size = -(-len(order) // len(actors))
-        shares = [[episodes[i] for i in order[k : k + size]] for k in range(0, len(order), size)]
+        shares = _shares(sorted(episodes, key=lambda e: e.group), len(actors))
         self._manager.foreach_actor_async(
             ["play_many"] * len(shares),
             tag=batch.tag,
@@ -181,7 +179,7 @@ class RolloutFleet:
             remote_actor_ids=actors[: len(shares)],
         )
         real = any(e.world == "real" for e in episodes)
-        batch.waves = self._waves(size) if real else 1
+        batch.waves = self._waves(len(shares[0])) if real else 1
         batch.actors = set(actors[: len(shares)])
 
     def _waves(self, episodes: int) -> int:
@@ -257,6 +255,12 @@ class RolloutFleet:
                     f"{self._failures_in_a_row} episodes in a row failed, the last with: {t.error}; "
                     "mend that, or raise train.max_failures."
                 )
+
+
+def _shares(items: Sequence[T], actors: int) -> list[Sequence[T]]:
+    """The items in their order, for at most so many actors; none has more than the first."""
+    size = -(-len(items) // actors)
+    return [items[at : at + size] for at in range(0, len(items), size)]
 
 
 def _answers(results: RemoteCallResults) -> Iterator[Any]:

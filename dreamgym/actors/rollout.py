@@ -101,11 +101,11 @@ class RolloutActor:
 
     async def _play(self, episode: Episode, memo: Memo) -> Trajectory:
         """Up to `ATTEMPTS` tries in fresh environments, each with a deadline; the last failure is what is kept."""
-        late = taken = 0.0
+        late, taken = 0.0, 0
         for attempt in range(ATTEMPTS):
-            trajectory = await self._attempt(episode, attempt, memo)
+            trajectory, steps = await self._attempt(episode, attempt, memo)
             late += trajectory.info.get("late", 0.0)
-            taken += trajectory.info.pop("taken", 0.0)
+            taken += steps
             if trajectory.status == "ok":
                 break
             what = "env_failed" if attempt + 1 == ATTEMPTS else "retry"
@@ -113,17 +113,16 @@ class RolloutActor:
             log.warning(Event(what, trajectory=episode.id, attempt=attempt, **told))
         trajectory.info |= {"attempts": float(attempt + 1), "late": late}
         if taken:
-            trajectory.info["lost"] = taken - len(trajectory.steps)
+            trajectory.info["lost"] = float(taken - len(trajectory.steps))
         won = {"steps": len(trajectory.steps), "success": trajectory.success}
         log.info(Event("episode", trajectory=episode.id, task=episode.task.id, status=trajectory.status, **won))
         return trajectory
 
-    async def _attempt(self, episode: Episode, attempt: int, memo: Memo) -> Trajectory:
+    async def _attempt(self, episode: Episode, attempt: int, memo: Memo) -> tuple[Trajectory, int]:
+        """What came of it, and the real transitions that it took."""
         async with self._environment(episode, attempt, memo) as env:
             trajectory = await self._tried(episode, env)
-            if isinstance(env, RealEnvironment):
-                trajectory.info["taken"] = float(env.steps)
-            return trajectory
+            return trajectory, env.steps if isinstance(env, RealEnvironment) else 0
 
     async def _tried(self, episode: Episode, env: Environment) -> Trajectory:
         limit = self._config.train.episode_timeout_s

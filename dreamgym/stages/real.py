@@ -59,8 +59,19 @@ def real(config: RunConfig, running: Services | None = None, alive: ExitStack | 
                     with suppress(EngineError):  # a dream that has died has left the GPU
                         loops.run(services.dream.world.sleep())  # for good: its GPU is the learner's as well
                 awake = replace(services, dream=None, replay=None)
-                usual = config.train.groups
-                return Trainer(settings, folder, awake, tasks, dev, [], after, to, mirror, seed_data, None, usual)
+                return Trainer(
+                    settings,
+                    folder,
+                    awake,
+                    tasks,
+                    dev,
+                    [],
+                    after,
+                    to,
+                    mirror,
+                    seed_data,
+                    usual_groups=config.train.groups,
+                )
 
             def start() -> Services:
                 actors = config.train.rollout_actors

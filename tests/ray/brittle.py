@@ -10,8 +10,8 @@ from examples.keyhouse import KeyHouse
 class Brittle(KeyHouse):
     """A key house on a server that ends with its second game."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(self) -> None:
+        super().__init__()
         self._games = self._taken = 0
 
     def reset(self, task: Any) -> Any:

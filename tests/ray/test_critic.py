@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +11,17 @@ import pytest
 import ray
 import torch
 from safetensors.torch import load_file
-from tiny_model import SHAPE, VOCAB, tiny_model
+from tiny_model import SHAPE, VOCAB
 from transformers import AutoModelForCausalLM
 
 from dreamgym.config import LearnerConfig
 from dreamgym.learner.batches import REWARD_SCHEMA
 from dreamgym.learner.learner import Learner
 
+pytestmark = pytest.mark.usefixtures("local_ray")
+
 PPO: dict[str, Any] = {"algorithm": "ppo", "warmup_steps": 0, "lr": 1e-3, "critic_lr": 2e-3, "max_logprob_gap": 5.0}
 ORACLE = {"minibatches": 1, "epochs": 3, "gamma": 0.97, "gae_lambda": 0.9, "value_clip": 0.02, "kl_coef": 0.1}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("model") / "m")
 
 
 def start(model: Path, dtype: str = "float32", **changes: Any) -> Learner:

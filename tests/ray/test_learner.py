@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 import ray
 import torch
-from tiny_model import VOCAB, Weights, rollouts, saved, tiny_model
+from tiny_model import VOCAB, Weights, rollouts, saved
 from transformers import AutoModelForCausalLM
 
 from dreamgym.config import LearnerConfig, SFTConfig
@@ -36,11 +36,6 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield folder
     ray.shutdown()
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("model") / "m")
 
 
 @pytest.fixture(scope="module")

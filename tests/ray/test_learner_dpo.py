@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
-import ray
 import torch
 from safetensors.torch import load_file
 from tiny_model import VOCAB, tiny_model
@@ -20,16 +17,10 @@ from dreamgym.errors import DataError
 from dreamgym.learner.batches import SFT_SCHEMA
 from dreamgym.learner.learner import Learner
 
+pytestmark = pytest.mark.usefixtures("local_ray")
+
 CONFIG = DPOConfig(tokens=10**6, batch_tokens=10**6, lr=1e-3, warmup=0.0, beta=0.4, sft_weight=0.7)
 Result = tuple[dict[str, torch.Tensor], dict[str, float]]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module")

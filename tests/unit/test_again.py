@@ -33,9 +33,9 @@ def true_dream() -> Iterator[Trajectory]:
     env.close()
 
 
-def again(dream: Trajectory) -> Again:
+def again(dream: Trajectory, kind: type[RealEnvironment] = RealEnvironment) -> Again:
     async def run() -> Again:
-        env = RealEnvironment(EnvConfig(name="mapreader", max_steps=12))
+        env = kind(EnvConfig(name="mapreader", max_steps=12))
         try:
             return await play_again(dream, env)
         finally:
@@ -65,14 +65,7 @@ def test_transitions_before_a_fault_are_counted(true_dream: Trajectory) -> None:
             answer = await super().step(action)
             return StepResult("", status="env_failed") if self.steps == 2 else answer
 
-    async def run() -> Again:
-        env = Dying(EnvConfig(name="mapreader", max_steps=12))
-        try:
-            return await play_again(true_dream, env)
-        finally:
-            await env.close()
-
-    found = asyncio.run(run())
+    found = again(true_dream, Dying)
     assert (found.failed, found.steps, found.won) == (True, 1, False)
 
 
