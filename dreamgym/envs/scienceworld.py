@@ -79,14 +79,12 @@ class ScienceWorld:
     Args:
         tasks: names of tasks; the default are those with short gold paths.
         simplification: the simulator's own, such as `easy`, `openDoors,teleportAction`, or nothing.
-        survey: the first state also tells, in a line of its own, what every room has: `house kitchen sees …`. So the
-            search is less, and a small experience model can look up what it could not know. Needs `teleportAction`.
 
     Raises:
-        EnvError: the package is missing, a name is unknown, or the simulator allows no survey.
+        EnvError: the package is missing, or a name is unknown.
     """
 
-    def __init__(self, tasks: Sequence[str] = SHORT, simplification: str = "easy", survey: bool = False) -> None:
+    def __init__(self, tasks: Sequence[str] = SHORT, simplification: str = "easy") -> None:
         try:
             from scienceworld import ScienceWorldEnv
             from scienceworld.constants import ID2TASK
@@ -98,14 +96,11 @@ class ScienceWorld:
         unknown = sorted(set(tasks) - set(known))
         if unknown:
             raise EnvError(f"env.options.tasks: '{unknown[0]}' is no task of ScienceWorld; known: {', '.join(known)}.")
-        if survey and not {"easy", "teleportAction"} & set(simplification.split(",")):
-            raise EnvError("env.options.survey: the simulator needs env.options.simplification=easy or teleportAction.")
-        self._names, self._simplification, self._survey = list(tasks), simplification, survey
+        self._names, self._simplification = list(tasks), simplification
         self._make = ScienceWorldEnv
         self._env: Any = None
         self._deeds: list[tuple[str, str]] = []
         self._boxes: list[str] = []
-        self._surveys: dict[str, str] = {}
         self._rest = self._room = self._focus = ""
 
     # TextEnv ------------------------------------------------------------------------------------
@@ -228,27 +223,14 @@ class ScienceWorld:
         name, variation = payload_fields(payload, "task", "variation")
         env = self._running()
         env.load(name, variation, self._simplification, generateGoldPath=gold)
-        if self._survey and payload not in self._surveys:
-            self._surveys[payload] = f"{self._surveyed()}\n"
         env.server.reset()
         env.server.step("look around")
         self._rest = self._room = self._focus = ""
-        state = self._surveys.get(payload, "") + self._describe("moved", "", "", True)
+        state = self._describe("moved", "", "", True)
         self._deeds = _deeds(env.get_gold_action_sequence(), self._room) if gold else []
         goal = " ".join(env.taskdescription().split()).removeprefix("Task Description: Your task is to ")
         self._boxes = [box for box, _ in _HOME.findall(goal)]
         return state, {"instruction": goal, "success": False}
-
-    def _surveyed(self) -> str:
-        """A line that tells what every room has at first; the agent is somewhere else after it."""
-        env = self._running()
-        env.server.reset()
-        rooms = []
-        for place in DOORS:
-            env.server.step(f"teleport to {place}")
-            _, line = read_room(env.look(), "")
-            rooms.append(f"{place} sees {parse_state(f'now {line}')['sees']}")
-        return f"house {' | '.join(rooms)}"
 
     def _named(self, deed: str) -> str:
         """A deed with its thing called as the state calls it: `focus on egg parrot` -> `focus on parrot egg`."""

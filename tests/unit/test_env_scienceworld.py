@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from dreamgym.envs.rooms import parse_state
 from dreamgym.envs.scienceworld import DOORS, ScienceWorld
 from dreamgym.errors import EnvError
 from dreamgym.serve.prompts import edited
@@ -139,25 +138,6 @@ def test_no_task_is_in_two_folds_and_a_seed_gives_the_same_tasks(env: ScienceWor
 def test_an_unknown_task_is_named() -> None:
     with pytest.raises(EnvError, match=r"env\.options\.tasks: 'fly' is no task"):
         ScienceWorld(tasks=["fly"])
-
-
-def test_a_survey_tells_what_every_room_shows_and_the_game_is_as_without_one(
-    env: ScienceWorld, tasks: list[Task]
-) -> None:
-    surveying = ScienceWorld(survey=True)
-    try:
-        for task in tasks[:2]:
-            told, line = surveying.reset(task)[0].split("\n")
-            assert line == env.reset(task)[0]
-            rooms = dict(room.split(" sees ", 1) for room in told.removeprefix("house ").split(" | "))
-            assert list(rooms) == list(DOORS)
-            for place in rooms:
-                env.step(f"teleport to {place}")
-                assert parse_state(env.step("look around")[0].split("\n")[-1])["sees"] == rooms[place]
-    finally:
-        surveying.close()
-    with pytest.raises(EnvError, match="survey"):
-        ScienceWorld(simplification="openDoors", survey=True)
 
 
 def test_a_variation_asks_for_another_kind_of_thing_in_the_same_house() -> None:
