@@ -18,8 +18,8 @@ GATHER_A_CALL_S = 0.0005
 class Coalescer(Generic[Request, Reply]):
     """`await call(request)` joins the requests of a moment into one `send(requests)`.
 
-    The moment is 2 ms where nothing else is under way, and grows with what is, up to `gather_s`: an engine's step costs
-    nearly as much for ten requests as for thirty.
+    The moment is 2 ms where nothing else is under way, and grows with what is, up to `gather_s`: where answers are
+    short, a wait costs little, and an engine's step costs nearly as much for ten requests as for thirty.
 
     `send` must answer with one reply a request, as (place of the request, reply) in any order and any number at a
     time (see `as_they_come`): whoever has a reply goes on, and nobody waits for the slowest of the batch. Its
@@ -33,7 +33,7 @@ class Coalescer(Generic[Request, Reply]):
         *,
         limit: int,
         timeout_s: float,
-        gather_s: float = 0.05,
+        gather_s: float = 0.002,
     ) -> None:
         self._send = send
         self._limit = limit
