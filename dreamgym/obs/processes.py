@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import socket
 import sys
@@ -170,6 +171,8 @@ def _clean_up() -> None:
     watchdog.start()
     ray = sys.modules.get("ray")
     if ray is not None and ray.is_initialized():
+        # Threads of Serve go on asking its controller for news; that it is gone is none.
+        logging.getLogger("asyncio").disabled = True
         ray.shutdown()
     watchdog.cancel()
     TREE.end()

@@ -1,7 +1,9 @@
-"""What a process asks of GPUs: whole ones, or with `train.colocate` equal shares of one, and what that needs."""
+"""What a process asks of Ray: GPUs, whole or with `train.colocate` in equal shares, and no Ray by accident."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -43,3 +45,10 @@ def test_those_who_share_a_gpu_fit_on_it(engines: int, workers: int) -> None:
 def test_what_sharing_needs_is_named(fields: list[Any], needed: str) -> None:
     with pytest.raises(ConfigError, match=f"train.colocate needs {needed}"):
         load_config(None, ["train.colocate=true", *fields])
+
+
+def test_a_call_without_a_ray_starts_none() -> None:
+    call = "import dreamgym, ray; ray.put(1)"
+    ended = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert "Ray has not been started yet" in ended.stderr
