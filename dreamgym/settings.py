@@ -194,7 +194,7 @@ def _locate(node: yaml.Node | None, prefix: str, path: Path, origins: dict[str, 
         name = f"{prefix}{key.value}"
         where = f"{path}:{key.start_mark.line + 1}"
         if name in seen:
-            raise ConfigError(f"{where}: field '{name}' stands here a second time; keep one of the two.")
+            raise ConfigError(f"{where}: field {name!r:.200} stands here a second time; keep one of the two.")
         seen.add(name)
         origins[name] = where
         _locate(value, name + ".", path, origins)
@@ -207,13 +207,13 @@ def _parse_override(override: str) -> tuple[str, Any]:
         raise ConfigError(f"{COMMAND_LINE}: {override!r:.200} is not of the form field=value, such as learner.lr=1e-6.")
     annotation = _annotation_at(tuple(name.split(".")))
     if not _is_clean(text):
-        raise ConfigError(f"{COMMAND_LINE}: the value of '{name}' is no text that can be kept: {text!r:.200}.")
+        raise ConfigError(f"{COMMAND_LINE}: the value of {name!r:.200} is no text that can be kept: {text!r:.200}.")
     if annotation in (str, Path) or get_origin(annotation) is Literal:
         return name, text
     try:
         return name, yaml.load(text, Loader=_Loader)
     except yaml.YAMLError:
-        raise ConfigError(f"{COMMAND_LINE}: the value of '{name}' is not valid YAML: {text!r:.200}.") from None
+        raise ConfigError(f"{COMMAND_LINE}: the value of {name!r:.200} is not valid YAML: {text!r:.200}.") from None
 
 
 def _is_clean(value: Any) -> bool:
@@ -244,7 +244,7 @@ def _merge(
         where = origins.get(name, source)
         annotation = _annotation_at(path)
         if annotation is None:
-            raise ConfigError(f"{where}: unknown field '{name}'{_suggest(name)}")
+            raise ConfigError(f"{where}: unknown field {name!r:.200}{_suggest(name)}")
         if not _is_section(annotation):
             base[key] = _value(annotation, value, base[key])
         elif isinstance(value, Mapping):
@@ -305,4 +305,4 @@ def _sentence(error: ValidationError, merged: Mapping[str, Any], origins: Mappin
     )
     given = first.get("input")
     shown = "" if isinstance(given, Mapping) or first["type"] == "value_error" else f", not {given!r:.200}"
-    return f"{where}: '{name}' {message}{shown}." if name else f"{where}: {message}."
+    return f"{where}: {name!r:.200} {message}{shown}." if name else f"{where}: {message}."

@@ -193,3 +193,11 @@ def test_an_engine_reads_no_more_than_its_model_made_from_nothing_can() -> None:
 @pytest.mark.parametrize("recipe", sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_recipe_is_valid(recipe: Path) -> None:
     assert load_config(recipe).name == recipe.stem
+
+
+@pytest.mark.parametrize("name", ["9" * 5000, r'"a\nb"', f"{{{'b' * 5000}: 1}}"])
+@pytest.mark.parametrize("text", ["{name}: 1\n", "env:\n  {name}: 1\n", "{name}: 1\n{name}: 2\n"])
+def test_the_sentence_stays_one_whatever_a_field_is_called(tmp_path: Path, name: str, text: str) -> None:
+    with pytest.raises(ConfigError) as told:
+        load_config(_recipe(tmp_path, text.format(name=name)))
+    assert "\n" not in str(told.value) and len(str(told.value)) < 1000
