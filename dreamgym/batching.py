@@ -11,15 +11,10 @@ Request = TypeVar("Request")
 Reply = TypeVar("Reply")
 TICK_A_CALL_S = 0.005
 """So a batch of 20 and more takes the whole tick, 0.1 s, and a few calls hardly wait."""
-GATHER_A_CALL_S = 0.0005
-"""A batch gathers for so long a call that is under way, since as many as are under way may follow soon."""
 
 
 class Coalescer(Generic[Request, Reply]):
-    """`await call(request)` joins the requests of a moment into one `send(requests)`.
-
-    The moment is 2 ms where nothing else is under way, and grows with what is, up to `gather_s`: where answers are
-    short, a wait costs little, and an engine's step costs nearly as much for ten requests as for thirty.
+    """`await call(request)` joins all requests of one turn of the event loop into one `send(requests)`.
 
     `send` must answer with one reply a request, as (place of the request, reply) in any order and any number at a
     time (see `as_they_come`): whoever has a reply goes on, and nobody waits for the slowest of the batch. Its
@@ -33,13 +28,12 @@ class Coalescer(Generic[Request, Reply]):
         *,
         limit: int,
         timeout_s: float,
-        gather_s: float = 0.002,
+        wait_s: float = 0.002,
     ) -> None:
         self._send = send
         self._limit = limit
         self._timeout_s = timeout_s
-        self._gather_s = gather_s
-        self._under_way = 0
+        self._wait_s = wait_s
         self._waiting: list[tuple[Request, asyncio.Future[Reply]]] = []
         self._flights: set[asyncio.Task[None]] = set()
 
@@ -50,12 +44,8 @@ class Coalescer(Generic[Request, Reply]):
         if len(self._waiting) >= self._limit:
             self._leave()
         elif len(self._waiting) == 1:
-            loop.call_later(min(self._gather_s, 0.002 + GATHER_A_CALL_S * self._under_way), self._leave)
-        self._under_way += 1
-        try:
-            return await asyncio.wait_for(future, self._timeout_s)
-        finally:
-            self._under_way -= 1
+            loop.call_later(self._wait_s, self._leave)
+        return await asyncio.wait_for(future, self._timeout_s)
 
     def _leave(self) -> None:
         batch, self._waiting = self._waiting, []

@@ -30,8 +30,6 @@ from dreamgym.window import Window
 
 log = logging.getLogger(__name__)
 ATTEMPTS = 2
-GATHER_S = 0.03
-"""A policy's turn is short: its engine has more to do with many small batches than with few large ones."""
 Turn = tuple[list[int], int, str]
 """Prompt ids, the turn's seed, and the id of its episode."""
 
@@ -145,10 +143,7 @@ class RolloutActor:
         if temperature not in self._clients:
             sampling = SamplingConfig(**{**policy.sampling.model_dump(), "temperature": temperature})
             self._clients[temperature] = Coalescer(
-                partial(self._send, sampling),
-                limit=policy.engine.max_num_seqs,
-                timeout_s=policy.engine.timeout_s,
-                gather_s=GATHER_S,
+                partial(self._send, sampling), limit=policy.engine.max_num_seqs, timeout_s=policy.engine.timeout_s
             )
         async with self._window.place(deadline):
             answer = await self._clients[temperature]((prompt, seed, episode.id))

@@ -31,36 +31,11 @@ async def test_a_full_batch_leaves_at_once() -> None:
         sent.append(batch)
         yield list(enumerate(batch))
 
-    call = Coalescer(send, limit=4, timeout_s=5, gather_s=0.5)
+    call = Coalescer(send, limit=4, timeout_s=5, wait_s=0.5)
     began = asyncio.get_running_loop().time()
     await asyncio.gather(*(call(n) for n in range(8)))
     assert [len(batch) for batch in sent] == [4, 4]
     assert asyncio.get_running_loop().time() - began < 0.4
-
-
-async def test_a_batch_gathers_for_longer_the_more_is_under_way() -> None:
-    sent: list[list[int]] = []
-    done = asyncio.Event()
-
-    async def send(batch: list[int]) -> Replies:
-        sent.append(batch)
-        if batch[0] == 0:
-            await done.wait()
-        yield list(enumerate(batch))
-
-    call = Coalescer(send, limit=1000, timeout_s=5, gather_s=0.5)
-    await call(1)
-    await call(2)
-    assert sent == [[1], [2]], "a lone call waits for nobody"
-    calls = [asyncio.create_task(call(n)) for n in [0] * 900]
-    await asyncio.sleep(0.02)
-    calls.append(asyncio.create_task(call(3)))
-    await asyncio.sleep(0.02)
-    calls.append(asyncio.create_task(call(4)))
-    await calls[-1]
-    assert sent[3:] == [[3, 4]]
-    done.set()
-    await asyncio.gather(*calls)
 
 
 async def test_a_fault_reaches_every_caller_without_a_reply_and_a_short_answer_is_a_fault() -> None:
