@@ -1,10 +1,13 @@
 """Rollout tokens/s end to end, against the same token workload offered offline to bare vLLM on the same cores.
 
     .venv/bin/python benchmarks/rollout_vs_raw.py small [field=value …]
+    .venv/bin/python benchmarks/rollout_vs_raw.py small_256 [field=value …]
     .venv/bin/python benchmarks/rollout_vs_raw.py 135m [field=value …]
 
-`small` plays an iteration of the quick start with its own models; `135m` plays with SmolLM2-135M as policy and as
-experience model, tuned just long enough to keep to the format. What either needs is made first, once, in `runs/`.
+`small` plays an iteration of the quick start with its own models, 128 episodes in flight; `small_256` has twice as
+many, as asynchronous training has with `train.max_staleness=1`; `135m`, of 64 episodes, plays with SmolLM2-135M as
+policy and as experience model, tuned just long enough to keep to the format. What either needs is made first, once, in
+`runs/`.
 
 Ours is `fleet.play`: policy engine, rollout actor, Serve, retrieval, engine of the dream, parsing, Arrow. Every call
 that it made of either engine is then a request to `vllm.LLM.generate` of the same engine settings: the same prompt,
@@ -63,7 +66,7 @@ def main() -> None:
     kept = [played[number] for number in range(1, ROUNDS + 1)]
     record(
         ROOT / "benchmarks" / "results" / f"rollout_vs_raw_{kind}.json",
-        f"python benchmarks/rollout_vs_raw.py {kind}",
+        " ".join(["python benchmarks/rollout_vs_raw.py", *sys.argv[1:]]),
         {f"rollout_vs_raw_{kind}": median_ratio(seconds[limit], seconds["ours"])},
         how=f"seconds of bare vLLM over ours, median of {ROUNDS} rounds; the limit: {limit}",
         seconds=rounded(seconds),
@@ -75,7 +78,7 @@ def main() -> None:
 
 
 def smollm2_overrides() -> list[str]:
-    """SmolLM2-135M twice, few episodes, and fine-tuning as a pre-trained model bears it."""
+    """SmolLM2-135M twice, fewer episodes, and fine-tuning as a pre-trained model bears it."""
     tuned = [f"{who}.sft.{field}" for who in ("world", "policy") for field in ("optimizer=adamw", "lr=5e-4")]
     return [
         "name=smollm2",
@@ -88,11 +91,15 @@ def smollm2_overrides() -> list[str]:
         "collect.tasks=120",
         "collect.heldout_tasks=2",
         "env.max_steps=6",
-        "train.groups=2",
+        "train.groups=8",
     ]
 
 
-OVERRIDES: dict[str, Any] = {"small": list, "135m": smollm2_overrides}
+OVERRIDES: dict[str, Any] = {
+    "small": list,
+    "small_256": lambda: ["train.groups=32"],
+    "135m": smollm2_overrides,
+}
 
 
 class Raw:

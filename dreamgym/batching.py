@@ -11,15 +11,17 @@ Request = TypeVar("Request")
 Reply = TypeVar("Reply")
 TICK_A_CALL_S = 0.005
 """So a batch of 20 and more takes the whole tick, 0.1 s, and a few calls hardly wait."""
+WAIT_A_CALL_S = 0.001
+"""So a call waits for company the longer the more is under way: an engine with much to do does not miss it."""
 
 
 class Coalescer(Generic[Request, Reply]):
-    """`await call(request)` joins all requests of one turn of the event loop into one `send(requests)`.
+    """`await call(request)` joins requests that come within a short while into one `send(requests)`.
 
-    `send` must answer with one reply a request, as (place of the request, reply) in any order and any number at a
-    time (see `as_they_come`): whoever has a reply goes on, and nobody waits for the slowest of the batch. Its
-    exception reaches every caller still without one. A full batch (`limit`) leaves at once; a call that outlasts
-    `timeout_s` raises TimeoutError.
+    The while is 2 ms and another one for each call that is under way, at most `wait_s`; a full batch (`limit`) leaves
+    at once. `send` must answer with one reply a request, as (place of the request, reply) in any order and any number
+    at a time (see `as_they_come`): whoever has a reply goes on, and nobody waits for the slowest of the batch. Its
+    exception reaches every caller still without one; a call that outlasts `timeout_s` raises TimeoutError.
     """
 
     def __init__(
@@ -28,7 +30,7 @@ class Coalescer(Generic[Request, Reply]):
         *,
         limit: int,
         timeout_s: float,
-        wait_s: float = 0.002,
+        wait_s: float = 0.05,
     ) -> None:
         self._send = send
         self._limit = limit
@@ -36,6 +38,8 @@ class Coalescer(Generic[Request, Reply]):
         self._wait_s = wait_s
         self._waiting: list[tuple[Request, asyncio.Future[Reply]]] = []
         self._flights: set[asyncio.Task[None]] = set()
+        self._under_way = 0
+        self._timer: asyncio.TimerHandle | None = None
 
     async def __call__(self, request: Request) -> Reply:
         loop = asyncio.get_running_loop()
@@ -44,15 +48,18 @@ class Coalescer(Generic[Request, Reply]):
         if len(self._waiting) >= self._limit:
             self._leave()
         elif len(self._waiting) == 1:
-            loop.call_later(self._wait_s, self._leave)
+            patience = min(0.002 + WAIT_A_CALL_S * self._under_way, self._wait_s)
+            self._timer = loop.call_later(patience, self._leave)
         return await asyncio.wait_for(future, self._timeout_s)
 
     def _leave(self) -> None:
         batch, self._waiting = self._waiting, []
-        if batch:
-            flight = asyncio.get_running_loop().create_task(self._fly(batch))
-            self._flights.add(flight)
-            flight.add_done_callback(self._flights.discard)
+        if self._timer is not None:
+            self._timer.cancel()  # a full batch left before its time, which is not that of the next one
+        self._under_way += len(batch)
+        flight = asyncio.get_running_loop().create_task(self._fly(batch))
+        self._flights.add(flight)
+        flight.add_done_callback(self._flights.discard)
 
     async def _fly(self, batch: list[tuple[Request, asyncio.Future[Reply]]]) -> None:
         unanswered = dict(enumerate(future for _, future in batch))
@@ -60,6 +67,7 @@ class Coalescer(Generic[Request, Reply]):
             async for replies in self._send([request for request, _ in batch]):
                 for place, reply in replies:
                     future = unanswered.pop(place)
+                    self._under_way -= 1
                     if not future.done():
                         future.set_result(reply)
             if unanswered:
@@ -69,6 +77,8 @@ class Coalescer(Generic[Request, Reply]):
             for future in unanswered.values():
                 if not future.done():
                     future.set_exception(error)
+        finally:
+            self._under_way -= len(unanswered)
 
 
 async def as_they_come(

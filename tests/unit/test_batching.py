@@ -38,6 +38,56 @@ async def test_a_full_batch_leaves_at_once() -> None:
     assert asyncio.get_running_loop().time() - began < 0.4
 
 
+async def test_a_lone_call_leaves_at_once_and_the_more_are_under_way_the_longer_the_next_waits_for_company() -> None:
+    sent: list[list[int]] = []
+    answer = asyncio.Event()
+
+    async def send(batch: list[int]) -> Replies:
+        sent.append(batch)
+        await answer.wait()
+        yield list(enumerate(batch))
+
+    call = Coalescer(send, limit=500, timeout_s=5, wait_s=0.4)
+    calls = [asyncio.ensure_future(call(0))]
+    await asyncio.sleep(0.1)
+    assert sent == [[0]]
+    calls += [asyncio.ensure_future(call(n)) for n in range(1, 301)]
+    await asyncio.sleep(0.1)
+    assert sent[1:] == [list(range(1, 301))]
+    calls.append(asyncio.ensure_future(call(301)))  # 0.3 s, since 301 are under way
+    await asyncio.sleep(0.1)
+    calls.append(asyncio.ensure_future(call(302)))
+    assert len(sent) == 2
+    answer.set()
+    assert await asyncio.gather(*calls) == list(range(303))
+    assert sent[2:] == [[301, 302]]
+    began = asyncio.get_running_loop().time()
+    assert await call(303) == 303
+    assert asyncio.get_running_loop().time() - began < 0.1
+
+
+async def test_what_leaves_as_a_full_batch_does_not_hurry_the_next_one() -> None:
+    sent: list[list[int]] = []
+    answer = asyncio.Event()
+
+    async def send(batch: list[int]) -> Replies:
+        sent.append(batch)
+        await answer.wait()
+        yield list(enumerate(batch))
+
+    call = Coalescer(send, limit=200, timeout_s=5, wait_s=0.3)
+    calls = [asyncio.ensure_future(call(n)) for n in range(200)]
+    await asyncio.sleep(0.05)
+    calls += [asyncio.ensure_future(call(n)) for n in range(100)]  # may wait until 0.25 s, and would be full before
+    await asyncio.sleep(0.15)
+    calls += [asyncio.ensure_future(call(n)) for n in range(101)]
+    await asyncio.sleep(0.1)
+    assert [len(batch) for batch in sent] == [200, 200]  # the last call waits a while of its own
+    answer.set()
+    await asyncio.gather(*calls)
+    assert [len(batch) for batch in sent] == [200, 200, 1]
+
+
 async def test_a_fault_reaches_every_caller_without_a_reply_and_a_short_answer_is_a_fault() -> None:
     async def broken(batch: list[int]) -> Replies:
         yield [(1, 10)]
