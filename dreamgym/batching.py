@@ -11,14 +11,14 @@ Request = TypeVar("Request")
 Reply = TypeVar("Reply")
 TICK_A_CALL_S = 0.005
 """So a batch of 20 and more takes the whole tick, 0.1 s, and a few calls hardly wait."""
-WAIT_A_CALL_S = 0.001
+WAIT_A_CALL_S = 0.002
 """So a call waits for company the longer the more is under way: an engine with much to do does not miss it."""
 
 
 class Coalescer(Generic[Request, Reply]):
     """`await call(request)` joins requests that come within a short while into one `send(requests)`.
 
-    The while is 2 ms and another one for each call that is under way, at most `wait_s`; a full batch (`limit`) leaves
+    The while is 2 ms and 2 more for each call that is under way, at most `wait_s`; a full batch (`limit`) leaves
     at once. `send` must answer with one reply a request, as (place of the request, reply) in any order and any number
     at a time (see `as_they_come`): whoever has a reply goes on, and nobody waits for the slowest of the batch. Its
     exception reaches every caller still without one; a call that outlasts `timeout_s` raises TimeoutError.

@@ -54,7 +54,7 @@ async def test_a_lone_call_leaves_at_once_and_the_more_are_under_way_the_longer_
     calls += [asyncio.ensure_future(call(n)) for n in range(1, 301)]
     await asyncio.sleep(0.1)
     assert sent[1:] == [list(range(1, 301))]
-    calls.append(asyncio.ensure_future(call(301)))  # 0.3 s, since 301 are under way
+    calls.append(asyncio.ensure_future(call(301)))  # 0.4 s, since many are under way
     await asyncio.sleep(0.1)
     calls.append(asyncio.ensure_future(call(302)))
     assert len(sent) == 2
@@ -75,7 +75,7 @@ async def test_what_leaves_as_a_full_batch_does_not_hurry_the_next_one() -> None
         await answer.wait()
         yield list(enumerate(batch))
 
-    call = Coalescer(send, limit=200, timeout_s=5, wait_s=0.3)
+    call = Coalescer(send, limit=200, timeout_s=5, wait_s=0.2)
     calls = [asyncio.ensure_future(call(n)) for n in range(200)]
     await asyncio.sleep(0.05)
     calls += [asyncio.ensure_future(call(n)) for n in range(100)]  # may wait until 0.25 s, and would be full before
