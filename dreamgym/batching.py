@@ -48,7 +48,7 @@ class Coalescer(Generic[Request, Reply]):
         if len(self._waiting) >= self._limit:
             self._leave()
         elif len(self._waiting) == 1:
-            patience = min(0.002 + WAIT_A_CALL_S * self._under_way, self._wait_s)
+            patience = min(WAIT_A_CALL_S * (1 + self._under_way), self._wait_s)
             self._timer = loop.call_later(patience, self._leave)
         return await asyncio.wait_for(future, self._timeout_s)
 

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
 from dreamgym.batching import Coalescer, as_they_come, merged
 
 Replies = AsyncIterator[list[tuple[int, int]]]
+
+
+def _held(sent: list[list[int]], answer: asyncio.Event) -> Callable[[list[int]], Replies]:
+    """A `send` that notes what it is given, and answers no sooner than `answer` is set."""
+
+    async def send(batch: list[int]) -> Replies:
+        sent.append(batch)
+        await answer.wait()
+        yield list(enumerate(batch))
+
+    return send
 
 
 async def test_concurrent_calls_are_one_request_and_each_gets_its_own_reply() -> None:
@@ -41,13 +52,7 @@ async def test_a_full_batch_leaves_at_once() -> None:
 async def test_a_lone_call_leaves_at_once_and_the_more_are_under_way_the_longer_the_next_waits_for_company() -> None:
     sent: list[list[int]] = []
     answer = asyncio.Event()
-
-    async def send(batch: list[int]) -> Replies:
-        sent.append(batch)
-        await answer.wait()
-        yield list(enumerate(batch))
-
-    call = Coalescer(send, limit=500, timeout_s=5, wait_s=0.4)
+    call = Coalescer(_held(sent, answer), limit=500, timeout_s=5, wait_s=0.4)
     calls = [asyncio.ensure_future(call(0))]
     await asyncio.sleep(0.1)
     assert sent == [[0]]
@@ -69,13 +74,7 @@ async def test_a_lone_call_leaves_at_once_and_the_more_are_under_way_the_longer_
 async def test_what_leaves_as_a_full_batch_does_not_hurry_the_next_one() -> None:
     sent: list[list[int]] = []
     answer = asyncio.Event()
-
-    async def send(batch: list[int]) -> Replies:
-        sent.append(batch)
-        await answer.wait()
-        yield list(enumerate(batch))
-
-    call = Coalescer(send, limit=200, timeout_s=5, wait_s=0.2)
+    call = Coalescer(_held(sent, answer), limit=200, timeout_s=5, wait_s=0.2)
     calls = [asyncio.ensure_future(call(n)) for n in range(200)]
     await asyncio.sleep(0.05)
     calls += [asyncio.ensure_future(call(n)) for n in range(100)]  # may wait until 0.25 s, and would be full before
