@@ -17,7 +17,7 @@ from dreamgym.learner.learner import Learner
 from dreamgym.policy.engine import PolicyPool
 from dreamgym.replay.actor import ReplayClient, start_replay
 from dreamgym.replay.records import from_trajectory
-from dreamgym.runtime import Machine, ensure_ray
+from dreamgym.runtime import Machine, ensure_ray, settled
 from dreamgym.serve.app import WORLD, DreamApp, start_dream
 from dreamgym.types import Trajectory
 
@@ -76,7 +76,7 @@ def start_services(
         DreamgymError: the failing part's own sentence.
     """
     machine = ensure_ray(config.device)
-    config = _with_stats(config, machine)
+    config = settled(config, machine)
     services = Services()
     jobs: list[Callable[[], None]] = [lambda: _start_policy(config, policy, machine, services)]
     if world is not None:
@@ -96,14 +96,6 @@ def start_services(
         services.__exit__()
         raise
     return services
-
-
-def _with_stats(config: RunConfig, machine: Machine) -> RunConfig:
-    """The configuration in which engines that leave it open export their statistics where somebody can look."""
-    config = config.model_copy(deep=True)
-    for engine in (config.policy.engine, config.world.engine):
-        engine.export_stats = machine.watched if engine.export_stats is None else engine.export_stats
-    return config
 
 
 def _start_policy(config: RunConfig, model: Path, machine: Machine, services: Services) -> None:

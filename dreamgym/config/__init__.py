@@ -32,6 +32,7 @@ from dreamgym.config.loop import (
 )
 from dreamgym.config.models import (
     DPOConfig,
+    Dtype,
     EngineConfig,
     LoRAConfig,
     ModelConfig,
@@ -53,6 +54,7 @@ __all__ = [
     "CurriculumConfig",
     "DPOConfig",
     "Device",
+    "Dtype",
     "EngineConfig",
     "EnvConfig",
     "EvalConfig",

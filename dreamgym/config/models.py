@@ -32,6 +32,10 @@ class ScratchModel(Section):
     """The longest sequence, in tokens."""
 
 
+Dtype = Literal["auto", "bfloat16", "float32"]
+"""A precision; auto is bfloat16 where the hardware multiplies it natively, else float32."""
+
+
 class ModelConfig(Section):
     """A causal language model."""
 
@@ -39,8 +43,8 @@ class ModelConfig(Section):
     """`scratch`, a Hugging Face name or folder, a GGUF file, or (policy) `world`: the experience model."""
     scratch: ScratchModel = ScratchModel()
     """The shape, where `source` is scratch."""
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Precision of engines and of RL's forward pass (fine-tuning computes in bfloat16); master weights are float32."""
+    dtype: Dtype = "auto"
+    """Precision of the checkpoint, of engines and of RL; auto follows the hardware. Master weights are float32."""
 
 
 class TuningConfig(Section):
@@ -64,6 +68,8 @@ class TuningConfig(Section):
     """Share of the steps in which the rate rises from 0."""
     minutes: float = Field(0.0, ge=0)
     """Wall-clock bound, where above 0; the schedule follows whichever bound comes first."""
+    dtype: Dtype = "auto"
+    """Precision of the forward and backward pass, whatever the model's engines use; auto follows the hardware."""
 
 
 class SFTConfig(TuningConfig):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dreamgym.config import LearnerConfig
+from dreamgym.precision import of_cpu
 
 if TYPE_CHECKING:
     from torch import nn
@@ -17,15 +18,15 @@ def initialize(network: nn.Module, config: LearnerConfig, dtype: str) -> Any:
     """An engine in training mode, by the config's optimiser, rate, ZeRO stage and offload."""
     import torch
 
+    deepspeed = import_deepspeed()
+    _say_what_the_cpu_multiplies(dtype)
     optimizer = None
     if config.optimizer == "adamw":
         trained = [p for p in network.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(
             trained, lr=config.lr, betas=ADAM_BETAS, weight_decay=config.weight_decay, fused=True
         )
-    engine, *_ = import_deepspeed().initialize(
-        model=network, optimizer=optimizer, config=_deepspeed_config(config, dtype)
-    )
+    engine, *_ = deepspeed.initialize(model=network, optimizer=optimizer, config=_deepspeed_config(config, dtype))
     engine.train()
     return engine
 
@@ -40,7 +41,7 @@ def forget_momentum(engine: Any) -> None:
 
 
 def import_deepspeed() -> Any:
-    """DeepSpeed without its optional C++ kernels: it would compile them, for minutes, at first use."""
+    """DeepSpeed without its optional C++ kernels, which it would compile, for minutes, at first use."""
     import logging
 
     import deepspeed
@@ -49,6 +50,26 @@ def import_deepspeed() -> Any:
     deepspeed.ops.__compatible_ops__ = {}
     deepspeed.utils.logger.setLevel(logging.ERROR)
     return deepspeed
+
+
+def _say_what_the_cpu_multiplies(dtype: str) -> None:
+    """Tell DeepSpeed, where it computes on a CPU, whether bfloat16 is worth its while: asked for, or native.
+
+    Its own accelerator says yes of every CPU (0.19), and Muon's Newton-Schulz steps follow that: they take ten times
+    as long where bfloat16 is emulated.
+    """
+    from deepspeed.accelerator import get_accelerator, set_accelerator
+    from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
+
+    if not isinstance(get_accelerator(), CPU_Accelerator):
+        return
+    worth = dtype == "bfloat16" or of_cpu().native
+
+    class ThisCPU(CPU_Accelerator):
+        def is_bf16_supported(self) -> bool:
+            return worth
+
+    set_accelerator(ThisCPU())
 
 
 def _deepspeed_config(config: LearnerConfig, dtype: str) -> dict[str, Any]:

@@ -28,6 +28,7 @@ def prepare_model(
     """Write a Hugging Face checkpoint (safetensors and tokenizer) to `out` and return it.
 
     Args:
+        config: a `dtype` of auto keeps the precision that the model comes in; float32 where it is made from nothing.
         texts: what a scratch model's tokenizer is trained on; not read where it is not needed.
         seed: drives the initial weights of a scratch model.
         tokenizer_from: a checkpoint whose tokenizer a scratch model takes over.
@@ -46,7 +47,9 @@ def prepare_model(
         model, tokenizer = _load_pretrained(config.source)
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    model.to(getattr(torch, config.dtype)).save_pretrained(partial)
+    if config.dtype != "auto":
+        model.to(getattr(torch, config.dtype))
+    model.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
     shutil.rmtree(out, ignore_errors=True)
     partial.rename(out)

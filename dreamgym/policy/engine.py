@@ -41,7 +41,7 @@ class PolicyEngine:
         model: str,
         config: EngineConfig,
         *,
-        dtype: str = "bfloat16",
+        dtype: str = "auto",
         seed: int = 0,
         threads: int | None = None,
         colocated: bool = False,

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from dreamgym import precision
 from dreamgym.config import EngineConfig, SamplingConfig
 from dreamgym.errors import EngineError, ModelError, WeightSyncError
 from dreamgym.serve.scaling import engine_load
@@ -97,7 +98,7 @@ class TokenEngine:
         model: str | Path,
         config: EngineConfig,
         *,
-        dtype: str = "bfloat16",
+        dtype: str = "auto",
         seed: int = 0,
         threads: int | None = None,
         weight_transfer: bool = False,
@@ -107,7 +108,7 @@ class TokenEngine:
 
         Args:
             model: a Hugging Face name or folder; it needs no tokenizer.
-            dtype: precision of weights and activations.
+            dtype: precision of weights and activations; auto is what this machine multiplies natively.
             seed: of requests that bring none.
             threads: OpenMP threads of a CPU engine; None leaves the process as it is.
             weight_transfer: whether `update_weights` will be used and the tokens trained on; logits are then computed
@@ -195,7 +196,7 @@ class TokenEngine:
             model=self._model,
             skip_tokenizer_init=True,
             generation_config="vllm",
-            dtype=self._dtype,
+            dtype=self._precision(on_cpu),
             seed=self._seed,
             max_model_len=window,
             max_num_seqs=self._config.max_num_seqs,
@@ -209,6 +210,10 @@ class TokenEngine:
             weight_transfer_config=WeightTransferConfig(WEIGHT_TRANSFER_BACKEND) if self._weight_transfer else None,
             **device,
         ).create_engine_config()
+
+    def _precision(self, on_cpu: bool) -> str:
+        suits = precision.of_cpu() if on_cpu else precision.of_gpus()
+        return suits.dtype(self._dtype) if suits else self._dtype
 
     async def generate(
         self,

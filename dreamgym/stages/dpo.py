@@ -29,7 +29,7 @@ def dpo(config: RunConfig) -> None:
             return
         start, tuning = current.run_dir / "warm_start", config.policy.dpo
         options = {"reference": start, "lora": config.policy.lora}
-        with tuner(config, start, tuning, config.policy.model.dtype, **options) as learner:
+        with tuner(config, start, tuning, **options) as learner:
             pairs = preference_pairs(config, read_parquet(current.run_dir / "data" / "annotated.parquet"))
             rows = preference_examples(config, pairs, ChatFormat(load_tokenizer(start)))
             learner.ready()

@@ -16,7 +16,7 @@ from dreamgym.errors import DataError
 from dreamgym.fidelity import predict, scores
 from dreamgym.learner.models import load_tokenizer
 from dreamgym.replay.records import StoredTransition
-from dreamgym.runtime import ensure_ray
+from dreamgym.runtime import ensure_ray, settled
 from dreamgym.serve.app import DreamApp, start_dream
 from dreamgym.services import Services
 from dreamgym.stages.examples import world_examples
@@ -88,7 +88,8 @@ class Renewal:
         self, candidate: Path, services: Services, dream: DreamApp
     ) -> tuple[dict[str, float], dict[str, float]]:
         """The scores of model and candidate on the same held-out steps, by the same draws."""
-        config, machine = self._config, ensure_ray(self._config.device)
+        machine = ensure_ray(self._config.device)
+        config = settled(self._config, machine)
         alone = config.model_copy(update={"world": config.world.model_copy(update={"replicas": 1, "max_replicas": 1})})
         chat = ChatFormat(load_tokenizer(candidate))
         gpus = machine.gpus(config.world.engine.tensor_parallel, 1.0)

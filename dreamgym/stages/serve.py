@@ -12,7 +12,7 @@ from dreamgym.config import RunConfig, ServeConfig
 from dreamgym.credentials import credential
 from dreamgym.errors import ConfigError, DataError
 from dreamgym.obs.console import console, waiting
-from dreamgym.runtime import ensure_ray
+from dreamgym.runtime import ensure_ray, settled
 from dreamgym.serve.app import What, start_chat
 from dreamgym.serve.chat_api import chat_app
 
@@ -35,6 +35,7 @@ def serve(config: RunConfig, what: What = "policy") -> None:
     key = _key(config.serve)
     with closing(_listen(config.serve)) as port:
         machine = ensure_ray(config.device)
+        config = settled(config, machine)
         with waiting(f"starting {what}"):
             engine = config.world.engine if what == "world" else config.policy.engine
             chat = start_chat(config, what, model, threads=machine.threads, gpus=machine.gpus(engine.tensor_parallel))

@@ -10,20 +10,19 @@ from typing import Any
 import pyarrow as pa
 
 from dreamgym.chat import ChatFormat
-from dreamgym.config import LearnerConfig, RunConfig, SFTConfig, TuningConfig
+from dreamgym.config import LearnerConfig, ModelConfig, RunConfig, SFTConfig, TuningConfig
 from dreamgym.errors import DataError
 from dreamgym.learner.drill import drill
 from dreamgym.learner.learner import Learner
 from dreamgym.learner.models import load_tokenizer, prepare_model
 from dreamgym.obs.console import Bar, progress
 from dreamgym.obs.stages import Stage, stage
-from dreamgym.runtime import ensure_ray
+from dreamgym.runtime import ensure_ray, tell_precision
 from dreamgym.schema import read_parquet
 from dreamgym.stages.examples import policy_examples, tokenizer_texts, world_examples
 from dreamgym.types import Trajectory
 
 DATA_FIELDS = ["replay.embedder", "replay.dim", "replay.top_k", "replay.min_similarity"]
-SFT_DTYPE = "bfloat16"
 
 
 def sft(config: RunConfig) -> None:
@@ -54,7 +53,9 @@ def sft_world(config: RunConfig) -> None:
         base = current.run_dir / "world.base"
         with tuner(config, base, config.world.sft) as learner:
             trajectories = _read(current.run_dir)
-            prepare_model(config.world.model, base, tokenizer_texts(trajectories), config.seed)
+            prepare_model(
+                _on_this_machine(config, config.world.model), base, tokenizer_texts(trajectories), config.seed
+            )
             chat = ChatFormat(load_tokenizer(base))
             examples = world_examples(config, trajectories, chat)
             learner.ready()
@@ -84,11 +85,16 @@ def sft_policy(config: RunConfig) -> None:
 
 def _prepare_policy(config: RunConfig, run_dir: Path, base: Path, trajectories: list[Trajectory]) -> None:
     """The model that the warm start begins from; one made from scratch shares the experience model's tokenizer."""
-    model = config.policy.model
+    model = _on_this_machine(config, config.policy.model)
     if model.source == "world":
         model = model.model_copy(update={"source": str(run_dir / "world")})
     shared = run_dir / "world" if config.world.model.source == "scratch" else None
     prepare_model(model, base, tokenizer_texts(trajectories), config.seed + 1, tokenizer_from=shared)
+
+
+def _on_this_machine(config: RunConfig, model: ModelConfig) -> ModelConfig:
+    """The model in the precision that its engines will use here."""
+    return model.model_copy(update={"dtype": ensure_ray(config.device).precision.dtype(model.dtype)})
 
 
 def _read(run_dir: Path) -> list[Trajectory]:
@@ -96,15 +102,15 @@ def _read(run_dir: Path) -> list[Trajectory]:
 
 
 @contextmanager
-def tuner(
-    config: RunConfig, model: Path, tuning: TuningConfig, dtype: str = SFT_DTYPE, **options: Any
-) -> Iterator[Learner]:
+def tuner(config: RunConfig, model: Path, tuning: TuningConfig, **options: Any) -> Iterator[Learner]:
     """A learner of `model` as `tuning` says; its workers start while the caller makes model and examples.
 
-    It computes in bfloat16 where not told otherwise, whatever the engines do: master weights and sums are float32.
-    It has no critic. The options are those of `Learner`.
+    It computes in `tuning.dtype`, whatever the engines do: master weights and sums are float32. It has no critic.
+    The options are those of `Learner`.
     """
     machine = ensure_ray(config.device)
+    tell_precision(config, machine)
+    dtype = machine.precision.dtype(tuning.dtype)
     settings = LearnerConfig(
         **{
             **config.learner.model_dump(exclude={"algorithm", "advantage"}),

@@ -10,16 +10,18 @@ import pytest
 
 from dreamgym.config import RunConfig
 from dreamgym.errors import ConfigError
+from dreamgym.precision import Precision
 from dreamgym.runtime import Machine
 from dreamgym.services import _share
 from dreamgym.settings import load_config
 
+NATIVE = Precision(True, "it has it")
 SMALL = ["policy.engine.gpu_memory_utilization=0.3", "world.engine.gpu_memory_utilization=0.4"]
 
 
 def test_without_a_gpu_none_is_asked_for() -> None:
-    assert Machine(2, gpu=False, cpus=0.0, watched=False).gpus(4) == 0
-    assert Machine(None, gpu=True, cpus=0.5, watched=False).gpus(4) == 4
+    assert Machine(2, gpu=False, cpus=0.0, watched=False, precision=NATIVE).gpus(4) == 0
+    assert Machine(None, gpu=True, cpus=0.5, watched=False, precision=NATIVE).gpus(4) == 4
 
 
 @pytest.mark.parametrize(("engines", "workers"), [(1, 1), (2, 3), (1, 5)])
@@ -27,7 +29,7 @@ def test_those_who_share_a_gpu_fit_on_it(engines: int, workers: int) -> None:
     config = load_config(
         None, ["train.colocate=true", *SMALL, f"policy.engines={engines}", f"learner.workers={workers}"]
     )
-    share = Machine(None, gpu=True, cpus=0.0, watched=False).gpus(1, _share(config))
+    share = Machine(None, gpu=True, cpus=0.0, watched=False, precision=NATIVE).gpus(1, _share(config))
     assert 0.9 < share * (engines + 1 + workers) <= 1
     assert share * 10_000 == pytest.approx(round(share * 10_000))
     assert _share(RunConfig()) == 1
