@@ -50,6 +50,6 @@ lint: setup
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-# The quick tests first, and each file that starts a Ray in a process of its own, so that no Ray is left to the next.
+# One process for all: files that can share a Ray do (tests/ray/conftest.py); what was skipped, and why, is told at the end.
 test: lint
-	@for room in tests/unit tests/ray/test_*.py tests/e2e; do $(BIN)/python -m pytest $$room || exit 1; done
+	@$(BIN)/python -m pytest

@@ -1,6 +1,21 @@
-"""Ctrl-C reaches tests that run in the background too: a shell's `&` starts its children with SIGINT ignored."""
+"""The order of all tests; and Ctrl-C, which reaches tests in the background too (a shell's `&` ignores it)."""
 
 import signal
 
+import pytest
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+ROOMS = ("unit", "ray", "e2e")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The quick tests first, then those that share a Ray, then those with a Ray of their own, then whole runs."""
+
+    def place(item: pytest.Item) -> tuple[int, bool]:
+        room = item.path.parent.name
+        alone = room == "ray" and "local_ray" not in getattr(item, "fixturenames", ())
+        return ROOMS.index(room), alone
+
+    items.sort(key=place)

@@ -13,6 +13,7 @@ import numpy as np
 from dreamgym.learner.engines import forget_momentum, import_deepspeed, initialize
 from dreamgym.learner.spec import LearnerSpec
 from dreamgym.obs.tracing import log_to_session
+from dreamgym.spared import spare_imports
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +30,7 @@ class Rank:
         os.environ["DS_ACCELERATOR"] = "cuda" if spec.gpu else "cpu"
         if not spec.gpu:  # DeepSpeed compiles Muon's kernels at import, for which a CPU needs a C++ compiler
             os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+            spare_imports()
         os.environ.update(RANK=str(rank), LOCAL_RANK="0", WORLD_SIZE=str(spec.world), LOCAL_SIZE="1")
         log_to_session()
         self.spec = spec

@@ -20,6 +20,7 @@ from dreamgym.errors import DreamgymError, EngineError, WeightSyncError
 from dreamgym.placement import Reservation
 from dreamgym.policy.weight_transfer import WeightPayload, offered, pack_weights, read_checkpoint, register
 from dreamgym.serve.engine import Generation, TokenEngine
+from dreamgym.spared import spare_imports
 
 T = TypeVar("T")
 Request = tuple[list[int], int | None]
@@ -46,6 +47,8 @@ class PolicyEngine:
         threads: int | None = None,
         colocated: bool = False,
     ) -> None:
+        if threads is not None:
+            spare_imports()
         self._engine = TokenEngine(
             model, config, dtype=dtype, seed=seed, threads=threads, weight_transfer=True, colocated=colocated
         )

@@ -12,6 +12,7 @@ from dreamgym.errors import EngineError
 from dreamgym.serve.chat_api import ChatRequest, Completion, Fault
 from dreamgym.serve.engine import ContextFull, TokenEngine
 from dreamgym.serve.scaling import LOAD_STAT
+from dreamgym.spared import spare_imports
 
 
 class ChatModel:
@@ -20,6 +21,8 @@ class ChatModel:
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, model: str, engine: EngineConfig, sampling: SamplingConfig, dtype: str, seed: int, threads: int | None
     ) -> None:
+        if threads is not None:
+            spare_imports()
         from transformers import AutoTokenizer
 
         self._sampling = sampling

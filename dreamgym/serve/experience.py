@@ -18,6 +18,7 @@ from dreamgym.replay.records import Demo
 from dreamgym.serve.engine import ContextFull, Generation, TokenEngine
 from dreamgym.serve.prompts import ParseError, ask, begin, parse_answer, parse_text
 from dreamgym.serve.scaling import LOAD_STAT
+from dreamgym.spared import spare_imports
 from dreamgym.types import Task
 
 log = logging.getLogger(__name__)
@@ -91,6 +92,8 @@ class ExperienceModel:
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, model: str, config: RunConfig, replay: ReplayClient | None, threads: int | None
     ) -> None:
+        if threads is not None:
+            spare_imports()
         from transformers import AutoTokenizer
 
         log_to_session(config.log_level)

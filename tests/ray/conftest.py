@@ -1,4 +1,4 @@
-"""What the learner's tests share: a local Ray of two CPUs for a file that asks for it, and the tiny model."""
+"""One local Ray for all files that can share it; a file that needs another kind of Ray starts its own, after them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,29 @@ import pytest
 import ray
 
 
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the workers of the shared Ray would leave what PyTorch compiles."""
+    return tmp_path_factory.mktemp("compiled")
+
+
 @pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
+def local_ray(compiled: Path) -> None:
+    """The Ray that files share: four CPUs, no dashboard; it goes on until a file asks for `no_ray`."""
+    if ray.is_initialized():
+        return
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]))
+        patch.setenv("TORCH_EXTENSIONS_DIR", str(compiled))
+        patch.setenv("RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S", "0.5")
+        ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="error")
+
+
+@pytest.fixture(scope="module")
+def no_ray() -> Iterator[None]:
+    """For a file that starts its own: none is running before it, and none is left after it."""
+    ray.shutdown()
     yield
     ray.shutdown()
 

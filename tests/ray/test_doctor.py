@@ -16,7 +16,7 @@ from dreamgym.stages.doctor import Finding, doctor, examine
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
+def cluster(no_ray: None) -> Iterator[Cluster]:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     cluster.add_node(num_cpus=1, num_gpus=2)
     ray.init(address=cluster.address, log_to_driver=False)

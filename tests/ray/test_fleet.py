@@ -27,7 +27,7 @@ TURNS = 12
 
 
 @pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, RunConfig, PolicyPool]]:
+def policy(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, RunConfig, PolicyPool]]:
     texts = [*KeyHouse().commands(), *(task.instruction for task in KeyHouse().tasks("train", 20, 0))]
     shape = ScratchModel(layers=2, hidden=64, intermediate=128, heads=2, head_dim=32, vocab=400)
     home = tmp_path_factory.mktemp("model") / "policy"
@@ -40,11 +40,9 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Run
             "train": {"world": "real"},
         }
     )
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
     pool = PolicyPool.start(model, config.policy, threads=1, num_cpus=0)
     yield model, config, pool
     pool.close()
-    ray.shutdown()
 
 
 @pytest.fixture

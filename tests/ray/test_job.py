@@ -23,6 +23,8 @@ import pytest
 
 from tests.tiny import REAL, RECIPE
 
+pytestmark = pytest.mark.usefixtures("no_ray")
+
 RAY = str(Path(sys.executable).with_name("ray"))
 TINY = [
     *REAL,

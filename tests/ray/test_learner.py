@@ -22,20 +22,9 @@ from dreamgym.errors import DataError, EngineError, ModelError, WeightSyncError
 from dreamgym.learner.batches import RL_SCHEMA, SFT_SCHEMA, TRAJECTORY
 from dreamgym.learner.learner import Learner
 
+pytestmark = pytest.mark.usefixtures("local_ray")
 SFT = SFTConfig(tokens=1_500, batch_tokens=600, lr=1e-3, warmup=0.0)
 RL = {"lr": 1e-3, "warmup_steps": 0, "minibatches": 2, "kl_coef": 0.1, "entropy_coef": 0.01}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A local Ray, and the folder where its workers would leave what PyTorch compiles."""
-    folder = tmp_path_factory.mktemp("compiled")
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TORCH_EXTENSIONS_DIR", str(folder))
-        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield folder
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module")

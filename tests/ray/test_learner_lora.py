@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +29,10 @@ from dreamgym.learner.models import prepare_model
 from dreamgym.policy.engine import PolicyPool
 from dreamgym.policy.weight_transfer import pack_weights
 
+pytestmark = pytest.mark.usefixtures("local_ray")
 SHAPE = ScratchModel(layers=2, hidden=64, intermediate=96, heads=2, vocab=320, context=256)
 LORA = LoRAConfig(rank=4, alpha=8)
 RL = {"lr": 1e-2, "warmup_steps": 0, "minibatches": 1, "kl_coef": 0.01}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 def checkpoint(folder: Path, dtype: Any) -> Path:

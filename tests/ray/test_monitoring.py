@@ -44,7 +44,7 @@ class Watched:
 
 
 @pytest.fixture(scope="module")
-def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+def watched(no_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     """A policy and a dream that were never trained, so that no dream step can be read; Ray with its dashboard."""
     home = tmp_path_factory.mktemp("model") / "llama"
     shape = ScratchModel(layers=2, hidden=64, intermediate=128, heads=2, head_dim=32, vocab=400)
@@ -79,7 +79,6 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     fleet.close()
     dream.close()
     pool.close()
-    ray.shutdown()
 
 
 def until(found: Callable[[], bool]) -> bool:

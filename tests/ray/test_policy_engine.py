@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import os
 from collections.abc import Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pytest
-import ray
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -84,14 +82,6 @@ def gaps(
 
 def agree(differences: np.ndarray) -> bool:
     return bool((differences <= 0.05).mean() >= 0.999 and differences.mean() <= 0.01)
-
-
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])

@@ -24,15 +24,8 @@ ITEMS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
 @pytest.fixture
-def handle(cluster: None) -> Iterator[Any]:
+def handle(local_ray: None) -> Iterator[Any]:
     actor = start_replay(CONFIG, 0, "test")
     yield actor
     ray.kill(actor)
@@ -97,7 +90,7 @@ async def test_a_missed_deadline_and_a_dead_actor_are_one_sentence(handle: Any) 
         await ReplayClient(handle, 30.0).search([("s", "a")], 1)
 
 
-async def test_a_service_that_is_down_is_named_with_its_setting(cluster: None) -> None:
+async def test_a_service_that_is_down_is_named_with_its_setting(local_ray: None) -> None:
     closed = ReplayConfig(dim=64, qdrant=QdrantConfig(url="http://127.0.0.1:9"))
     client = ReplayClient(start_replay(closed, 0, "down"), 30.0)
     for call in (client.add(ITEMS), client.check()):

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import ray
 from ray import serve
 
 from dreamgym.config import ModelConfig, RunConfig, ScratchModel
@@ -40,15 +39,13 @@ def tiny_dreamer(folder: Path, seed: int, context: int = 2048) -> Path:
     return prepare_model(ModelConfig(scratch=shape), folder, ["at a, go north to b"] * 20, seed)
 
 
-@pytest.fixture
-def dream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DreamApp]:
-    monkeypatch.setenv("RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S", "0.5")
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
-    app = start_dream(CONFIG, tiny_dreamer(tmp_path / "model", 0), None, threads=1)
+@pytest.fixture(scope="module")
+def dream(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DreamApp]:
+    """One dream for all tests; the last of them gives it another model."""
+    app = start_dream(CONFIG, tiny_dreamer(tmp_path_factory.mktemp("dream") / "model", 0), None, threads=1)
     yield app
     app.close()
     serve.shutdown()
-    ray.shutdown()
 
 
 def test_a_model_that_no_engine_can_start_says_why(dream: DreamApp, tmp_path: Path) -> None:

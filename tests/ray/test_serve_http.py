@@ -22,6 +22,8 @@ from dreamgym.chat import ChatFormat
 from dreamgym.config import ModelConfig, ScratchModel
 from dreamgym.learner.models import prepare_model
 
+pytestmark = pytest.mark.usefixtures("no_ray")
+
 KEY = "sk-served-secret-0123456789"
 ASKED = [{"role": "user", "content": "at a, go north to b"}]
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+pytestmark = pytest.mark.usefixtures("no_ray")
+
 RUN = """
     import hashlib, subprocess, sys, time, types
     import ray
