@@ -30,6 +30,8 @@ class Bar:
     def __init__(self, label: str, total: float | None, out: Console) -> None:
         self._label, self._total, self._out = label, total, out
         self._done, self._note = 0.0, ""
+        self._first: tuple[float, float] | None = None
+        """When work was first reported, and how much there was then."""
         self._begin = self._said = time.monotonic()
         self._live: Progress | None = None
         if out.is_terminal:
@@ -66,6 +68,7 @@ class Bar:
     def reach(self, done: float, note: str | None = None) -> None:
         """`done` units in all are done; work that goes on from a checkpoint begins with some, or goes back."""
         self._done = done
+        self._first = self._first or (time.monotonic(), done)
         self._note = self._note if note is None else note
         if self._live:
             self._live.update(self._task, completed=self._done, note=self._note)
@@ -77,7 +80,15 @@ class Bar:
         of = f"/{self._total:g}" if self._total is not None else ""
         note = f" · {self._note}" if self._note else ""
         spent = duration(self._said - self._begin)
-        self._out.print(f"{self._label} {self._done:g}{of} · {spent}{note}", style="dim", markup=False)
+        self._out.print(f"{self._label} {self._done:g}{of} · {spent}{self._left()}{note}", style="dim", markup=False)
+
+    def _left(self) -> str:
+        """How long the rest takes at the speed so far, in words; "" where that is not known."""
+        if not self._total or self._first is None or not self._first[1] < self._done < self._total:
+            return ""
+        began, found = self._first
+        pace = (self._said - began) / (self._done - found)
+        return f" · {duration(pace * (self._total - self._done))} left"
 
 
 def progress(label: str, total: float | None = None, out: Console | None = None) -> Bar:

@@ -169,6 +169,21 @@ def test_progress_in_a_log_file_is_a_line_now_and_then_not_a_flood() -> None:
     assert [line.split(" · ")[0] for line in lines[1:]] == ["starting engines"]
 
 
+def test_a_log_file_says_how_long_the_rest_will_take_from_the_second_report_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At the pace since the first report: before it parts were starting, and a resumed run begins with work done."""
+    clock = iter(range(0, 1000, 20))
+    monkeypatch.setattr("dreamgym.obs.console.time.monotonic", lambda: float(next(clock)))
+    out = Console(file=io.StringIO(), width=100, force_terminal=False)
+    with progress("train", 10, out) as bar:
+        for done in (4, 5, 10):
+            bar.reach(done)
+    first, second, last, _ = out.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert "left" not in first + last
+    assert second.startswith("train 5/10") and second.endswith(" left")
+
+
 def _hold(size: int, ready: multiprocessing.synchronize.Event) -> None:
     held = bytearray(os.urandom(1) * size)
     ready.set()
