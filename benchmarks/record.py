@@ -25,3 +25,14 @@ def write(path: Path, command: str, metrics: dict[str, Any] | None = None, **mor
     result |= ({"metrics": metrics} if metrics is not None else {}) | more
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def merge(path: Path, command: str, metrics: dict[str, Any]) -> None:
+    """Add metrics to those of a file, with command, machine and date of each under `measured`; print the file."""
+    before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    now = {"command": command, "machine": machine(), "date": datetime.now(UTC).date().isoformat()}
+    measured = before.get("measured", {}) | dict.fromkeys(metrics, now)
+    result = {**now, "metrics": before.get("metrics", {}) | metrics, "measured": measured}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print(path.read_text(encoding="utf-8"))
