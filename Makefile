@@ -18,8 +18,8 @@ help:
 	@echo "make setup        set up .venv, which the others do by themselves (EXTRA=cpu|gpu: not by what the machine has)"
 
 setup:
-	@command -v "$(PYTHON)" > /dev/null || \
-		{ echo "error: there is no $(PYTHON); name a Python, as in 'make setup PYTHON=python3.12'."; exit 1; }
+	@"$(PYTHON)" -c "" 2> /dev/null || \
+		{ echo "error: there is no $(PYTHON); name a Python, as in 'make setup PYTHON=python3.12'" >&2; exit 1; }
 	@"$(PYTHON)" set_up.py --extra "$(EXTRA)" --torch-cpu-index "$(TORCH_CPU_INDEX)"
 
 quickstart: setup

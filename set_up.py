@@ -147,17 +147,19 @@ def install(extra: str, torch_cpu_index: str) -> None:
     """Puts all packages into .venv. What an interrupted set-up has installed is not installed again."""
     print("  1/3 pip and uv", flush=True)
     # A mirror that lacks them is no fault: the pip that came with Python goes on.
-    if not pip("install", "--upgrade", "pip>=24", UV, check=False):
-        pip("install", "--upgrade", "pip>=24", check=False)
-    torch = f"torch=={TORCH}" + ("+cpu" if extra == "cpu" and platform.system() == "Linux" else "")
-    print(f"  2/3 {torch}", flush=True)
+    pip("install", "--upgrade", "pip>=24", UV, check=False)
+    cpu_build = extra == "cpu" and platform.system() == "Linux"
+    # To pip a CPU build is a torch==2.13.0 too, and the newest, where the user's settings name an index that has it.
+    torch = f"torch=={TORCH}" + ("+cpu" if cpu_build else f",!={TORCH}+cpu")
+    print(f"  2/3 torch {TORCH}", flush=True)
     # The user's own settings come first; on a stock pip only PyTorch's index has the CPU build.
-    if not (torch.endswith("+cpu") and put("--no-deps", torch, check=False)):
-        put("--no-deps", *(["--index-url", torch_cpu_index] if torch.endswith("+cpu") else []), torch)
+    if not put("--no-deps", torch, check=not cpu_build):
+        put("--no-deps", "--index-url", torch_cpu_index, torch)
     print(f"  3/3 vllm, ray, deepspeed and the others ({extra})", flush=True)
     put("--editable", f".[{extra},test]")
-    if extra == "cpu":
-        pip("uninstall", "--yes", *UNUSED)
+    unused = [each for each in UNUSED if list(VENV.glob(f"lib/python*/site-packages/{each}-*.dist-info"))]
+    if extra == "cpu" and unused:
+        pip("uninstall", "--yes", *unused)
 
 
 def put(*arguments: str, check: bool = True) -> bool:
@@ -165,7 +167,15 @@ def put(*arguments: str, check: bool = True) -> bool:
     settings = uv_settings()
     if settings is not None:
         options, environment = settings
-        line = [str(VENV / "bin" / "uv"), "pip", "install", "--python", EXECUTABLE, "--index-strategy", "unsafe-best-match"]
+        line = [
+            str(VENV / "bin" / "uv"),
+            "pip",
+            "install",
+            "--python",
+            EXECUTABLE,
+            "--index-strategy",
+            "unsafe-best-match",
+        ]
         environment = {**os.environ, **BUILD, **environment}
         if not subprocess.run([*line, *options, *arguments], cwd=ROOT, env=environment, capture_output=True).returncode:
             return True
