@@ -167,19 +167,13 @@ def put(*arguments: str, check: bool = True) -> bool:
     settings = uv_settings()
     if settings is not None:
         options, environment = settings
-        line = [
-            str(VENV / "bin" / "uv"),
-            "pip",
-            "install",
-            "--python",
-            EXECUTABLE,
-            "--index-strategy",
-            "unsafe-best-match",
-        ]
+        # As pip does: the best version of all indexes, and compiled, for machines where nothing may write it later.
+        as_pip = ["--index-strategy", "unsafe-best-match", "--compile-bytecode"]
+        line = [str(VENV / "bin" / "uv"), "pip", "install", "--python", EXECUTABLE, *as_pip]
         environment = {**os.environ, **BUILD, **environment}
         if not subprocess.run([*line, *options, *arguments], cwd=ROOT, env=environment, capture_output=True).returncode:
             return True
-    return pip("install", "--no-compile", *arguments, check=check)
+    return pip("install", *arguments, check=check)
 
 
 def uv_settings() -> tuple[list[str], dict[str, str]] | None:
