@@ -31,8 +31,8 @@ UV = "uv>=0.13,<0.14"
 # Settings of pip that uv can be given, and those that change nothing of what is installed.
 UV_KNOWS = {"cert", "constraint", "extra-index-url", "find-links", "index-url"}
 NOT_FOR_UV = {
-    *("default-timeout", "disable-pip-version-check", "no-color", "no-input", "no-python-version-warning"),
-    *("progress-bar", "quiet", "require-virtualenv", "retries", "root-user-action", "timeout", "verbose"),
+    *("config-file", "default-timeout", "disable-pip-version-check", "no-color", "no-input", "progress-bar"),
+    *("no-python-version-warning", "quiet", "require-virtualenv", "retries", "root-user-action", "timeout", "verbose"),
 }
 
 
@@ -145,9 +145,11 @@ def make_venv(extra: str, moved: bool) -> None:
 
 def install(extra: str, torch_cpu_index: str) -> None:
     """Puts all packages into .venv. What an interrupted set-up has installed is not installed again."""
-    print("  1/3 pip and uv", flush=True)
+    print("  1/3 uv or pip", flush=True)
     # A mirror that lacks them is no fault: the pip that came with Python goes on.
-    pip("install", "--upgrade", "pip>=24", UV, check=False)
+    pip("install", UV, check=False)
+    if uv_settings() is None:
+        pip("install", "--upgrade", "pip>=24", check=False)
     cpu_build = extra == "cpu" and platform.system() == "Linux"
     # To pip a CPU build is a torch==2.13.0 too, and the newest, where the user's settings name an index that has it.
     torch = f"torch=={TORCH}" + ("+cpu" if cpu_build else f",!={TORCH}+cpu")
