@@ -71,6 +71,19 @@ def test_groups_for_rollouts_engines_and_learner(name: str) -> None:
         assert 1 <= groups[group]["min_workers"] <= groups[group]["max_workers"]
 
 
+@pytest.mark.parametrize(("name", "image"), [("aws", "IMAGE"), ("gcp", "IMAGE_FAMILY")])
+def test_every_machine_names_an_image_with_a_driver_for_cuda_13(name: str, image: str) -> None:
+    """Without one Ray takes an old image of its own choice, whose driver cannot run torch 2.13."""
+    config = launcher(name)
+    for node in config["available_node_types"].values():
+        machine = node["node_config"]
+        given = machine["ImageId"] if name == "aws" else machine["disks"][0]["initializeParams"]["sourceImage"]
+        assert given.rpartition("/")[2] == image
+    for node in prepare_config(config)["available_node_types"].values() if name == "aws" else ():
+        assert node["node_config"]["ImageId"] == image, "Ray would take another"
+    assert "R580 or newer" in (CLUSTER / f"{name}.yaml").read_text()
+
+
 def test_launchers_and_manifests_run_one_image() -> None:
     (values,) = read(ROOT / "k8s" / "overlays" / "gpu-nvidia" / "values" / "values.yaml")
     tag = values["data"]["image"].rpartition("/")[2]
@@ -122,7 +135,7 @@ def test_image_is_pinned_and_not_root() -> None:
     (torch,) = [each for each in project["dependencies"] if each.startswith("torch==")]
     pins = re.findall(r"torch==([\d.]+)", "\n".join(lines))
     assert pins and all(pin.startswith(torch.removeprefix("torch==").rstrip("*")) for pin in pins)
-    extras = re.search(r"^\s+(\w+)\) export PIP_EXTRA_INDEX_URL", "\n".join(lines), re.MULTILINE)
-    assert extras and {extras[1], "gpu"} <= set(project["optional-dependencies"])
+    extras = re.findall(r"^\s+(\w+)\) .*;; \\$", "\n".join(lines), re.MULTILINE)
+    assert sorted(extras) == ["cpu", "gpu"] and set(extras) <= set(project["optional-dependencies"])
     assert any("DS_BUILD_OPS=0" in line for line in lines)
     assert not any("NVIDIA_VISIBLE_DEVICES=" in line for line in lines), "pods without a GPU request would see all GPUs"
