@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -133,18 +134,21 @@ def _fewer(config: RunConfig) -> Iterator[tuple[float, Change]]:
     if config.device == "gpu":
         yield 20.0, {"device": "auto"}
     if not config.train.colocate and config.learner.workers == 1 and config.policy.engines == 1:
-        yield 4.0, {
-            "train.colocate": True,
-            "train.max_staleness": 0,
-            "world.replicas": 1,
-            "world.max_replicas": 1,
-            "policy.engine.tensor_parallel": 1,
-            "world.engine.tensor_parallel": 1,
-            "policy.engine.gpu_memory_utilization": 0.3,
-            "world.engine.gpu_memory_utilization": 0.3,
-        }
+        yield (
+            4.0,
+            {
+                "train.colocate": True,
+                "train.max_staleness": 0,
+                "world.replicas": 1,
+                "world.max_replicas": 1,
+                "policy.engine.tensor_parallel": 1,
+                "world.engine.tensor_parallel": 1,
+                "policy.engine.gpu_memory_utilization": 0.3,
+                "world.engine.gpu_memory_utilization": 0.3,
+            },
+        )
 
 
 def words(change: Change) -> str:
     """A change as one types it."""
-    return " ".join(f"{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in change.items())
+    return " ".join(f"{name}={json.dumps(value).strip(chr(34))}" for name, value in change.items())

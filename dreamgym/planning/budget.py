@@ -10,24 +10,27 @@ from dreamgym.errors import ConfigError
 from dreamgym.planning import GB
 from dreamgym.planning.estimate import Estimate, Models, dtype_of, on_gpus
 from dreamgym.planning.machine import Machine
-from dreamgym.planning.memory import EngineUse, kv_bytes, width
+from dreamgym.planning.memory import kv_bytes, width
 from dreamgym.planning.shapes import Shape
+
+STAGES = 4
+"""Times that processes start and models load: two tunings, training, evaluation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Assumptions; each can be given as `--rate NAME=VALUE`. A rate of 0 is worked out from the ones before it.
+    """Assumptions; `--rate NAME=VALUE` gives another. Those that are 0 are worked out from the ones before them.
 
     learner_efficiency   share of a device's peak that training reaches
-    engine_efficiency    share of its memory's bandwidth, and of its peak, that engines reach
+    engine_efficiency    share of its peak and of its memory's bandwidth that engines reach
     steps                share of env.max_steps that an episode takes
     answer               share of max_tokens that an answer takes
     asked                share of dream steps that the experience model is asked for (the memo answers the others)
-    observation          tokens of a state beside the model's reasoning, as a share of its answer
+    observation          what the policy reads of a dream step, as a share of what the experience model wrote
     sync_gb_per_s        weights on their way from the learner to the engines
     start_minutes        start of a stage's processes and models
     learner_tokens_per_s, world_tokens_per_s, policy_tokens_per_s    of all workers, all replicas, all engines
-    env_steps_per_s      of all real environments together; without it they are not counted
+    env_steps_per_s      of all real environments together; without it their steps are not counted
     """
 
     learner_efficiency: float = 0.3
@@ -46,7 +49,7 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Tokens and seconds of a part of a stage; `rate` says of what."""
+    """Tokens and seconds of a part of a stage; `rate` says by which rate."""
 
     stage: str
     part: str
@@ -59,100 +62,129 @@ def given(rates: Mapping[str, float]) -> Rates:
     """The assumptions, with those that a user gave.
 
     Raises:
-        ConfigError: there is no rate of a name, or it is not above 0.
+        ConfigError: there is no rate of a name.
     """
     known = [f.name for f in fields(Rates)]
-    for name, value in rates.items():
+    for name in rates:
         if name not in known:
             raise ConfigError(f"command line: --rate has no '{name:.60}'; choose one of {', '.join(known)}.")
-        if not 0 < value < float("inf"):
-            raise ConfigError(f"command line: --rate {name}={value:g} is no rate; give a number above 0.")
     return replace(Rates(), **rates)
 
 
-def costs(config: RunConfig, models: Models, machine: Machine, found: Estimate, rates: Rates) -> list[Cost]:
-    """Tokens and time of tuning, RL and evaluation, part by part; collecting counts where env_steps_per_s is given."""
-    told = [Cost("all", "start of processes and models", 0, 60 * rates.start_minutes * 4, "start_minutes x 4 stages")]
-    if rates.env_steps_per_s and not config.collect.files:
-        a_task = config.collect.expert + config.collect.noisy + config.collect.random
-        steps = (config.collect.tasks + config.collect.heldout_tasks) * a_task * config.env.max_steps * rates.steps
-        told.append(Cost("collect", "real steps", 0, steps / rates.env_steps_per_s, "env_steps_per_s"))
-    told += _tuning(config, config.world.sft, models.world, "experience model", machine, rates)
-    told += _tuning(config, config.policy.sft, models.policy, "policy", machine, rates)
-    return told + _loop(config, models, machine, found, rates) + _eval(config, models, machine, found, rates)
+def assumptions(rates: Rates) -> str:
+    """The rates that were used, in words."""
+    return ", ".join(f"{name}={value:g}" for name, value in asdict(rates).items() if value)
 
 
-def _tuning(
-    config: RunConfig, tuning: TuningConfig, shape: Shape, name: str, machine: Machine, rates: Rates
-) -> list[Cost]:
-    if not tuning.tokens:
-        return []
-    scratch = config.world.model.scratch if config.world.model.source == "scratch" else None
-    tokens = float(tuning.tokens + (scratch.drill_tokens if scratch and name == "experience model" else 0))
-    rate = rates.learner_tokens_per_s or _learner_rate(config, shape, machine, rates)
-    return [Cost("sft", name, tokens, _bounded(tokens / rate, tuning.minutes), f"{rate:,.0f} tokens/s")]
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What one run costs on one machine; `found` tells how many sequences its engines hold."""
 
+    config: RunConfig
+    models: Models
+    machine: Machine
+    found: Estimate
+    rates: Rates
 
-def _loop(config: RunConfig, models: Models, machine: Machine, found: Estimate, rates: Rates) -> list[Cost]:
-    """RL: rollouts take the policy's and the dream's time one after the other; then comes the learner, then the sync."""
-    train, dream = config.train, config.train.world == "dream"
-    episodes = float(train.iterations * train.groups * train.group_size)
-    turns = episodes * config.env.max_steps * rates.steps
-    at_once = train.groups * train.group_size
-    answer, written = _answers(config, rates)
-    read = min(config.env.max_steps * rates.steps * (answer + written * rates.observation), _window(config))
-    told = [_generated("train", "rollouts: policy", turns * answer, "policy", config, models, machine, found, rates, at_once)]
-    if dream:
-        asked = turns * rates.asked * (1 + config.replay.consistency_share * config.replay.consistency)
-        dreams = ("train", "rollouts: dream", asked * written, "world")
-        told.append(_generated(*dreams, config, models, machine, found, rates, at_once))
-    elif rates.env_steps_per_s:
-        told.append(Cost("train", "real steps", 0, turns / rates.env_steps_per_s, "env_steps_per_s"))
-    rate = rates.learner_tokens_per_s or _learner_rate(config, models.policy, machine, rates, passes=_passes(config))
-    tokens = episodes * read
-    told.append(Cost("train", "learner", tokens, tokens / rate, f"{rate:,.0f} tokens/s"))
-    weights = width(dtype_of(config.policy.model, machine)) * models.policy.weights
-    seconds = train.iterations * weights / GB / rates.sync_gb_per_s
-    told.append(Cost("train", "weights to the engines", 0, seconds, f"{rates.sync_gb_per_s:g} GB/s"))
-    evaluations = train.iterations // train.eval_every if train.eval_every else 0
-    if evaluations:
-        told.append(_games(evaluations * train.eval_games * (2 if dream else 1), "train", config, models, machine, found, rates))
-    whole = sum(cost.seconds for cost in told)
-    scale = _bounded(whole, train.minutes) / whole if whole else 1.0
-    return [replace(c, tokens=c.tokens * scale, seconds=c.seconds * scale) for c in told]
+    def costs(self) -> list[Cost]:
+        """Tokens and time of each stage, part by part."""
+        config, rates = self.config, self.rates
+        start = f"{rates.start_minutes:g} min x {STAGES}"
+        told = [Cost("all", "start of processes and models", 0, STAGES * 60 * rates.start_minutes, start)]
+        if rates.env_steps_per_s and not config.collect.files:
+            a_task = config.collect.expert + config.collect.noisy + config.collect.random
+            tasks = config.collect.tasks + config.collect.heldout_tasks
+            told.append(self._real("collect", tasks * a_task * self._turns))
+        told += self._tuning(config.world.sft, self.models.world, "experience model")
+        told += self._tuning(config.policy.sft, self.models.policy, "policy")
+        return [*told, *self._loop(), *self._games("eval", 2 * config.eval.games)]
 
+    @property
+    def _turns(self) -> float:
+        return self.config.env.max_steps * self.rates.steps
 
-def _eval(config: RunConfig, models: Models, machine: Machine, found: Estimate, rates: Rates) -> list[Cost]:
-    return [_games(2 * config.eval.games, "eval", config, models, machine, found, rates)]
+    @property
+    def _action(self) -> float:
+        """Tokens of an action."""
+        return self.config.policy.sampling.max_tokens * self.rates.answer
 
+    @property
+    def _step(self) -> float:
+        """Tokens of a dream step."""
+        return self.config.world.sampling.max_tokens * self.rates.answer
 
-def _games(
-    games: float, stage: str, config: RunConfig, models: Models, machine: Machine, found: Estimate, rates: Rates
-) -> Cost:
-    """Games by the policy, in the real environment (and in training in the dream as well)."""
-    turns = games * config.env.max_steps * rates.steps
-    tokens = turns * _answers(config, rates)[0]
-    cost = _generated(stage, "evaluation", tokens, "policy", config, models, machine, found, rates, 128)
-    real = turns / rates.env_steps_per_s if rates.env_steps_per_s else 0.0
-    return replace(cost, seconds=cost.seconds + real)
+    def _real(self, stage: str, steps: float) -> Cost:
+        rate = self.rates.env_steps_per_s
+        return Cost(stage, "real steps", 0, steps / rate, f"{rate:g} steps/s")
 
+    def _tuning(self, tuning: TuningConfig, shape: Shape, name: str) -> list[Cost]:
+        if not tuning.tokens:
+            return []
+        model = self.config.world.model
+        drill = model.scratch.drill_tokens if model.source == "scratch" and name == "experience model" else 0
+        tokens = float(tuning.tokens + drill)
+        rate = self._learner_rate(shape, 6.0 + 2.0 * self.config.learner.gradient_checkpointing)
+        return [Cost("sft", name, tokens, _bounded(tokens / rate, tuning.minutes), f"{rate:,.0f} tokens/s")]
 
-def _generated(
-    stage: str, part: str, tokens: float, section: str,
-    config: RunConfig, models: Models, machine: Machine, found: Estimate, rates: Rates, at_once: float,
-) -> Cost:  # fmt: skip
-    own: float = getattr(rates, f"{section}_tokens_per_s")
-    rate = own or _engine_rate(config, section, models, machine, getattr(found, section), rates, at_once)
-    return Cost(stage, part, tokens, tokens / rate, f"{rate:,.0f} tokens/s")
+    def _loop(self) -> list[Cost]:
+        """RL: the policy's time, the dream's, the learner's and the weights', one after the other."""
+        config, rates, train = self.config, self.rates, self.config.train
+        at_once = float(train.groups * train.group_size)
+        episodes, dream = train.iterations * at_once, train.world == "dream"
+        turns = episodes * self._turns
+        told = [self._generated("train", "rollouts: policy", turns * self._action, "policy", at_once)]
+        if dream:
+            asked = turns * rates.asked * (1 + config.replay.consistency_share * config.replay.consistency)
+            told.append(self._generated("train", "rollouts: dream", asked * self._step, "world", at_once))
+        elif rates.env_steps_per_s:
+            told.append(self._real("train", turns))
+        read = self._turns * (self._action + self._step * rates.observation)
+        tokens = episodes * min(read, config.policy.engine.max_model_len)
+        rate = self._learner_rate(self.models.policy, _passes(config))
+        told.append(Cost("train", "learner", tokens, tokens / rate, f"{rate:,.0f} tokens/s"))
+        weights = width(dtype_of(config.policy.model, self.machine)) * self.models.policy.weights
+        seconds = train.iterations * weights / GB / rates.sync_gb_per_s
+        told.append(Cost("train", "weights to the engines", 0, seconds, f"{rates.sync_gb_per_s:g} GB/s"))
+        evaluations = train.iterations // train.eval_every if train.eval_every else 0
+        if evaluations:
+            told += self._games("train", evaluations * train.eval_games)
+        whole = sum(cost.seconds for cost in told)
+        scale = _bounded(whole, train.minutes) / whole
+        return [replace(c, tokens=c.tokens * scale, seconds=c.seconds * scale) for c in told]
 
+    def _games(self, stage: str, games: float) -> list[Cost]:
+        """Games of the policy in the real environment."""
+        turns = games * self._turns
+        told = [self._generated(stage, "evaluation", turns * self._action, "policy", games)]
+        return [*told, self._real(stage, turns)] if self.rates.env_steps_per_s else told
 
-def _answers(config: RunConfig, rates: Rates) -> tuple[float, float]:
-    """Tokens of an action, and of a dream step."""
-    return config.policy.sampling.max_tokens * rates.answer, config.world.sampling.max_tokens * rates.answer
+    def _generated(self, stage: str, part: str, tokens: float, section: str, at_once: float) -> Cost:
+        own: float = getattr(self.rates, f"{section}_tokens_per_s")
+        rate = own or self._engine_rate(section, at_once)
+        return Cost(stage, part, tokens, tokens / rate, f"{rate:,.0f} tokens/s")
 
+    def _learner_rate(self, shape: Shape, flops: float) -> float:
+        """Tokens a second of all workers together, of which each takes so many FLOPs a weight."""
+        if self.rates.learner_tokens_per_s:
+            return self.rates.learner_tokens_per_s
+        devices = self.config.learner.workers if on_gpus(self.config, self.machine) else 1
+        return devices * self.machine.chip.flops * self.rates.learner_efficiency / (flops * shape.weights)
 
-def _window(config: RunConfig) -> float:
-    return float(config.policy.engine.max_model_len)
+    def _engine_rate(self, section: str, at_once: float) -> float:
+        """Tokens a second of all engines of a kind; each step reads the weights and caches that are half full."""
+        settings, shape = getattr(self.config, section), getattr(self.models, section)
+        gpu, chip, use = on_gpus(self.config, self.machine), self.machine.chip, getattr(self.found, section)
+        count = settings.engines if section == "policy" else settings.replicas
+        tp = settings.engine.tensor_parallel if gpu else 1
+        held = 2 * use.sequences if use is not None else 1.0
+        batch = max(1.0, min(settings.engine.max_num_seqs, held, at_once / count))
+        dtype = dtype_of(settings.model, self.machine)
+        cache = batch * settings.engine.max_model_len / 2 * kv_bytes(shape, dtype, tp)
+        seconds = max(
+            (width(dtype) * shape.weights / tp + cache) / chip.bandwidth,
+            batch * 2 * shape.weights / (tp * chip.flops),
+        )
+        return float((count if gpu else 1) * batch / seconds * self.rates.engine_efficiency)
 
 
 def _passes(config: RunConfig) -> float:
@@ -164,37 +196,5 @@ def _passes(config: RunConfig) -> float:
     return (learned + again) * (2 if by == "ppo" else 1) + (2.0 if learner.kl_coef > 0 else 0.0)
 
 
-def _learner_rate(
-    config: RunConfig, shape: Shape, machine: Machine, rates: Rates, passes: float | None = None
-) -> float:
-    """Tokens a second of all workers together."""
-    passes = passes or 6.0 + 2.0 * config.learner.gradient_checkpointing
-    devices = config.learner.workers if on_gpus(config, machine) else 1
-    return devices * machine.chip.flops * rates.learner_efficiency / (passes * shape.weights)
-
-
-def _engine_rate(
-    config: RunConfig, section: str, models: Models, machine: Machine,
-    use: EngineUse | None, rates: Rates, at_once: float,
-) -> float:  # fmt: skip
-    """Tokens a second of all engines of a kind, all that run at once; each step reads weights and half-full caches."""
-    settings = getattr(config, section)
-    shape: Shape = getattr(models, section)
-    gpu = on_gpus(config, machine)
-    count, tp = (settings.engines if section == "policy" else settings.replicas), settings.engine.tensor_parallel
-    held = use.sequences if use is not None else 1.0
-    batch = max(1.0, min(settings.engine.max_num_seqs, 2 * held, at_once / count))
-    dtype, chip = dtype_of(settings.model, machine), machine.chip
-    tp = tp if gpu else 1
-    read = width(dtype) * shape.weights / tp + batch * settings.engine.max_model_len / 2 * kv_bytes(shape, dtype, tp)
-    step = max(read / chip.bandwidth, batch * 2 * shape.weights / (tp * chip.flops)) / rates.engine_efficiency
-    return count * batch / step if gpu else batch / step
-
-
 def _bounded(seconds: float, minutes: float) -> float:
     return min(seconds, 60 * minutes) if minutes else seconds
-
-
-def assumptions(rates: Rates) -> str:
-    """The rates that were used, in words."""
-    return ", ".join(f"{name}={value:g}" for name, value in asdict(rates).items() if value)

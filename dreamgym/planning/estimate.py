@@ -27,6 +27,7 @@ from dreamgym.planning.shapes import Shape
 RAY_GB, ACTOR_GB = 1.5, 0.6
 """Assumed: Ray, Serve and the replay buffer together, and one rollout actor."""
 DRIVER_GB = 0.6
+OTHERS = (DRIVER_GB + RAY_GB) * GB
 CHECKPOINT_BYTES = 12
 """Of a trained weight, beside the model itself: its float32 copy and both moments."""
 
@@ -151,9 +152,9 @@ def _dreams(config: RunConfig) -> bool:
     return config.train.world == "dream"
 
 
-def _engines(config: RunConfig, models: Models, machine: Machine, gpu: bool) -> list[tuple[str, str, Shape, Any]]:
+def _engines(config: RunConfig, models: Models) -> list[tuple[str, str, Shape, Any]]:
     """(part, section, shape, its section of the configuration) of each kind of engine."""
-    kinds = [("policy engine", "policy", models.policy, config.policy)]
+    kinds: list[tuple[str, str, Shape, Any]] = [("policy engine", "policy", models.policy, config.policy)]
     if _dreams(config):
         kinds.append(("experience model", "world", models.world, config.world))
     return kinds
@@ -174,7 +175,7 @@ def _on_gpus(config: RunConfig, models: Models, machine: Machine, found: Estimat
     device, host = _rl_learner(config, models, machine, gpu=True)
     if not config.train.colocate:
         _row(found, "learner", Row("train", "learner", _gpus(workers), device, limit))
-    for part, section, shape, settings in _engines(config, models, machine, gpu=True):
+    for part, section, shape, settings in _engines(config, models):
         _engine_row(config, part, section, shape, settings, machine, found)
     if config.train.colocate:
         _colocated(config, device, limit, found)
@@ -202,8 +203,8 @@ def _engine_row(
         found.misfits.append(Misfit(section, f"{part}: {short}"))
     elif use.sequences < seats:
         found.notes.append(
-            f"{part}: {use.sequences:,.0f} full-length sequences fit the KV cache, {section}.engine.max_num_seqs={seats} "
-            "may be under way; the others wait."
+            f"{part}: {use.sequences:,.0f} full-length sequences fit the KV cache and "
+            f"{section}.engine.max_num_seqs={seats} may be under way; the others wait."
         )
     if shape.heads % tp:
         found.misfits.append(Misfit(section, f"{part}: {shape.heads} attention heads cannot be split over {tp} GPUs"))
@@ -260,7 +261,7 @@ def _host(found: Estimate, machine: Machine, stage: str, workers: int, host: Par
     """The node on which most learner workers load their model, beside the driver that has just made it."""
     here = min(workers, max((node.gpus for node in machine.nodes), default=1))
     parts = {name: size * here for name, size in host.items()}
-    parts["driver"] = (DRIVER_GB + RAY_GB) * GB + made
+    parts["driver and Ray"] = OTHERS + made
     known = [node.ram_gb for node in machine.nodes if node.ram_gb is not None]
     _row(found, "host", Row(stage, "memory", "host", parts, min(known) * GB if known else None))
 
@@ -275,11 +276,11 @@ def _on_cpu(config: RunConfig, models: Models, machine: Machine, found: Estimate
     for name, shape, tuning in _tunings(config, models):
         parts, _ = _learner_of(config, shape, tuning, machine, gpu=False)
         made = width(dtype_of(tuning, machine)) * shape.weights
-        whole = {"learner": sum(parts.values()) * config.learner.workers, "driver and Ray": made + _others(config)}
+        whole = {"learner": sum(parts.values()) * config.learner.workers, "driver and Ray": made + OTHERS}
         _row(found, "learner", Row("sft", f"learner of the {name}", "host", whole, limit, _inside(parts)))
     device, _ = _rl_learner(config, models, machine, gpu=False)
     whole = {"learner": sum(device.values()) * config.learner.workers}
-    for part, section, shape, settings in _engines(config, models, machine, gpu=False):
+    for part, section, shape, settings in _engines(config, models):
         use = engine(shape, settings.engine, dtype_of(settings.model, machine), 0.0)
         whole[part] = sum(use.parts.values()) * (
             config.policy.engines if section == "policy" else max(config.world.replicas, config.world.max_replicas)
@@ -289,13 +290,9 @@ def _on_cpu(config: RunConfig, models: Models, machine: Machine, found: Estimate
             said = f"{part}: {section}.engine.kv_cache_gib holds no sequence of {window:,} tokens"
             found.misfits.append(Misfit(section, said))
         setattr(found, section, use)
-    whole["driver and Ray"] = _others(config) + config.train.rollout_actors * ACTOR_GB * GB
+    whole["driver and Ray"] = OTHERS + config.train.rollout_actors * ACTOR_GB * GB
     whole["object store"] = float(width(dtype_of(config.policy.model, machine)) * models.policy.weights)
     _row(found, "host", Row("train", "engines and learner", "host", whole, limit, _inside(device)))
-
-
-def _others(config: RunConfig) -> float:
-    return (DRIVER_GB + RAY_GB) * GB
 
 
 def _inside(parts: Parts) -> str:

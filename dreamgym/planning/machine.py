@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -16,7 +15,9 @@ from dreamgym.errors import ConfigError
 from dreamgym.planning import GB
 
 FORMS = "8xA100-80, 1x4090-24, 2x8xH100-80 (nodes x GPUs x name-GB) or cpu:16x64 (cores x GB)"
-_GPUS = re.compile(r"(?:(?P<nodes>\d{1,4})x)?(?P<gpus>\d{1,3})x(?P<name>[A-Za-z0-9]+(?:[ _][A-Za-z0-9]+)*)-(?P<gb>\d{1,4})")
+_GPUS = re.compile(
+    r"(?:(?P<nodes>\d{1,4})x)?(?P<gpus>\d{1,3})x(?P<name>[A-Za-z0-9]+(?:[ _][A-Za-z0-9]+)*)-(?P<gb>\d{1,4})"
+)
 _CPU = re.compile(r"cpu:(?P<cores>\d{1,4})x(?P<gb>\d{1,5}(?:\.\d+)?)")
 
 
@@ -168,22 +169,3 @@ def of_nodes(nodes: Sequence[Node], name: str = "the cluster") -> Machine:
     """A machine of nodes that are known, such as those of a live cluster."""
     kinds = [chip_of(node.gpu) for node in nodes if node.gpus]
     return Machine(name, tuple(nodes), all(kind.bfloat16 for kind in kinds) if kinds else native_bfloat16())
-
-
-def shared(nodes: Sequence[Node]) -> str:
-    """Nodes in words."""
-    kinds: dict[Node, int] = {}
-    for node in nodes:
-        kinds[node] = kinds.get(node, 0) + 1
-    return ", ".join(f"{count} node{'s' * (count > 1)} of {_node(node)}" for node, count in kinds.items())
-
-
-def _node(node: Node) -> str:
-    gpus = f"{node.gpus} x {node.gpu} with {node.gpu_gb:.0f} GB" if node.gpus else "no GPU"
-    host = f", {node.ram_gb:.0f} GB of memory" if node.ram_gb is not None else ""
-    return gpus + (f", {node.cores} cores" if node.cores else "") + host
-
-
-def cores() -> int:
-    """Processors of this machine."""
-    return os.cpu_count() or 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dreamgym.config import EngineConfig, LearnerConfig
 from dreamgym.planning import GB
@@ -79,32 +79,20 @@ def states(model: Trained, config: LearnerConfig, gpu: bool) -> tuple[Parts, Par
     The 12 bytes are a float32 copy and AdamW's two moments. With `offload` (stages 1 to 3) optimiser and summed
     gradients lie on the host, and a gradient on the device is gone as soon as it is copied.
     """
-    stage, share, w = config.zero_stage, model.trained / config.workers, model.width
-    moments, master = model.moments, 4.0 * model.trained
-    offload = config.offload and stage > 0
+    stage, w, trained = config.zero_stage, float(model.width), float(model.trained)
+    each = 1 / config.workers if stage else 1.0
+    lower, offload = model.width < 4, config.offload and stage > 0
+    weights = w * (trained + model.frozen) * (each if stage == 3 else 1)
+    summed = 4 * trained * (each if stage >= 2 else 1)
+    master = 4 * trained if stage or lower else 0.0
+    optimiser = (master + model.moments) * each
     if stage == 0:
-        lower = w < 4
-        parts = {"weights": w * model.trained, "gradients": w * model.trained}
-        parts["optimiser"] = moments + (master if lower else 0.0)
-        parts["weights"] += w * model.frozen
-        return _floats(parts), {}, 4.0 * model.trained if lower else 0.0
-    split = config.workers if stage == 3 else 1
-    parts = {"weights": w * (model.trained + model.frozen) / split}
-    summed = 4.0 * share
-    optimiser = (moments + master) / config.workers
-    if stage == 1:
-        parts["gradients"] = w * model.trained + (4.0 * model.trained if w < 4 and not offload else 0.0)
-    else:
-        parts["gradients"] = 0.0 if offload else summed
-    host = {}
-    if offload:
-        host = {"optimiser": optimiser + summed}
-    else:
-        parts["optimiser"] = optimiser
-    step = 4.0 * share if stage == 2 and not offload else 0.0
-    if not gpu:
-        parts |= {"optimiser": parts.get("optimiser", 0.0) + host.pop("optimiser", 0.0)}
-    return _floats(parts), _floats(host), step
+        return {"weights": weights, "gradients": w * trained, "optimiser": optimiser}, {}, 4 * trained * lower
+    if offload and gpu:
+        kept = {"weights": weights, "gradients": w * trained if stage == 1 else 0.0}
+        return kept, {"optimiser": optimiser + 4 * trained * each}, 0.0
+    gradients = summed if stage >= 2 else w * trained + summed * lower
+    return {"weights": weights, "gradients": gradients, "optimiser": optimiser}, {}, summed if stage == 2 else 0.0
 
 
 def buffers(model: Trained, config: LearnerConfig, gpu: bool) -> float:
@@ -170,7 +158,7 @@ def learner(
     top = head(shape, dtype, tokens, config.entropy_coef > 0, gpu, bool(model.adapters))
     if critic:
         trunk = model.shape.weights - (0 if shape.tied else shape.vocab * shape.hidden)
-        own = Trained(_sized(shape, trunk), "adamw", dtype)
+        own = Trained(replace(shape, weights=trunk), "adamw", dtype)
         device, more, _ = states(own, config, gpu)
         parts["critic"] = sum(device.values()) + buffers(own, config, gpu)
         host = {name: host.get(name, 0.0) + more.get(name, 0.0) for name in {*host, *more}}
@@ -185,12 +173,6 @@ def learner(
         host["model while it loads"] = float(model.width * shape.weights)
         return parts, host
     return parts | {"process": LEARNER_GB * GB}, {}
-
-
-def _sized(shape: Shape, weights: int) -> Shape:
-    from dataclasses import replace
-
-    return replace(shape, weights=weights)
 
 
 def kv_bytes(shape: Shape, dtype: str, tensor_parallel: int = 1) -> float:
@@ -234,7 +216,3 @@ def engine(shape: Shape, config: EngineConfig, dtype: str, gpu_bytes: float) -> 
         kv,
         max(kv, 0.0) / (token * config.max_model_len),
     )
-
-
-def _floats(parts: Parts) -> Parts:
-    return {name: float(value) for name, value in parts.items()}

@@ -10,8 +10,6 @@ from typing import Any
 from dreamgym.config import LoRAConfig, ModelConfig, ScratchModel
 from dreamgym.errors import ConfigError
 
-HUB_HOURS_TIMEOUT_S = 30
-
 
 @dataclass(frozen=True, slots=True)
 class Shape:
@@ -20,7 +18,6 @@ class Shape:
     weights    all of them, tied ones once
     matrices   those that Muon trains: in matrices, embedding and output head aside
     largest    in the largest single tensor
-    experts    of a mixture, how many of them compute a token, over how many there are; 1 for a dense model
     """
 
     name: str
@@ -112,7 +109,7 @@ def _configuration(source: str, field: str) -> Any:
         if source.endswith(".gguf"):
             return AutoConfig.from_pretrained(Path(source).parent, gguf_file=Path(source).name)
         return AutoConfig.from_pretrained(source)
-    except Exception as error:  # noqa: BLE001 - the hub's client raises of every kind
+    except (OSError, ValueError, KeyError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise ConfigError(
             f"{field}.source: the configuration of '{source}' cannot be had ({reason[:160]}); {remedy}."

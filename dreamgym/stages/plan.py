@@ -13,7 +13,7 @@ from dreamgym.obs.console import console
 from dreamgym.obs.runlog import duration
 from dreamgym.planning import GB
 from dreamgym.planning.advice import nearest, words
-from dreamgym.planning.budget import Cost, Rates, assumptions, costs, given
+from dreamgym.planning.budget import Budget, Cost, Rates, assumptions, given
 from dreamgym.planning.check import models_of
 from dreamgym.planning.estimate import Estimate, Models, Row, dtype_of, estimate, on_gpus
 from dreamgym.planning.machine import Machine, here, parse
@@ -48,7 +48,7 @@ def plan(
         console.print(f"[yellow]note:[/] {escape(note)}", soft_wrap=True)
     if found.misfits:
         _refuse(config, models, on, found)
-    _print_costs(costs(config, models, on, found, assumed), assumed, price_per_hour)
+    _print_costs(Budget(config, models, on, found, assumed).costs(), assumed, price_per_hour)
 
 
 def _refuse(config: RunConfig, models: Models, on: Machine, found: Estimate) -> None:
@@ -62,12 +62,12 @@ def _refuse(config: RunConfig, models: Models, on: Machine, found: Estimate) -> 
 
 def _head(config: RunConfig, models: Models, on: Machine) -> str:
     seen = "GPUs" if on_gpus(config, on) else "the CPU"
-    names = (
-        ("policy", models.policy, dtype_of(config.policy.model, on)),
-        ("experience model", models.world, dtype_of(config.world.model, on)),
-    )
-    told = ", ".join(f"{role} {_named(shape)} with {_count(shape.weights)} weights in {dtype}" for role, shape, dtype in names)
-    return f"[bold]plan[/] on {escape(on.name)}, computing on {seen}: {escape(told)}"
+    roles = (("policy", models.policy, config.policy.model), ("experience model", models.world, config.world.model))
+    told = [
+        f"{role} {_named(shape)} with {_count(shape.weights)} weights in {dtype_of(model, on)}"
+        for role, shape, model in roles
+    ]
+    return f"[bold]plan[/] on {escape(on.name)}, computing on {seen}: {escape(', '.join(told))}"
 
 
 def _named(shape: Shape) -> str:
