@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import heapq
 import itertools
 import json
@@ -40,7 +41,7 @@ def nearest(config: RunConfig, judge: Judge) -> Change | None:
             continue
         misfits = judge(tried).misfits
         if not misfits:
-            return change
+            return {name: value for name, value in change.items() if value != _value(config, name)}
         for more, step in moves(tried, {misfit.part for misfit in misfits}):
             following = change | step
             key = tuple(sorted(following.items()))
@@ -48,6 +49,10 @@ def nearest(config: RunConfig, judge: Judge) -> Change | None:
                 seen.add(key)
                 heapq.heappush(queue, (price + more, next(order), following))
     return None
+
+
+def _value(config: RunConfig, name: str) -> Any:
+    return functools.reduce(getattr, name.split("."), config)
 
 
 def apply(config: RunConfig, change: Change) -> RunConfig | None:
@@ -71,6 +76,8 @@ def moves(config: RunConfig, parts: set[str]) -> Iterator[tuple[float, Change]]:
         yield 0.0, {"policy.model.dtype": "float32", "world.model.dtype": "float32"}
     if parts & {"learner", "host"}:
         yield from _learner(config)
+    if "host" in parts and config.learner.workers > 1:
+        yield 2.0, {"learner.workers": config.learner.workers - 1}
     for section in ("policy", "world"):
         if parts & {section, "host"}:
             yield from _engine(config, section)
@@ -147,6 +154,10 @@ def _fewer(config: RunConfig) -> Iterator[tuple[float, Change]]:
                 "world.engine.gpu_memory_utilization": 0.3,
             },
         )
+
+
+NONE = "take larger devices or more of them, or smaller models"
+"""The remedy where no setting was found."""
 
 
 def words(change: Change) -> str:

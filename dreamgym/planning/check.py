@@ -9,7 +9,7 @@ from typing import Any
 from dreamgym.config import LoRAConfig, RunConfig
 from dreamgym.errors import ConfigError
 from dreamgym.planning import GB
-from dreamgym.planning.advice import nearest, words
+from dreamgym.planning.advice import NONE, nearest, words
 from dreamgym.planning.estimate import Models, estimate
 from dreamgym.planning.machine import Machine, Node, of_nodes
 from dreamgym.planning.shapes import adapter_weights, configuration, shape_of
@@ -45,7 +45,7 @@ def check(config: RunConfig, models: Models, machine: Machine) -> Verdict:
     if not found.misfits:
         return Verdict(True, f"models, caches and optimiser fit {machine.name}")
     change = nearest(config, lambda tried: estimate(tried, models, machine))
-    remedy = f"set {words(change)}" if change else "take more or larger GPUs, or smaller models"
+    remedy = f"set {words(change)}" if change else NONE
     return Verdict(False, "; ".join(dict.fromkeys(misfit.said for misfit in found.misfits)), remedy)
 
 

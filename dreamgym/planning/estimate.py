@@ -62,7 +62,7 @@ class Row:
 
     @property
     def fits(self) -> bool:
-        return self.limit is None or self.used <= self.limit
+        return self.limit is None or self.used <= self.limit * (1 + 1e-9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,32 +229,29 @@ def _colocated(config: RunConfig, device: Parts, limit: float, found: Estimate) 
 def _train_hosts(
     config: RunConfig, models: Models, machine: Machine, placed: Placed, host: Parts, found: Estimate
 ) -> None:
-    """The fullest node while RL starts (learners load their model) and while weights travel."""
+    """The fullest node, while RL starts (learners load their model) and while weights travel."""
     weights = width(dtype_of(config.policy.model, machine)) * models.policy.weights
-    loading = host.get("model while it loads", 0.0)
+    loading, optimiser = host.get("model while it loads", 0.0), host.get("optimiser", 0.0)
+    memory, shared = [], []
     for at, node in enumerate(machine.nodes):
-        learners, policies = placed.on("learner", at), placed.on("policy engine", at)
-        worlds = placed.on("experience model", at)
+        learners, policies, worlds = (placed.on(part, at) for part in ("learner", "policy engine", "experience model"))
         if config.train.colocate:
             learners, policies, worlds = config.learner.workers, config.policy.engines, config.world.replicas
-        processes = learners * LEARNER_GB + (policies * (1 + config.policy.engine.tensor_parallel)) * ENGINE_GB
+        processes = learners * LEARNER_GB + policies * (1 + config.policy.engine.tensor_parallel) * ENGINE_GB
         processes += worlds * (1 + config.world.engine.tensor_parallel) * ENGINE_GB
         if at == 0:
             processes += DRIVER_GB + RAY_GB + config.train.rollout_actors * ACTOR_GB
         shm = {"object store": weights if policies or at == 0 else 0.0, "weights of engines": weights * policies}
-        parts = {"processes": processes * GB, "optimiser": learners * host.get("optimiser", 0.0)}
-        travel = sum(shm.values())
-        parts |= shm if travel >= learners * loading else {"models while they load": learners * loading}
+        parts = {"processes": processes * GB, "optimiser": learners * optimiser}
+        parts |= shm if sum(shm.values()) >= learners * loading else {"models while they load": learners * loading}
         if config.train.colocate:
-            parts["engines asleep"] = sum(engine.parts["weights"] for engine in (found.policy, found.world) if engine)
-        limit = node.ram_gb * GB if node.ram_gb is not None else None
+            parts["engines asleep"] = sum(use.parts["weights"] for use in (found.policy, found.world) if use)
         where = f"node {at + 1}" if len(machine.nodes) > 1 else "host"
-        _row(found, "host", Row("train", "memory", where, parts, limit))
+        memory.append(Row("train", "memory", where, parts, node.ram_gb * GB if node.ram_gb is not None else None))
         room = node.shm_gb if node.shm_gb is not None else node.ram_gb / 2 if node.ram_gb is not None else None
-        if policies:
-            _row(found, "host", Row("train", "/dev/shm", where, shm, room * GB if room is not None else None))
-        if machine.nodes.count(node) == len(machine.nodes) and at == 0 and len(machine.nodes) > 2:
-            break  # nodes that are alike: the first has the driver, and so the most to hold
+        shared.append(Row("train", "/dev/shm", where, shm, room * GB if room is not None else None))
+    for rows in (memory, shared):
+        _row(found, "host", max(rows, key=lambda row: row.used / (row.limit or GB)))
 
 
 def _host(found: Estimate, machine: Machine, stage: str, workers: int, host: Parts, made: float) -> None:
@@ -277,7 +274,7 @@ def _on_cpu(config: RunConfig, models: Models, machine: Machine, found: Estimate
         parts, _ = _learner_of(config, shape, tuning, machine, gpu=False)
         made = width(dtype_of(tuning, machine)) * shape.weights
         whole = {"learner": sum(parts.values()) * config.learner.workers, "driver and Ray": made + OTHERS}
-        _row(found, "learner", Row("sft", f"learner of the {name}", "host", whole, limit, _inside(parts)))
+        _row(found, "host", Row("sft", f"learner of the {name}", "host", whole, limit, _inside(parts)))
     device, _ = _rl_learner(config, models, machine, gpu=False)
     whole = {"learner": sum(device.values()) * config.learner.workers}
     for part, section, shape, settings in _engines(config, models):

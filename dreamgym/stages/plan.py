@@ -12,7 +12,7 @@ from dreamgym.errors import ConfigError
 from dreamgym.obs.console import console
 from dreamgym.obs.runlog import duration
 from dreamgym.planning import GB
-from dreamgym.planning.advice import nearest, words
+from dreamgym.planning.advice import NONE, nearest, words
 from dreamgym.planning.budget import Budget, Cost, Rates, assumptions, given
 from dreamgym.planning.check import models_of
 from dreamgym.planning.estimate import Estimate, Models, Row, dtype_of, estimate, on_gpus
@@ -55,7 +55,7 @@ def _refuse(config: RunConfig, models: Models, on: Machine, found: Estimate) -> 
     for misfit in dict.fromkeys(misfit.said for misfit in found.misfits):
         console.print(f"[bold red]✗[/] {escape(misfit)}", soft_wrap=True)
     change = nearest(config, lambda tried: estimate(tried, models, on))
-    remedy = f"what fits and is nearest: {words(change)}" if change else "take more or larger GPUs, or smaller models"
+    remedy = f"what fits and is nearest: {words(change)}" if change else NONE
     first = found.misfits[0].said
     raise ConfigError(f"plan: the run does not fit {on.name} ({first}); {remedy}.")
 
