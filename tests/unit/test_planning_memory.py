@@ -101,7 +101,8 @@ STATES = """
     from dreamgym.learner.engines import import_deepspeed, initialize
 
     deepspeed = import_deepspeed()
-    torch.distributed.init_process_group("gloo")
+    rank = int(os.environ["RANK"])
+    torch.distributed.init_process_group("gloo", init_method={rendezvous!r}, rank=rank, world_size=2)
     deepspeed.init_distributed("gloo")
     torch.set_num_threads(1)
     shape = LlamaConfig(
@@ -125,7 +126,7 @@ STATES = """
         told.append(taken)
         engine.destroy()
         del engine, lm
-    if torch.distributed.get_rank() == 0:
+    if rank == 0:
         print(json.dumps(told))
 """
 CASES = [
@@ -142,18 +143,17 @@ CASES = [
 @pytest.mark.slow
 def test_deepspeed_holds_after_a_backward_pass_what_is_estimated(tmp_path: Path) -> None:
     """Two ranks, matrices above ZeRO-3's threshold of 1e5 weights, so that they are really partitioned."""
-    code = textwrap.dedent(STATES.format(tests=str(Path(__file__).parents[1]), cases=CASES))
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "WORLD_SIZE": "2", "LOCAL_SIZE": "1", "LOCAL_RANK": "0"}
-    shared |= {"DS_ACCELERATOR": "cpu", "TORCHDYNAMO_DISABLE": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    with torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) as store:
-        shared |= {"MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
-        ranks = [
-            subprocess.Popen(
-                [sys.executable, "-c", code], env=os.environ | shared | {"RANK": str(rank)}, stdout=subprocess.PIPE
-            )
-            for rank in range(2)
-        ]
-        out = [rank.communicate(timeout=500)[0] for rank in ranks]
+    rendezvous = (tmp_path / "rendezvous").as_uri()
+    code = textwrap.dedent(STATES.format(tests=str(Path(__file__).parents[1]), cases=CASES, rendezvous=rendezvous))
+    shared = {"WORLD_SIZE": "2", "LOCAL_SIZE": "1", "LOCAL_RANK": "0", "PYTHONPATH": os.pathsep.join(sys.path)}
+    shared |= {"DS_ACCELERATOR": "cpu", "TORCHDYNAMO_DISABLE": "1"}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", code], env=os.environ | shared | {"RANK": str(rank)}, stdout=subprocess.PIPE
+        )
+        for rank in range(2)
+    ]
+    out = [rank.communicate(timeout=500)[0] for rank in ranks]
     taken = json.loads(out[0].splitlines()[-1])
     model = LlamaConfig(
         vocab_size=500, hidden_size=400, intermediate_size=800, num_hidden_layers=2, num_attention_heads=4,
