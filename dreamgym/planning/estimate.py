@@ -23,6 +23,7 @@ from dreamgym.planning.memory import (
 )
 from dreamgym.planning.placement import Placed, place, wanted
 from dreamgym.planning.shapes import Shape
+from dreamgym.runtime import LOCAL_OBJECT_STORE_BYTES
 
 RAY_GB, ACTOR_GB = 1.5, 0.6
 """Assumed: Ray, Serve and the replay buffer together, and one rollout actor."""
@@ -111,6 +112,12 @@ def estimate(config: RunConfig, models: Models, machine: Machine) -> Estimate:
         found.misfits.append(Misfit("gpus", f"device=gpu, but {machine.name} has no GPU"))
         return found
     _precisions(config, machine, found)
+    longest = max(config.policy.engine.max_model_len, config.world.engine.max_model_len)
+    if config.learner.token_budget < longest:
+        found.notes.append(
+            f"a row may have the {longest:,} tokens of a window, and learner.token_budget="
+            f"{config.learner.token_budget} refuses those above it; raise it, or lower max_model_len."
+        )
     if on_gpus(config, machine):
         _on_gpus(config, models, machine, found)
     else:
@@ -231,6 +238,12 @@ def _train_hosts(
 ) -> None:
     """The fullest node, while RL starts (learners load their model) and while weights travel."""
     weights = width(dtype_of(config.policy.model, machine)) * models.policy.weights
+    if weights > LOCAL_OBJECT_STORE_BYTES:
+        found.notes.append(
+            f"each update puts {weights / GB:.1f} GB into Ray's object store, and a Ray that dreamgym starts itself "
+            f"has {LOCAL_OBJECT_STORE_BYTES / GB:.1f} GB and spills to disk; start one with --object-store-memory, "
+            "and name it by RAY_ADDRESS."
+        )
     loading, optimiser = host.get("model while it loads", 0.0), host.get("optimiser", 0.0)
     memory, shared = [], []
     for at, node in enumerate(machine.nodes):

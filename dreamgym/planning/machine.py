@@ -15,6 +15,7 @@ from dreamgym.errors import ConfigError
 from dreamgym.planning import GB
 
 FORMS = "8xA100-80, 1x4090-24, 2x8xH100-80 (nodes x GPUs x name-GB) or cpu:16x64 (cores x GB)"
+NVIDIA_TIMEOUT_S = 30
 _GPUS = re.compile(
     r"(?:(?P<nodes>\d{1,4})x)?(?P<gpus>\d{1,3})x(?P<name>[A-Za-z0-9]+(?:[ _][A-Za-z0-9]+)*)-(?P<gb>\d{1,4})"
 )
@@ -150,12 +151,21 @@ def native_bfloat16() -> bool:
 
 
 def _nvidia_gpus() -> list[tuple[str, float]]:
-    """Name and GB of each GPU that `nvidia-smi` lists; none where there is no such command or no driver."""
+    """Name and GB of each GPU that `nvidia-smi` lists; none where there is no such command or no driver.
+
+    Raises:
+        ConfigError: it does not answer.
+    """
     command = shutil.which("nvidia-smi")
     if command is None:
         return []
     query = [command, "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
-    told = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
+    try:
+        told = subprocess.run(query, capture_output=True, text=True, timeout=NVIDIA_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise ConfigError(
+            f"plan: nvidia-smi gave no answer in {NVIDIA_TIMEOUT_S} s; mend the driver, or name the machine by --machine."
+        ) from error
     return parse_nvidia(told.stdout.splitlines()) if told.returncode == 0 else []
 
 
