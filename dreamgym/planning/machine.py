@@ -16,9 +16,7 @@ from dreamgym.planning import GB
 
 FORMS = "8xA100-80, 1x4090-24, 2x8xH100-80 (nodes x GPUs x name-GB) or cpu:16x64 (cores x GB)"
 NVIDIA_TIMEOUT_S = 30
-_GPUS = re.compile(
-    r"(?:(?P<nodes>\d{1,4})x)?(?P<gpus>\d{1,3})x(?P<name>[A-Za-z0-9]+(?:[ _][A-Za-z0-9]+)*)-(?P<gb>\d{1,4})"
-)
+_GPUS = re.compile(r"(?:(?P<nodes>\d{1,4})x)?(?P<gpus>\d{1,3})x(?P<name>(?!\d+x)[A-Za-z0-9]+)-(?P<gb>\d{1,4})")
 _CPU = re.compile(r"cpu:(?P<cores>\d{1,4})x(?P<gb>\d{1,5}(?:\.\d+)?)")
 
 
@@ -164,7 +162,7 @@ def _nvidia_gpus() -> list[tuple[str, float]]:
         told = subprocess.run(query, capture_output=True, text=True, timeout=NVIDIA_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired as error:
         raise ConfigError(
-            f"plan: nvidia-smi gave no answer in {NVIDIA_TIMEOUT_S} s; mend the driver, or name the machine by --machine."
+            f"plan: nvidia-smi gave no answer in {NVIDIA_TIMEOUT_S} s; mend the driver, or name a machine by --machine."
         ) from error
     return parse_nvidia(told.stdout.splitlines()) if told.returncode == 0 else []
 
