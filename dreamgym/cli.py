@@ -38,6 +38,23 @@ def _seeds(text: str) -> list[int]:
     return [int(seed) for seed in text.split(",")]
 
 
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"'{text}' is no number above 0")
+    return value
+
+
+def _rate(text: str) -> tuple[str, float]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"'{text}' is not of the form NAME=VALUE, such as answer=0.8")
+    return name, _positive(value)
+
+
 class Option(NamedTuple):
     """An option of a command: its name, its value in words, what it means, and what argparse must know."""
 
@@ -63,6 +80,20 @@ OPTIONS = {
             "the trained policy (default), or the experience model",
             {"choices": MODELS, "default": "policy"},
         )
+    ],
+    "plan": [
+        Option(
+            "--machine", "8xA100-80", "GPUs x name-GB, 2x8xH100-80 with nodes, or cpu:16x64; without it, this machine",
+            {"default": ""},
+        ),
+        Option(
+            "--price-per-hour", "X", "of the whole machine, in any currency",
+            {"type": _positive, "default": 0.0, "dest": "price_per_hour"},
+        ),
+        Option(
+            "--rate", "NAME=VALUE", "replaces an assumption that `plan` prints; may be given several times",
+            {"type": _rate, "action": "append", "default": [], "dest": "rates"},
+        ),
     ],
     "experiment": [
         Option("--env", "NAME", "the real environment, where it is not the recipe's", {"default": ""}),
@@ -101,6 +132,7 @@ COMMANDS = {
     ),
     "report": Command("dreamgym.stages.report:report", "Write one page on the run: report.html and report.md."),
     "serve": Command("dreamgym.stages.serve:serve", "Open a trained model as an OpenAI-compatible HTTP endpoint."),
+    "plan": Command("dreamgym.stages.plan:plan", "Tell what a run needs: memory, hours, money, before it starts."),
     "doctor": Command("dreamgym.stages.doctor:doctor", "Check a cluster, or this machine, before a run."),
 }
 
