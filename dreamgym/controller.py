@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from dreamgym import loops
 from dreamgym.actors.again import again_scores
-from dreamgym.chat import ChatFormat
+from dreamgym.chat import load_chat
 from dreamgym.checkpoints import checkpoints, state_of
 from dreamgym.config import RunConfig
 from dreamgym.curriculum.curriculum import Curriculum
@@ -32,7 +32,6 @@ from dreamgym.fidelity import named, predict
 from dreamgym.guard import no_longer_true
 from dreamgym.learner.algorithms import resolve
 from dreamgym.learner.batches import rl_batch
-from dreamgym.learner.models import load_tokenizer
 from dreamgym.obs.console import Bar
 from dreamgym.obs.ledger import Ledger
 from dreamgym.obs.metrics import Sink
@@ -95,7 +94,7 @@ class Trainer:
         self._dev_tasks = list(dev_tasks)
         self._heldout = list(heldout)
         self._progress = Progress(seed_data)
-        self._world_chat = ChatFormat(load_tokenizer(config.run_dir / "world"))
+        self._world_chat = load_chat(config.run_dir / "world")
         self._log = RunLog(folder / "metrics.jsonl")
         self._sinks = [self._log, *sinks]
         self._ledger = Ledger(folder)

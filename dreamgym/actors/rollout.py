@@ -16,7 +16,7 @@ import pyarrow as pa
 from dreamgym.actors.again import Again, play_again
 from dreamgym.actors.episode import Episode, play
 from dreamgym.batching import Coalescer
-from dreamgym.chat import ChatFormat
+from dreamgym.chat import load_chat
 from dreamgym.config import RunConfig, SamplingConfig
 from dreamgym.envs.base import Environment, RealEnvironment
 from dreamgym.errors import EngineError
@@ -47,11 +47,9 @@ class RolloutActor:
 
     def __init__(self, config: RunConfig, tokenizer: str, world: WorldAddress | None, engines: Sequence[str]) -> None:
         """`engines` are the names of those of a `PolicyPool`: Ray keeps no handle for an actor that it starts anew."""
-        from transformers import AutoTokenizer
-
         log_to_session(config.log_level)
         self._config = config
-        self._chat = ChatFormat(AutoTokenizer.from_pretrained(tokenizer))
+        self._chat = load_chat(tokenizer)
         self._policy = PolicyPool.named(engines, config.policy.engine.timeout_s)
         self._window = Window(config.policy.engine.max_num_seqs * len(engines))
         self._clients: dict[float, Coalescer[Turn, Generation | EngineError]] = {}

@@ -9,12 +9,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from dreamgym.chat import ChatFormat
+from dreamgym.chat import ChatFormat, load_chat
 from dreamgym.config import LearnerConfig, RunConfig, SFTConfig, TuningConfig
 from dreamgym.errors import DataError
 from dreamgym.learner.drill import drill
 from dreamgym.learner.learner import Learner
-from dreamgym.learner.models import load_tokenizer, prepare_model
+from dreamgym.learner.models import prepare_model
 from dreamgym.obs.console import Bar, progress
 from dreamgym.obs.stages import Stage, stage
 from dreamgym.runtime import ensure_ray
@@ -55,7 +55,7 @@ def sft_world(config: RunConfig) -> None:
         with tuner(config, base, config.world.sft) as learner:
             trajectories = _read(current.run_dir)
             prepare_model(config.world.model, base, tokenizer_texts(trajectories), config.seed)
-            chat = ChatFormat(load_tokenizer(base))
+            chat = load_chat(base)
             examples = world_examples(config, trajectories, chat)
             learner.ready()
             _drill(config, current, learner, chat)
@@ -72,7 +72,7 @@ def sft_policy(config: RunConfig) -> None:
         with tuner(config, base, config.policy.sft) as learner:
             trajectories = _read(current.run_dir)
             _prepare_policy(config, current.run_dir, base, trajectories)
-            examples = policy_examples(config, trajectories, ChatFormat(load_tokenizer(base)))
+            examples = policy_examples(config, trajectories, load_chat(base))
             if examples.num_rows == 0 and config.policy.sft.tokens > 0:
                 raise DataError(
                     "policy.demonstrations: the seed data holds no action of an expert; "
