@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 
 from dreamgym.config import Device
-from dreamgym.serve.engine import quiet_environment
+from dreamgym.quiet import quiet_environment
 
 LOCAL_OBJECT_STORE_BYTES = 512 * 2**20
 ROLLOUT_CPUS = 0.5

@@ -24,7 +24,7 @@ from dreamgym.obs.tracing import Event, log_to_session
 from dreamgym.policy.engine import Answered, PolicyPool
 from dreamgym.schema import from_batch, to_batch
 from dreamgym.serve.dream import DreamEnvironment, Memo, WorldClient
-from dreamgym.serve.engine import Generation
+from dreamgym.serve.engine import CPU_SEATS, Generation
 from dreamgym.types import Trajectory, stable_id
 from dreamgym.window import Window
 
@@ -51,7 +51,8 @@ class RolloutActor:
         self._config = config
         self._chat = load_chat(tokenizer)
         self._policy = PolicyPool.named(engines, config.policy.engine.timeout_s)
-        self._window = Window(config.policy.engine.max_num_seqs * len(engines))
+        self._seats = config.policy.engine.max_num_seqs or CPU_SEATS
+        self._window = Window(self._seats * len(engines))
         self._clients: dict[float, Coalescer[Turn, Generation | EngineError]] = {}
         self._world_address = world
         self._world: WorldClient | None = None
@@ -141,7 +142,7 @@ class RolloutActor:
         if temperature not in self._clients:
             sampling = SamplingConfig(**{**policy.sampling.model_dump(), "temperature": temperature})
             self._clients[temperature] = Coalescer(
-                partial(self._send, sampling), limit=policy.engine.max_num_seqs, timeout_s=policy.engine.timeout_s
+                partial(self._send, sampling), limit=self._seats, timeout_s=policy.engine.timeout_s
             )
         async with self._window.place(deadline):
             answer = await self._clients[temperature]((prompt, seed, episode.id))

@@ -251,6 +251,10 @@ class Learner:
             raise DataError(f"{path}: no learner checkpoint; start the run anew, or correct the path.")
         self._all("load_checkpoint", str(path), momentum)
 
+    def empty_cache(self) -> None:
+        """Leave to others on the same GPU what PyTorch keeps of its memory for later."""
+        self._all("empty_cache")
+
     def close(self) -> None:
         """End the workers."""
         for worker in self._workers:

@@ -74,6 +74,13 @@ class Rank:
         self._device = torch.device("cuda:0" if self.spec.gpu else "cpu")
         self._build_engine()
 
+    def empty_cache(self) -> None:
+        """Give back the memory of the GPU that no tensor uses; on a CPU nothing is kept."""
+        import torch
+
+        if self.spec.gpu:
+            torch.cuda.empty_cache()
+
     def weights(self, version: int, pack: Pack, part_bytes: int) -> Iterator[Any]:
         """`pack(some of the whole weights, version)`, part by part, on rank 0, and on every rank a last item, None.
 

@@ -123,6 +123,10 @@ class ExperienceModel:
         """Counts since the start: dream steps, steps asked again, steps given up, and the engine's tokens."""
         return {**self._tally.counts, **self._engine.metrics()}
 
+    async def seats(self) -> int:
+        """See `TokenEngine.seats`."""
+        return self._engine.seats
+
     async def sleep(self) -> None:
         """See `TokenEngine.sleep`."""
         await self._engine.sleep()

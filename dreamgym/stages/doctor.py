@@ -25,8 +25,6 @@ from dreamgym.runtime import ensure_ray
 
 PACKAGES = ("ray", "torch", "vllm", "deepspeed", "transformers", "qdrant-client", "pyarrow")
 NODE_TIMEOUT_S = 60.0
-PLACE_TIMEOUT_S = 30.0
-ADD_NODES_TIMEOUT_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,29 +198,17 @@ def _unreachable(addresses: Sequence[tuple[str, int]]) -> list[str]:
 def _gpus(config: RunConfig) -> Finding:
     """Whether the engines and the learner of this configuration fit on the GPUs, by asking Ray to reserve them."""
     import ray
-    from ray.exceptions import GetTimeoutError
-    from ray.util.placement_group import placement_group, remove_placement_group
+
+    from dreamgym.placement import asks_of_run, lacking
 
     here = int(ray.cluster_resources().get("GPU", 0))
     if config.device == "cpu" or (config.device == "auto" and not here):
         known = "not used: device is cpu" if config.device == "cpu" else "none in this cluster by now"
         return Finding("gpus", True, f"{known}; engines and learner compute on the CPU")
-    policy, world = config.policy.engine.tensor_parallel, config.world.engine.tensor_parallel
-    seats = [policy] * config.policy.engines + [world] * config.world.replicas + [1] * config.learner.workers
-    said = (
-        f"{here} GPUs for {config.policy.engines} policy engines, {config.world.replicas} replicas of the experience "
-        f"model and {config.learner.workers} learner workers"
-    )
-    patience = ADD_NODES_TIMEOUT_S if config.device == "gpu" else PLACE_TIMEOUT_S
-    group = placement_group([{"GPU": gpus} for gpus in seats])
-    try:
-        ray.get(group.ready(), timeout=patience)
-    except GetTimeoutError:
-        remedy = f"{sum(seats)} could not be reserved in {patience:g} s: add GPUs, end other jobs, or ask for fewer"
-        return Finding("gpus", False, said, remedy)
-    finally:
-        remove_placement_group(group)
-    return Finding("gpus", True, said)
+    asks = asks_of_run(config)
+    if lack := lacking(asks, config.device):
+        return Finding("gpus", False, lack, "add GPUs, end other jobs, or ask for fewer")
+    return Finding("gpus", True, f"{here} GPUs, and room for {', '.join(map(str, asks))}")
 
 
 def _qdrant(config: RunConfig) -> Finding:

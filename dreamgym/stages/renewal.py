@@ -14,6 +14,7 @@ from dreamgym.chat import load_chat
 from dreamgym.config import RunConfig
 from dreamgym.errors import DataError
 from dreamgym.fidelity import predict, scores
+from dreamgym.placement import Ask, require
 from dreamgym.replay.records import StoredTransition
 from dreamgym.runtime import ensure_ray
 from dreamgym.serve.app import DreamApp, start_dream
@@ -90,7 +91,8 @@ class Renewal:
         config, machine = self._config, ensure_ray(self._config.device)
         alone = config.model_copy(update={"world": config.world.model_copy(update={"replicas": 1, "max_replicas": 1})})
         chat = load_chat(candidate)
-        gpus = machine.gpus(config.world.engine.tensor_parallel, 1.0)
+        gpus = machine.gpus(config.world.engine.tensor_parallel)
+        require([Ask("world.refresh.every", 1, gpus)], config.device)
         other = start_dream(alone, candidate, services.replay, threads=machine.threads, gpus=gpus, suffix="-candidate")
 
         async def both() -> Sequence[dict[str, float]]:

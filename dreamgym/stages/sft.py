@@ -17,6 +17,7 @@ from dreamgym.learner.learner import Learner
 from dreamgym.learner.models import prepare_model
 from dreamgym.obs.console import Bar, progress
 from dreamgym.obs.stages import Stage, stage
+from dreamgym.placement import Ask, require
 from dreamgym.runtime import ensure_ray
 from dreamgym.schema import read_parquet
 from dreamgym.stages.examples import policy_examples, tokenizer_texts, world_examples
@@ -103,6 +104,9 @@ def tuner(
 
     It computes in bfloat16 where not told otherwise, whatever the engines do: master weights and sums are float32.
     It has no critic. The options are those of `Learner`.
+
+    Raises:
+        EngineError: the cluster has too few GPUs for it.
     """
     machine = ensure_ray(config.device)
     settings = LearnerConfig(
@@ -115,6 +119,7 @@ def tuner(
             "muon_lr": tuning.muon_lr,
         }
     )
+    require([Ask("learner.workers", settings.workers, machine.gpus(1))], config.device)
     learner = Learner(model, settings, dtype=dtype, seed=config.seed, gpus=machine.gpus(1), **options)
     try:
         yield learner

@@ -10,8 +10,8 @@ import pytest
 
 from dreamgym.config import RunConfig
 from dreamgym.errors import ConfigError
+from dreamgym.placement import share_of_gpu
 from dreamgym.runtime import Machine
-from dreamgym.services import _share
 from dreamgym.settings import load_config
 
 SMALL = ["policy.engine.gpu_memory_utilization=0.3", "world.engine.gpu_memory_utilization=0.4"]
@@ -27,10 +27,10 @@ def test_those_who_share_a_gpu_fit_on_it(engines: int, workers: int) -> None:
     config = load_config(
         None, ["train.colocate=true", *SMALL, f"policy.engines={engines}", f"learner.workers={workers}"]
     )
-    share = Machine(None, gpu=True, cpus=0.0, watched=False).gpus(1, _share(config))
+    share = Machine(None, gpu=True, cpus=0.0, watched=False).gpus(1, share_of_gpu(config))
     assert 0.9 < share * (engines + 1 + workers) <= 1
     assert share * 10_000 == pytest.approx(round(share * 10_000))
-    assert _share(RunConfig()) == 1
+    assert share_of_gpu(RunConfig()) == 1
 
 
 @pytest.mark.parametrize(
