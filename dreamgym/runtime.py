@@ -10,6 +10,7 @@ from dreamgym.config import Device
 from dreamgym.quiet import quiet_environment
 
 LOCAL_OBJECT_STORE_BYTES = 512 * 2**20
+"""Of a machine without GPUs, whose models are small: what Ray would take there is a third of a laptop's memory."""
 ROLLOUT_CPUS = 0.5
 """A rollout actor mostly waits for engines."""
 
@@ -51,7 +52,7 @@ def ensure_ray(device: Device = "auto") -> Machine:
         context = ray.init(
             address="local",
             include_dashboard=False,
-            object_store_memory=LOCAL_OBJECT_STORE_BYTES,
+            object_store_memory=_object_store_bytes(device),
             logging_level=logging.ERROR,
             log_to_driver=False,
         )
@@ -63,3 +64,14 @@ def ensure_ray(device: Device = "auto") -> Machine:
         cpus=cpus,
         watched=bool(context.dashboard_url),
     )
+
+
+def _object_store_bytes(device: Device) -> int | None:
+    """Room for objects of a local Ray; None is Ray's own choice, 30% of the memory.
+
+    Where there are GPUs the models may be large, and each update of the weights would go through the disk.
+    """
+    from ray._private.accelerators import NvidiaGPUAcceleratorManager  # Ray counts by it, and tells nobody before
+
+    gpus = 0 if device == "cpu" else NvidiaGPUAcceleratorManager.get_current_node_num_accelerators()
+    return None if gpus else LOCAL_OBJECT_STORE_BYTES

@@ -23,9 +23,9 @@ def initialize(network: nn.Module, config: LearnerConfig, dtype: str) -> Any:
         optimizer = torch.optim.AdamW(
             trained, lr=config.lr, betas=ADAM_BETAS, weight_decay=config.weight_decay, fused=True
         )
-    engine, *_ = import_deepspeed().initialize(
-        model=network, optimizer=optimizer, config=_deepspeed_config(config, dtype)
-    )
+    deepspeed = import_deepspeed()
+    gpu = deepspeed.accelerator.get_accelerator().device_name() == "cuda"
+    engine, *_ = deepspeed.initialize(model=network, optimizer=optimizer, config=_deepspeed_config(config, dtype, gpu))
     engine.train()
     return engine
 
@@ -51,11 +51,16 @@ def import_deepspeed() -> Any:
     return deepspeed
 
 
-def _deepspeed_config(config: LearnerConfig, dtype: str) -> dict[str, Any]:
-    """The caller owns the accumulation boundary, so that a step may hold any number of micro-batches."""
-    zero: dict[str, Any] = {"stage": config.zero_stage, "overlap_comm": False}
+def _deepspeed_config(config: LearnerConfig, dtype: str, gpu: bool) -> dict[str, Any]:
+    """The caller owns the accumulation boundary, so that a step may hold any number of micro-batches.
+
+    For that DeepSpeed overlaps communication and the backward pass only where gradients are partitioned; there is
+    something to overlap with on GPUs alone, as there is for pinned memory.
+    """
+    overlap = gpu and config.zero_stage >= 2 and config.workers > 1
+    zero: dict[str, Any] = {"stage": config.zero_stage, "overlap_comm": overlap}
     if config.offload and config.zero_stage:
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": False}
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": gpu}
     half = dtype == "bfloat16"
     muon: dict[str, Any] = {
         "type": "Muon",

@@ -338,6 +338,6 @@ def test_a_dead_worker_is_an_engine_error(model: Path) -> None:
 def test_a_missed_deadline_is_an_engine_error(model: Path) -> None:
     learner = Learner.start(model, LearnerConfig(), dtype="float32", seed=0, threads=1)
     learner.config = LearnerConfig(timeout_s=0.001)
-    with pytest.raises(EngineError, match=r"did not answer within learner\.timeout_s"):
+    with pytest.raises(EngineError, match=r"did not answer within 0\.001 s; raise learner\.timeout_s"):
         learner.sft(examples(), SFT, seed=0)
     learner.close()

@@ -7,11 +7,12 @@ import sys
 from typing import Any
 
 import pytest
+from ray._private.accelerators import NvidiaGPUAcceleratorManager
 
-from dreamgym.config import RunConfig
+from dreamgym.config import Device, RunConfig
 from dreamgym.errors import ConfigError
 from dreamgym.placement import share_of_gpu
-from dreamgym.runtime import Machine
+from dreamgym.runtime import LOCAL_OBJECT_STORE_BYTES, Machine, _object_store_bytes
 from dreamgym.settings import load_config
 
 SMALL = ["policy.engine.gpu_memory_utilization=0.3", "world.engine.gpu_memory_utilization=0.4"]
@@ -52,3 +53,14 @@ def test_a_call_without_a_ray_starts_none() -> None:
     ended = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True, timeout=60)
     assert ended.returncode == 1
     assert "Ray has not been started yet" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "room"),
+    [("auto", 0, LOCAL_OBJECT_STORE_BYTES), ("cpu", 8, LOCAL_OBJECT_STORE_BYTES), ("auto", 8, None), ("gpu", 1, None)],
+)
+def test_objects_have_rays_own_room_where_gpus_may_hold_large_models(
+    device: Device, gpus: int, room: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(NvidiaGPUAcceleratorManager, "get_current_node_num_accelerators", staticmethod(lambda: gpus))
+    assert _object_store_bytes(device) == room
