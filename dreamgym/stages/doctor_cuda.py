@@ -110,6 +110,5 @@ def _fault(host: str, cuda: Cuda) -> Finding | None:
         said = f"{has} is built with CUDA {cuda.cuda}, which the driver {cuda.driver} is too old for"
         return Finding("cuda", False, said, f"install NVIDIA's driver R{needed} or newer on the machine itself")
     said = f"{has} (CUDA {cuda.cuda}, driver {cuda.driver or 'not found'}) cannot use them: {cuda.why}"
-    return Finding(
-        "cuda", False, said, f"see that nvidia-smi lists them there, with a driver R{needed or '580'} or newer"
-    )
+    newer = f", by a driver R{needed} or newer" if needed else ""
+    return Finding("cuda", False, said, f"see that nvidia-smi lists them there{newer}")

@@ -27,7 +27,7 @@ NO_DRIVER = Cuda(1, "2.13.0+cu130", "13.0", "", "Found no NVIDIA driver on your 
         (
             "auto",
             [OLD_DRIVER],
-            ["False b0 has 4 GPUs, and PyTorch 2.13.0+cu130 is built with CUDA 13.0, which the driver"],
+            ["False b0 has 4 GPUs, and PyTorch 2.13.0+cu130 is built with CUDA 13.0, which"],
         ),
         ("gpu", [OLD_DRIVER, SOUND, NO_DRIVER], ["False b0 has", "False b2 has 1 GPUs"]),
         ("gpu", [], []),

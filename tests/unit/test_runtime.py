@@ -11,7 +11,7 @@ from ray._private.accelerators import NvidiaGPUAcceleratorManager
 
 from dreamgym.config import Device, RunConfig
 from dreamgym.errors import ConfigError
-from dreamgym.placement import share_of_gpu
+from dreamgym.placement import asks_of_run, share_of_gpu
 from dreamgym.runtime import LOCAL_OBJECT_STORE_BYTES, Machine, _object_store_bytes
 from dreamgym.settings import load_config
 
@@ -64,3 +64,27 @@ def test_objects_have_rays_own_room_where_gpus_may_hold_large_models(
 ) -> None:
     monkeypatch.setattr(NvidiaGPUAcceleratorManager, "get_current_node_num_accelerators", staticmethod(lambda: gpus))
     assert _object_store_bytes(device) == room
+
+
+def asked(**fields: Any) -> list[str]:
+    return [str(ask) for ask in asks_of_run(RunConfig.model_validate(fields))]
+
+
+def test_a_run_says_who_asks_for_how_many_gpus() -> None:
+    assert asked() == ["policy.engines for 1", "world.replicas for 1", "learner.workers for 1"]
+    wide = {"engines": 2, "engine": {"tensor_parallel": 4}}
+    assert asked(policy=wide)[0] == "policy.engines for 8 (4 on one node each)"
+
+
+@pytest.mark.parametrize(
+    ("workers", "parallel", "more"),
+    [
+        (1, 1, ["world.refresh.every for 1"]),
+        (1, 2, ["world.refresh.every for 2"]),
+        (4, 1, ["world.refresh.every for 1", "world.refresh.every (to tune it) for 3"]),
+    ],
+)
+def test_a_refresh_needs_gpus_beside_the_loop(workers: int, parallel: int, more: list[str]) -> None:
+    """It tunes a copy on `learner.workers`, and then starts an engine for it; never both at once."""
+    world = {"refresh": {"every": 5}, "engine": {"tensor_parallel": parallel}}
+    assert asked(world=world, learner={"workers": workers})[3:] == more
