@@ -130,12 +130,11 @@ class TokenEngine:
         return self
 
     def _build(self) -> None:
-        from vllm.platforms import current_platform
         from vllm.v1.engine.async_llm import AsyncLLM
 
         from dreamgym.serve.engine_stats import LoadLogger, stat_loggers
 
-        on_cpu = current_platform.is_cpu()
+        on_cpu = self._on_cpu()
         self._apart = not on_cpu
         if on_cpu:
             os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
@@ -154,6 +153,11 @@ class TokenEngine:
         self._llm = AsyncLLM.from_vllm_config(
             config, stat_loggers=loggers, disable_log_stats=not loggers, client_addresses=addresses
         )
+
+    def _on_cpu(self) -> bool:
+        from vllm.platforms import current_platform
+
+        return bool(current_platform.is_cpu())
 
     def _vllm_config(self, on_cpu: bool) -> VllmConfig:
         from vllm.config import WeightTransferConfig
