@@ -30,6 +30,19 @@ def initialize(network: nn.Module, config: LearnerConfig, dtype: str) -> Any:
     return engine
 
 
+def partitioned(network: nn.Module, dtype: str) -> Any:
+    """A network that is only asked, and of which each rank keeps a part of the weights, as ZeRO-3 does."""
+    settings = {
+        "train_micro_batch_size_per_gpu": 1,
+        "zero_optimization": {"stage": 3},
+        "bf16": {"enabled": dtype == "bfloat16"},
+        "steps_per_print": None,
+    }
+    engine, *_ = import_deepspeed().initialize(model=network, config=settings)
+    engine.eval()
+    return engine
+
+
 def forget_momentum(engine: Any) -> None:
     """Zero the first moments (AdamW's and Muon's), so that the next step follows its own gradient alone."""
     optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dreamgym.learner.engines import forget_momentum, import_deepspeed, initialize
+from dreamgym.learner.engines import forget_momentum, import_deepspeed, initialize, partitioned
 from dreamgym.learner.spec import LearnerSpec
 from dreamgym.obs.tracing import log_to_session
 
@@ -161,7 +161,9 @@ class Rank:
             self._reference = WithoutAdapters(self._network) if config.kl_coef > 0 or spec.reference else None
         elif config.kl_coef > 0 or spec.reference:
             frozen = load_network(spec.reference or spec.model_path, dtype, spec.temperature)
-            self._reference = frozen.to(self._device).eval().requires_grad_(False)
+            frozen.eval().requires_grad_(False)
+            apart = config.zero_stage == 3
+            self._reference = partitioned(frozen, spec.dtype) if apart else frozen.to(self._device)
         self._engine = initialize(self._network, config, spec.dtype)
         self._critic = None
         if self._algorithm.advantage is None:
