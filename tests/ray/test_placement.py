@@ -126,7 +126,7 @@ def test_a_start_that_lacks_gpus_ends_and_names_who_asks_for_them(
         pass
 
     # And where they go in the moment after: the engine has the one GPU and fails, the others would wait without end.
-    monkeypatch.setattr(services, "require", lambda asks, device: None)
+    monkeypatch.setattr(services, "require", lambda asks, device, again: None)
     shape = ScratchModel(layers=1, hidden=32, intermediate=64, heads=1, head_dim=32, vocab=300, context=64)
     short = prepare_model(ModelConfig(scratch=shape), tmp_path / "short", ["go north"] * 20, 0)
     with pytest.raises(ModelError, match="max_model_len"):

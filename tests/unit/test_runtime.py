@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from ray._private.accelerators import NvidiaGPUAcceleratorManager
 
+from dreamgym import placement
 from dreamgym.config import Device, RunConfig
-from dreamgym.errors import ConfigError
+from dreamgym.errors import ConfigError, EngineError
 from dreamgym.placement import asks_of_run, share_of_gpu
 from dreamgym.runtime import LOCAL_OBJECT_STORE_BYTES, Machine, _object_store_bytes
 from dreamgym.settings import load_config
@@ -88,3 +89,31 @@ def test_a_refresh_needs_gpus_beside_the_loop(workers: int, parallel: int, more:
     """It tunes a copy on `learner.workers`, and then starts an engine for it; never both at once."""
     world = {"refresh": {"every": 5}, "engine": {"tensor_parallel": parallel}}
     assert asked(world=world, learner={"workers": workers})[3:] == more
+
+
+@pytest.mark.parametrize(
+    ("device", "again", "seconds", "cure"),
+    [
+        ("auto", False, 30, "or set device=cpu"),
+        ("gpu", False, 600, "or ask for fewer"),
+        ("auto", True, 600, "or set device=cpu"),
+    ],
+)
+def test_how_long_gpus_are_waited_for(
+    device: Device, again: bool, seconds: int, cure: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+
+    class NeverThere:
+        def wait(self, timeout_seconds: float) -> bool:
+            waited.append(timeout_seconds)
+            return False
+
+    monkeypatch.setattr(placement, "placement_group", lambda bundles: NeverThere())
+    monkeypatch.setattr(placement, "remove_placement_group", lambda group: waited.append(0))
+    monkeypatch.setattr(placement.ray, "cluster_resources", lambda: {"GPU": 2.0})
+    monkeypatch.setattr(placement.ray, "available_resources", dict)
+    with pytest.raises(EngineError, match="3 in all, .* has 2, of which 0 are free; .*" + cure):
+        placement.require(asks_of_run(RunConfig()), device, again)
+    assert waited == [seconds, 0]
+    placement.require([placement.Ask("learner.workers", 9, 0.0)], device)  # on CPUs nothing is asked for

@@ -71,7 +71,7 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Any:
         told: list[str] = []
         given: list[Any] = []
         make = {name: lambda *_, name=name, **__: Part(name, told, **differs.get(name, {})) for name in NAMES}
-        monkeypatch.setattr(room, "require", lambda asks, device: given.append((asks, device)))
+        monkeypatch.setattr(room, "require", lambda asks, device, again: given.append((asks, device)))
         monkeypatch.setattr(room.PolicyPool, "begin", make["policy"])
         monkeypatch.setattr(room, "deploy_dream", make["dream"])
         monkeypatch.setattr(room, "Learner", make["learner"])
