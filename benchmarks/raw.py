@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from workload import Call
 
 from dreamgym.config import EngineConfig, SamplingConfig
-from dreamgym.serve.engine import quiet_environment
+from dreamgym.quiet import quiet_environment
+from dreamgym.serve.engine import CPU_SEATS
 
 
 class RawEngine:
@@ -30,8 +31,8 @@ class RawEngine:
             generation_config="vllm",
             dtype=dtype,
             max_model_len=config.max_model_len,
-            max_num_seqs=config.max_num_seqs,
-            enforce_eager=config.enforce_eager,
+            max_num_seqs=config.max_num_seqs or CPU_SEATS,
+            enforce_eager=config.enforce_eager is not False,
             enable_prefix_caching=True,
             logprobs_mode="processed_logprobs",
             hf_overrides={"head_dtype": "float32"} if trained else {},

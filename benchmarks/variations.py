@@ -19,10 +19,9 @@ import torch
 from record import ROOT, record
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from dreamgym.chat import ChatFormat
+from dreamgym.chat import ChatFormat, load_chat
 from dreamgym.config import RunConfig
 from dreamgym.envs.mapreader import DIRECTIONS, parse_map, parse_state
-from dreamgym.learner.models import load_tokenizer
 from dreamgym.schema import read_parquet
 from dreamgym.serve.prompts import ParseError, begin, parse_variation, vary_message
 from dreamgym.settings import load_config
@@ -82,7 +81,7 @@ def main() -> None:
     """Draw, check, count."""
     run_dir = Path(sys.argv[1])
     config = load_config(run_dir / "config.yaml", [])
-    chat = ChatFormat(load_tokenizer(run_dir / "world"))
+    chat = load_chat(run_dir / "world")
     model = AutoModelForCausalLM.from_pretrained(run_dir / "world", dtype=torch.float32).eval()
     tasks = {t.task.id: t.task for t in read_parquet(run_dir / "data" / "annotated.parquet")}
     parents = random.Random(config.seed).sample(sorted(tasks.values(), key=lambda task: task.id), DRAWS)

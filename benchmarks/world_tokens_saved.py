@@ -18,9 +18,8 @@ from dataclasses import dataclass
 
 from record import ROOT, record
 
-from dreamgym.chat import ChatFormat
+from dreamgym.chat import ChatFormat, load_chat
 from dreamgym.config import RunConfig
-from dreamgym.learner.models import load_tokenizer
 from dreamgym.replay.bulk import exact_top_k
 from dreamgym.replay.embed import make_embedder, query_text
 from dreamgym.replay.records import Demo, from_trajectory
@@ -48,7 +47,7 @@ class Turn:
 
 def main() -> None:
     config = load_config(ROOT / "recipes" / "quickstart.yaml", sys.argv[1:])
-    chat = ChatFormat(load_tokenizer(config.run_dir / "world"))
+    chat = load_chat(config.run_dir / "world")
     retrieve = retriever(config)
     counts: Counter[str] = Counter()
     files = sorted((config.run_dir / "train" / "trajectories").glob("*.parquet"))[::EVERY]

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import copy
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from dreamgym.errors import ModelError
 
@@ -13,6 +18,53 @@ if TYPE_CHECKING:
 Message = dict[str, str]
 
 
+def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint.
+
+    Raises:
+        ModelError: there is none that can be loaded.
+    """
+    try:
+        tokenizer: PreTrainedTokenizerBase = _loader(Path(path)).from_pretrained(str(path))
+        return tokenizer
+    except (OSError, ValueError, KeyError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise ModelError(f"{path}: no tokenizer can be loaded ({reason}).") from error
+
+
+def _loader(folder: Path) -> Any:
+    """The generic class where a checkpoint names it: `AutoTokenizer`, which finds the same, imports PyTorch first.
+
+    That is 400 MB and some seconds in each process that reads and writes text alone.
+    """
+    import transformers
+
+    try:
+        named = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("tokenizer_class")
+    except FileNotFoundError:
+        named = None
+    generic = named in ("TokenizersBackend", "PreTrainedTokenizerFast") and (folder / "tokenizer.json").is_file()
+    return transformers.PreTrainedTokenizerFast if generic else transformers.AutoTokenizer
+
+
+def load_chat(path: str | Path) -> ChatFormat:
+    """The chat format of a checkpoint's folder, with every token at which its model ends an answer.
+
+    Raises:
+        ModelError: see `load_tokenizer` and `ChatFormat`.
+    """
+    return ChatFormat(load_tokenizer(path), end_ids(Path(path)))
+
+
+def end_ids(folder: Path) -> list[int]:
+    """The end tokens that `generation_config.json` names: none, one or several (Llama 3.1 has three)."""
+    try:
+        named = json.loads((folder / "generation_config.json").read_text()).get("eos_token_id")
+    except FileNotFoundError:
+        return []
+    return [named] if isinstance(named, int) else list(named or [])
+
+
 class ChatFormat:
     """Incremental rendering of any Hugging Face chat template (token-in, token-out).
 
@@ -20,11 +72,15 @@ class ChatFormat:
     `turn(observation)`, the next sampled ids, and so on. No id is ever rewritten, so what the engine
     sampled is what the learner sees.
 
+    What a message or an answer says is text, whoever wrote it: where it spells a special token, or another one that
+    the template marks turns with, it is encoded as the characters it consists of. Only the template opens a turn.
+
     Raises:
         ModelError: the tokenizer has no chat template, or one that rewrites earlier turns.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, ends: Iterable[int] = ()) -> None:
+        """`ends` are further tokens at which the model ends an answer; see `end_ids`."""
         if not tokenizer.chat_template:
             raise ModelError(f"{tokenizer.name_or_path}: the tokenizer has no chat template; use an instruct model.")
         self.tokenizer = tokenizer
@@ -35,24 +91,38 @@ class ChatFormat:
         if not tail or tail[0] not in set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder):
             raise ModelError(f"{tokenizer.name_or_path}: its chat template ends no turn with a special token.")
         self.end_id: int = tail[0]
-        self.stop_ids: list[int] = sorted({self.end_id, tokenizer.eos_token_id or self.end_id})
+        eos = self.end_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
+        self.stop_ids: list[int] = sorted({self.end_id, eos, *ends})
         self._closed = rendered[: content_end + len(tokenizer.convert_ids_to_tokens(self.end_id))]
+        special, marks = set(tokenizer.all_special_ids), set(self._encode(rendered))
+        added = {i: t for i, t in tokenizer.added_tokens_decoder.items() if len(t.content.strip()) > 1}
+        self._control = {t.content: i for i, t in added.items() if t.special or i in special | marks}
+        """Tokens that no content may become, by their text."""
+        self._spelled = _any_of(self._control)
+        self._stubborn = _any_of(t.content for i, t in added.items() if i in marks and not t.special)
         self._check()
 
     def start(self, messages: Sequence[Message]) -> list[int]:
         """Ids of a conversation's opening, up to and with the generation prompt."""
-        return self._encode(self._render(messages, prompt=True))
+        return self._render_ids(messages, after="")
 
     def answer(self, text: str) -> list[int]:
         """Ids of an assistant turn that was written rather than sampled, with its end token."""
-        return [*self._encode(text), self.end_id]
+        return [*self._literal_ids(text), self.end_id]
+
+    def written(self, text: str) -> tuple[list[int], list[int]]:
+        """Ids of `answer`, and the character at which each begins (the end token after the last one)."""
+        ids: list[int] = []
+        starts: list[int] = []
+        for tokenizer, at, piece in self._pieces(text):
+            encoded = tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True)
+            ids += encoded["input_ids"]
+            starts += [at + start for start, _ in encoded["offset_mapping"]]
+        return [*ids, self.end_id], [*starts, len(text)]
 
     def turn(self, content: str, role: str = "user") -> list[int]:
         """Ids that follow an ended assistant turn: a message, then the next generation prompt."""
-        rendered = self._render([*self._opening, {"role": role, "content": content}], prompt=True)
-        if not rendered.startswith(self._closed):
-            raise ModelError(f"{self.tokenizer.name_or_path}: its chat template rewrites earlier turns.")
-        return self._encode(rendered[len(self._closed) :])
+        return self._render_ids([*self._opening, {"role": role, "content": content}], after=self._closed)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of sampled ids, without special tokens."""
@@ -62,6 +132,65 @@ class ChatFormat:
 
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _render_ids(self, messages: Sequence[Message], after: str) -> list[int]:
+        """Ids of a rendered conversation with its generation prompt, from the end of `after` on.
+
+        Raises:
+            ModelError: it does not begin with `after`.
+        """
+        mark = ""
+        if any(self._spelled.search(message["content"]) for message in messages):
+            mark = _unused(message["content"] for message in messages)
+            messages = [{**m, "content": self._broken(m["content"], mark)} for m in messages]
+        rendered = self._render(messages, prompt=True)
+        if not rendered.startswith(after):
+            raise ModelError(f"{self.tokenizer.name_or_path}: its chat template rewrites earlier turns.")
+        rest = rendered[len(after) :]
+        return self._between(rest, mark) if mark else self._encode(rest)
+
+    def _broken(self, content: str, mark: str) -> str:
+        """Content in which no control token is spelled any more, for `mark` stands behind its first character."""
+        while self._spelled.search(content):
+            content = self._spelled.sub(lambda found: found[0][0] + mark + found[0][1:], content)
+        return content
+
+    def _between(self, rendered: str, mark: str) -> list[int]:
+        """Ids of a rendering whose control tokens are all the template's, and all else is text once `mark` is out."""
+        ids: list[int] = []
+        at, strips = 0, False
+        for found in [*self._spelled.finditer(rendered), None]:
+            token = None if found is None else self.tokenizer.added_tokens_decoder[self._control[found[0]]]
+            text = rendered[at : found.start() if found else None]
+            text = text.lstrip() if strips else text
+            text = text.rstrip() if token is not None and token.lstrip else text
+            ids += self._literal_ids(text.replace(mark, ""))
+            if found is not None and token is not None:
+                ids.append(self._control[found[0]])
+                at, strips = found.end(), token.rstrip
+        return ids
+
+    def _literal_ids(self, text: str) -> list[int]:
+        return [i for tok, _, piece in self._pieces(text) for i in tok(piece, add_special_tokens=False)["input_ids"]]
+
+    def _pieces(self, text: str) -> Iterator[tuple[PreTrainedTokenizerBase, int, str]]:
+        """Pieces of a text, where each begins, and the tokenizer that makes no control token of it."""
+        if not self._spelled.search(text):
+            yield self.tokenizer, 0, text
+            return
+        at, found = 0, self._stubborn.search(text)
+        while found:
+            yield self._literal, at, text[at : found.start() + 1]
+            at = found.start() + 1
+            found = self._stubborn.search(text, at)
+        yield self._literal, at, text[at:]
+
+    @cached_property
+    def _literal(self) -> PreTrainedTokenizerBase:
+        """A tokenizer that takes special tokens for text. Other added ones it does not: `_pieces` cuts them."""
+        tokenizer = copy.deepcopy(self.tokenizer)
+        tokenizer.split_special_tokens = True
+        return tokenizer
 
     def _render(self, messages: Sequence[Message], prompt: bool) -> str:
         text = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=prompt)
@@ -75,3 +204,15 @@ class ChatFormat:
         grown = self.start([one]) + self.answer("Yes.") + self.turn("Message 1.") + self.answer("No.")
         if grown + self.turn("Message 2.") != self.start([one, yes, two, no, three]):
             raise ModelError(f"{self.tokenizer.name_or_path}: its chat template cannot be rendered turn by turn.")
+
+
+def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
+    """Matches any of some texts, the longest first, and nothing where there are none."""
+    longest_first = sorted(texts, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+
+
+def _unused(texts: Iterable[str]) -> str:
+    """A character for private use that stands in none of the texts."""
+    used = set().union(*texts)
+    return next(mark for mark in map(chr, range(0xF0000, 0xFFFFE)) if mark not in used)

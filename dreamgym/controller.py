@@ -13,15 +13,14 @@ import logging
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 from dreamgym import loops
 from dreamgym.actors.again import again_scores
-from dreamgym.chat import ChatFormat
+from dreamgym.chat import load_chat
 from dreamgym.checkpoints import checkpoints, state_of
 from dreamgym.config import RunConfig
 from dreamgym.curriculum.curriculum import Curriculum
@@ -32,7 +31,6 @@ from dreamgym.fidelity import named, predict
 from dreamgym.guard import no_longer_true
 from dreamgym.learner.algorithms import resolve
 from dreamgym.learner.batches import rl_batch
-from dreamgym.learner.models import load_tokenizer
 from dreamgym.obs.console import Bar
 from dreamgym.obs.ledger import Ledger
 from dreamgym.obs.metrics import Sink
@@ -95,7 +93,7 @@ class Trainer:
         self._dev_tasks = list(dev_tasks)
         self._heldout = list(heldout)
         self._progress = Progress(seed_data)
-        self._world_chat = ChatFormat(load_tokenizer(config.run_dir / "world"))
+        self._world_chat = load_chat(config.run_dir / "world")
         self._log = RunLog(folder / "metrics.jsonl")
         self._sinks = [self._log, *sinks]
         self._ledger = Ledger(folder)
@@ -211,7 +209,7 @@ class Trainer:
             return {**learned, "learner/skipped": 1}
         learner, policy = self.services.learner, self.services.policy
         assert learner is not None and policy is not None
-        with self.clock("learner"), self._engines_asleep():
+        with self.clock("learner"), self.services.engines_asleep():
             metrics = {f"learner/{name}": value for name, value in learner.rl_step(batch, share).items()}
         self.max_gap = max(self.max_gap, metrics["learner/gap_mean"])
         began = time.monotonic()
@@ -219,23 +217,6 @@ class Trainer:
             stood_still = self._send_weights(iteration + 1)
         sync = {"sync/seconds": time.monotonic() - began, "sync/standstill_seconds": stood_still}
         return learned | metrics | sync | {"learner/rows": batch.num_rows}
-
-    @contextmanager
-    def _engines_asleep(self) -> Iterator[None]:
-        """With `train.colocate`, the learner has the GPU to itself meanwhile."""
-        policy, dream = self.services.policy, self.services.dream
-        if not self.config.train.colocate or policy is None:
-            yield
-            return
-        policy.sleep()
-        if dream is not None:
-            loops.run(dream.world.sleep())
-        try:
-            yield
-        finally:
-            policy.wake()
-            if dream is not None:
-                loops.run(dream.world.wake())
 
     def _send_weights(self, version: int) -> float:
         """Bring the engines to the learner's weights; returns the longest standstill of one, in seconds."""

@@ -16,9 +16,10 @@ from dreamgym.config import Device, ModelConfig, RunConfig, TuningConfig
 from dreamgym.errors import ConfigError
 from dreamgym.obs.console import console
 from dreamgym.precision import Precision
-from dreamgym.serve.engine import quiet_environment
+from dreamgym.quiet import quiet_environment
 
 LOCAL_OBJECT_STORE_BYTES = 512 * 2**20
+"""Of a machine without GPUs, whose models are small: what Ray would take there is a third of a laptop's memory."""
 ROLLOUT_CPUS = 0.5
 """A rollout actor mostly waits for engines."""
 PROBE_TIMEOUT_S = 60.0
@@ -76,7 +77,7 @@ def ensure_ray(device: Device = "auto") -> Machine:
         context = ray.init(
             address="local",
             include_dashboard=False,
-            object_store_memory=LOCAL_OBJECT_STORE_BYTES,
+            object_store_memory=_object_store_bytes(device),
             logging_level=logging.ERROR,
             log_to_driver=False,
         )
@@ -169,3 +170,14 @@ def torch_is_for_gpus() -> bool:
     if found is None or found.origin is None:
         return False
     return bool(runpy.run_path(str(Path(found.origin).with_name("version.py")))["cuda"])
+
+
+def _object_store_bytes(device: Device) -> int | None:
+    """Room for objects of a local Ray; None is Ray's own choice, 30% of the memory.
+
+    Where there are GPUs the models may be large, and each update of the weights would go through the disk.
+    """
+    from ray._private.accelerators import NvidiaGPUAcceleratorManager  # Ray counts by it, and tells nobody before
+
+    gpus = 0 if device == "cpu" else NvidiaGPUAcceleratorManager.get_current_node_num_accelerators()
+    return None if gpus else LOCAL_OBJECT_STORE_BYTES

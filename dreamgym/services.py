@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,25 +13,61 @@ from dreamgym import loops
 from dreamgym.actors.fleet import RolloutFleet
 from dreamgym.actors.rollout import WorldAddress
 from dreamgym.config import RunConfig
+from dreamgym.errors import EngineError
 from dreamgym.learner.learner import Learner
+from dreamgym.placement import asks_of_run, require, share_of_gpu
 from dreamgym.policy.engine import PolicyPool
 from dreamgym.replay.actor import ReplayClient, start_replay
 from dreamgym.replay.records import from_trajectory
 from dreamgym.runtime import Machine, ensure_ray, settled
-from dreamgym.serve.app import WORLD, DreamApp, start_dream
+from dreamgym.serve.app import WORLD, DreamApp, deploy_dream
 from dreamgym.types import Trajectory
 
 
 @dataclass
 class Services:
-    """What runs; a part that a run does not need is None. Use as a context manager, which may be left twice."""
+    """What runs; a part that a run does not need is None. Use as a context manager, which may be left twice.
+
+    `colocated` says that engines and learner share a GPU.
+    """
 
     policy: PolicyPool | None = None
     dream: DreamApp | None = None
     replay: ReplayClient | None = None
     learner: Learner | None = None
     fleet: RolloutFleet | None = None
+    colocated: bool = False
     closed: bool = False
+
+    def hold(self, **parts: Any) -> None:
+        """Take over parts that begin to start, so that whoever leaves ends them too.
+
+        Raises:
+            EngineError: all has been ended meanwhile, and so are these.
+        """
+        for name, part in parts.items():
+            setattr(self, name, part)
+            if self.closed:
+                part.close()
+                raise EngineError(f"{name}: another part did not start.")
+
+    @contextmanager
+    def engines_asleep(self) -> Iterator[None]:
+        """Where the GPU is shared, the learner has it to itself meanwhile, and then leaves what it does not need."""
+        if not self.colocated or self.policy is None:
+            yield
+            return
+        self.policy.sleep()
+        if self.dream is not None:
+            loops.run(self.dream.world.sleep())
+        try:
+            yield
+            if self.learner is not None:
+                self.learner.empty_cache()
+        finally:
+            self.policy.wake()
+            if self.dream is not None:
+                loops.run(self.dream.world.wake())
 
     def __enter__(self) -> Services:
         return self
@@ -67,27 +103,34 @@ def start_services(
     seed_data: list[Trajectory] | None = None,
     learner: bool = False,
     actors: int = 1,
+    again: bool = False,
 ) -> Services:
     """Start policy engines and rollout actors, and where asked for the dream, its buffer and the learner.
 
-    All that loads a model starts at the same time. When one part fails, the others are stopped.
+    All that loads a model starts at the same time; on a GPU that they share, one after the other. When one part
+    fails, the others are stopped. `again` says that all of it ran before: a node that died may come back.
 
     Raises:
+        EngineError: the cluster has too few GPUs; who asks for how many is named.
         DreamgymError: the failing part's own sentence.
     """
     machine = ensure_ray(config.device)
     config = settled(config, machine)
-    services = Services()
+    if machine.gpu:
+        require(asks_of_run(config, world=world is not None, learner=learner), config.device, again)
+    services = Services(colocated=config.train.colocate)
     jobs: list[Callable[[], None]] = [lambda: _start_policy(config, policy, machine, services)]
     if world is not None:
         jobs.append(lambda: _start_dream(config, world, seed_data or [], machine, services))
     if learner:
         jobs.append(lambda: _start_learner(config, policy, machine, services))
     try:
-        with ThreadPoolExecutor(len(jobs)) as starters:
-            for job in [starters.submit(job) for job in jobs]:
-                job.result()
+        _one_by_one(jobs) if services.colocated else _side_by_side(jobs, services)
         assert services.policy is not None
+        # Whoever sends requests is to know how many an engine takes at once, which GPUs decide where nobody has.
+        config.policy.engine.max_num_seqs = services.policy.seats
+        if services.dream is not None:
+            config.world.engine.max_num_seqs = services.dream.seats
         address = WorldAddress(services.dream.name, WORLD) if services.dream else None
         services.fleet = RolloutFleet(
             config, str(policy), services.policy, address, actors, services.check, machine.cpus
@@ -98,16 +141,35 @@ def start_services(
     return services
 
 
+def _one_by_one(jobs: Sequence[Callable[[], None]]) -> None:
+    """vLLM measures a GPU while it loads, and takes what others load or free there meanwhile for its own."""
+    for job in jobs:
+        job()
+
+
+def _side_by_side(jobs: Sequence[Callable[[], None]], services: Services) -> None:
+    """When one fails, what the others have begun is ended, so that nobody waits for what will never be ready."""
+    with ThreadPoolExecutor(len(jobs)) as starters:
+        try:
+            for job in as_completed([starters.submit(job) for job in jobs]):
+                job.result()
+        except BaseException:
+            services.__exit__()
+            raise
+
+
 def _start_policy(config: RunConfig, model: Path, machine: Machine, services: Services) -> None:
-    services.policy = PolicyPool.start(
+    pool = PolicyPool.begin(
         model,
         config.policy,
         seed=config.seed,
         threads=machine.threads,
-        gpus=machine.gpus(config.policy.engine.tensor_parallel, _share(config)),
+        gpus=machine.gpus(config.policy.engine.tensor_parallel, share_of_gpu(config)),
         colocated=config.train.colocate,
         num_cpus=0,
     )
+    services.hold(policy=pool)
+    pool.ready()
 
 
 def _start_dream(
@@ -115,9 +177,11 @@ def _start_dream(
 ) -> None:
     if config.replay.top_k > 0:
         handle = start_replay(config.replay, config.seed, f"{config.name}-seed{config.seed}")
-        services.replay = ReplayClient(handle, config.replay.timeout_s)
-    gpus = machine.gpus(config.world.engine.tensor_parallel, _share(config))
-    services.dream = start_dream(config, model, services.replay, threads=machine.threads, gpus=gpus)
+        services.hold(replay=ReplayClient(handle, config.replay.timeout_s))
+    gpus = machine.gpus(config.world.engine.tensor_parallel, share_of_gpu(config))
+    dream = deploy_dream(config, model, services.replay, threads=machine.threads, gpus=gpus)
+    services.hold(dream=dream)
+    dream.ready()
     if services.replay is not None:
         different = {
             (item.task_id, item.state, item.action, item.next_state): item
@@ -127,14 +191,6 @@ def _start_dream(
         loops.run(services.replay.add(list(different.values())[: config.replay.capacity]))
 
 
-def _share(config: RunConfig) -> float:
-    """What each process has of a GPU: all of it, or with `train.colocate` as much as the others, in Ray's 1/10000."""
-    if not config.train.colocate:
-        return 1.0
-    sharers = config.policy.engines + config.world.replicas + config.learner.workers
-    return 10_000 // sharers / 10_000
-
-
 def _start_learner(config: RunConfig, model: Path, machine: Machine, services: Services) -> None:
     options: dict[str, Any] = {
         "dtype": config.policy.model.dtype,
@@ -142,6 +198,9 @@ def _start_learner(config: RunConfig, model: Path, machine: Machine, services: S
         "reference": model if config.learner.kl_coef > 0 else None,
         "lora": config.policy.lora,
         "temperature": config.policy.sampling.temperature,
-        "gpus": machine.gpus(1, _share(config)),
+        "gpus": machine.gpus(1, share_of_gpu(config)),
     }
-    services.learner = Learner.start(model, config.learner, **options)
+    with services.engines_asleep():
+        learner = Learner(model, config.learner, **options)
+        services.hold(learner=learner)
+        learner.ready()

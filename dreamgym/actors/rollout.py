@@ -16,7 +16,7 @@ import pyarrow as pa
 from dreamgym.actors.again import Again, play_again
 from dreamgym.actors.episode import Episode, play
 from dreamgym.batching import Coalescer
-from dreamgym.chat import ChatFormat
+from dreamgym.chat import load_chat
 from dreamgym.config import RunConfig, SamplingConfig
 from dreamgym.envs.base import Environment, RealEnvironment
 from dreamgym.errors import EngineError
@@ -24,7 +24,7 @@ from dreamgym.obs.tracing import Event, log_to_session
 from dreamgym.policy.engine import Answered, PolicyPool
 from dreamgym.schema import from_batch, to_batch
 from dreamgym.serve.dream import DreamEnvironment, Memo, WorldClient
-from dreamgym.serve.engine import Generation
+from dreamgym.serve.engine import CPU_SEATS, Generation
 from dreamgym.types import Trajectory, stable_id
 from dreamgym.window import Window
 
@@ -47,13 +47,12 @@ class RolloutActor:
 
     def __init__(self, config: RunConfig, tokenizer: str, world: WorldAddress | None, engines: Sequence[str]) -> None:
         """`engines` are the names of those of a `PolicyPool`: Ray keeps no handle for an actor that it starts anew."""
-        from transformers import AutoTokenizer
-
         log_to_session(config.log_level)
         self._config = config
-        self._chat = ChatFormat(AutoTokenizer.from_pretrained(tokenizer))
+        self._chat = load_chat(tokenizer)
         self._policy = PolicyPool.named(engines, config.policy.engine.timeout_s)
-        self._window = Window(config.policy.engine.max_num_seqs * len(engines))
+        self._seats = config.policy.engine.max_num_seqs or CPU_SEATS
+        self._window = Window(self._seats * len(engines))
         self._clients: dict[float, Coalescer[Turn, Generation | EngineError]] = {}
         self._world_address = world
         self._world: WorldClient | None = None
@@ -143,7 +142,7 @@ class RolloutActor:
         if temperature not in self._clients:
             sampling = SamplingConfig(**{**policy.sampling.model_dump(), "temperature": temperature})
             self._clients[temperature] = Coalescer(
-                partial(self._send, sampling), limit=policy.engine.max_num_seqs, timeout_s=policy.engine.timeout_s
+                partial(self._send, sampling), limit=self._seats, timeout_s=policy.engine.timeout_s
             )
         async with self._window.place(deadline):
             answer = await self._clients[temperature]((prompt, seed, episode.id))

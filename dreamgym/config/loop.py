@@ -139,7 +139,7 @@ class LearnerConfig(Section):
     max_logprob_gap: float = Field(0.5, gt=0)
     """Stop when the mean gap between engine and learner logprobs of a batch exceeds this, in nats."""
     timeout_s: float = Field(600.0, gt=0)
-    """Deadline of one learner step, in seconds."""
+    """Deadline of one learner step, in seconds; reading and writing the model has longer, as its size asks for."""
 
 
 class TrainConfig(Section):

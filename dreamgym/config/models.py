@@ -125,8 +125,8 @@ class EngineConfig(Section):
 
     max_model_len: int = Field(2048, ge=64)
     """Context window, in tokens."""
-    max_num_seqs: int = Field(64, ge=1)
-    """Sequences decoded at once."""
+    max_num_seqs: int | None = Field(None, ge=1)
+    """Sequences decoded at once; null is 64 on a CPU, and on a GPU as many as vLLM's own server takes there."""
     kv_cache_gib: float = Field(0.5, gt=0)
     """KV cache on a CPU, in GiB."""
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
@@ -137,14 +137,15 @@ class EngineConfig(Section):
     """Deadline of one request to the engine, in seconds."""
     export_stats: bool | None = None
     """Export vLLM's own metrics through Ray; null does so where Ray has a dashboard."""
-    enforce_eager: bool = True
-    """Skip graph compilation: faster to start, slower to decode on a GPU."""
+    enforce_eager: bool | None = None
+    """Skip graph compilation: faster to start, slower to decode on a GPU. Null compiles on a GPU, and not on a CPU."""
 
 
 class RefreshConfig(Section):
     """While the policy trains, a copy of the experience model learns from the seed data and the buffer's dreams.
 
-    It takes the model's place where it is no less true on held-out real transitions; it needs room for one more engine.
+    It takes the model's place where it is no less true on held-out real transitions. It needs GPUs beside those of the
+    loop: first `learner.workers` to tune it on, then `world.engine.tensor_parallel` for its own engine.
     """
 
     every: int = Field(0, ge=0)

@@ -26,8 +26,22 @@ def initialize(network: nn.Module, config: LearnerConfig, dtype: str) -> Any:
         optimizer = torch.optim.AdamW(
             trained, lr=config.lr, betas=ADAM_BETAS, weight_decay=config.weight_decay, fused=True
         )
-    engine, *_ = deepspeed.initialize(model=network, optimizer=optimizer, config=_deepspeed_config(config, dtype))
+    gpu = deepspeed.accelerator.get_accelerator().device_name() == "cuda"
+    engine, *_ = deepspeed.initialize(model=network, optimizer=optimizer, config=_deepspeed_config(config, dtype, gpu))
     engine.train()
+    return engine
+
+
+def partitioned(network: nn.Module, dtype: str) -> Any:
+    """A network that is only asked, and of which each rank keeps a part of the weights, as ZeRO-3 does."""
+    settings = {
+        "train_micro_batch_size_per_gpu": 1,
+        "zero_optimization": {"stage": 3},
+        "bf16": {"enabled": dtype == "bfloat16"},
+        "steps_per_print": None,
+    }
+    engine, *_ = import_deepspeed().initialize(model=network, config=settings)
+    engine.eval()
     return engine
 
 
@@ -72,11 +86,16 @@ def _say_what_the_cpu_multiplies(dtype: str) -> None:
     set_accelerator(ThisCPU())
 
 
-def _deepspeed_config(config: LearnerConfig, dtype: str) -> dict[str, Any]:
-    """The caller owns the accumulation boundary, so that a step may hold any number of micro-batches."""
-    zero: dict[str, Any] = {"stage": config.zero_stage, "overlap_comm": False}
+def _deepspeed_config(config: LearnerConfig, dtype: str, gpu: bool) -> dict[str, Any]:
+    """The caller owns the accumulation boundary, so that a step may hold any number of micro-batches.
+
+    For that DeepSpeed overlaps communication and the backward pass only where gradients are partitioned; there is
+    something to overlap with on GPUs alone, as there is for pinned memory.
+    """
+    overlap = gpu and config.zero_stage >= 2 and config.workers > 1
+    zero: dict[str, Any] = {"stage": config.zero_stage, "overlap_comm": overlap}
     if config.offload and config.zero_stage:
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": False}
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": gpu}
     half = dtype == "bfloat16"
     muon: dict[str, Any] = {
         "type": "Muon",

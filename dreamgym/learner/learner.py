@@ -31,13 +31,18 @@ TOLD = ("loss", "accuracy", "margin", "nll")
 """Metrics of the last steps that tell how a tuning ended."""
 PART_BYTES = 256 * 2**20
 """Weights leave in parts of about so many bytes."""
+CHECKPOINT_TIMES = 9
+"""A checkpoint has up to 18 bytes a weight, for each weight's two in the model's file."""
+SLOWEST_DISK = 50e6
+"""Bytes a second at which a disk that many nodes share writes and reads at the least."""
 RECENT = 8
 """Steps over which a loss is averaged before it is held against `stop_loss`."""
 
 
 class Learner:
     """A model in training. `Learner.start` waits until it is ready; construct and call `ready` to start it
-    beside other things. One call at a time; every call has the deadline `learner.timeout_s`.
+    beside other things. One call at a time; every call has the deadline `learner.timeout_s`, and what reads or writes
+    the model has longer, as its size on disk asks for.
     """
 
     def __init__(
@@ -70,6 +75,7 @@ class Learner:
             gpu=gpu,
         )
         self.config = config
+        self._model = Path(model_path)
         self._rl_schema = rl_schema(resolve(config))
         self._seats = Reservation(config.workers, gpus)
         self._workers = [
@@ -98,7 +104,7 @@ class Learner:
     def ready(self) -> None:
         """Wait until every worker holds the model; see `start` for what it raises."""
         host, port = self._get([self._address])[0]
-        self._get([worker.setup.remote(host, port) for worker in self._workers])
+        self._get([worker.setup.remote(host, port) for worker in self._workers], self._with_disk())
 
     def sft(
         self, examples: pa.Table | pa.RecordBatch, config: SFTConfig, seed: int, on_step: OnStep | None = None
@@ -233,13 +239,13 @@ class Learner:
         """Write a Hugging Face checkpoint (safetensors in the model's precision, tokenizer), whole or not at all."""
         partial = path.with_name(path.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
-        self._all("save", str(partial))
+        self._all("save", str(partial), patience=self._with_disk())
         shutil.rmtree(path, ignore_errors=True)
         partial.rename(path)
 
     def save_checkpoint(self, path: Path) -> None:
         """Write what a resumed run needs to go on exactly: weights, optimiser, step and random state."""
-        self._all("save_checkpoint", str(path))
+        self._all("save_checkpoint", str(path), patience=self._with_disk())
 
     def load_checkpoint(self, path: Path, momentum: bool = True) -> None:
         """Go back to a checkpoint, with the optimiser's momentum or without; the number of workers must be the same.
@@ -249,7 +255,11 @@ class Learner:
         """
         if not path.is_dir():
             raise DataError(f"{path}: no learner checkpoint; start the run anew, or correct the path.")
-        self._all("load_checkpoint", str(path), momentum)
+        self._all("load_checkpoint", str(path), momentum, patience=self._with_disk())
+
+    def empty_cache(self) -> None:
+        """Leave to others on the same GPU what PyTorch keeps of its memory for later."""
+        self._all("empty_cache")
 
     def close(self) -> None:
         """End the workers."""
@@ -273,16 +283,21 @@ class Learner:
             )
         return lengths
 
-    def _all(self, method: str, *arguments: Any) -> list[Any]:
-        return self._get([getattr(worker, method).remote(*arguments) for worker in self._workers])
+    def _with_disk(self) -> float:
+        """Deadline, in seconds, of what reads or writes all that there is of the model."""
+        size = sum(file.stat().st_size for file in self._model.glob("*.safetensors"))
+        return self.config.timeout_s + size * CHECKPOINT_TIMES / SLOWEST_DISK
 
-    def _wait(self, references: list[Any]) -> None:
+    def _all(self, method: str, *arguments: Any, patience: float = 0.0) -> list[Any]:
+        return self._get([getattr(worker, method).remote(*arguments) for worker in self._workers], patience)
+
+    def _wait(self, references: list[Any], patience: float) -> None:
         """Until all are done or one failed, within the deadline; a failure elsewhere must not be waited out."""
-        pending, deadline = list(references), time.monotonic() + self.config.timeout_s
+        pending, deadline = list(references), time.monotonic() + patience
         while pending:
             done, pending = ray.wait(pending, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
             if not done:
-                raise EngineError(f"the learner did not answer within learner.timeout_s={self.config.timeout_s} s.")
+                raise EngineError(f"the learner did not answer within {patience:g} s; raise learner.timeout_s.")
             try:
                 ray.get(done, timeout=self.config.timeout_s)
             except ray.exceptions.RayTaskError as error:
@@ -293,6 +308,7 @@ class Learner:
                 name = type(error).__name__
                 raise EngineError(f"a learner worker died ({name}); resume from a checkpoint.") from error
 
-    def _get(self, references: list[Any]) -> list[Any]:
-        self._wait(references)
+    def _get(self, references: list[Any], patience: float = 0.0) -> list[Any]:
+        """Answers within so many seconds; `learner.timeout_s`, where it is 0."""
+        self._wait(references, patience or self.config.timeout_s)
         return list(ray.get(references, timeout=self.config.timeout_s))

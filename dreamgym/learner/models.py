@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreamgym.chat import load_tokenizer
 from dreamgym.config import ModelConfig, ScratchModel
 from dreamgym.errors import ModelError
 
@@ -54,20 +55,6 @@ def prepare_model(
     shutil.rmtree(out, ignore_errors=True)
     partial.rename(out)
     return out
-
-
-def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a checkpoint.
-
-    Raises:
-        ModelError: there is none that can be loaded.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(str(path))
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{path}: no tokenizer can be loaded ({_first_line(error)}).") from error
 
 
 def scratch_model(shape: ScratchModel, tokenizer: PreTrainedTokenizerBase, seed: int) -> LlamaForCausalLM:

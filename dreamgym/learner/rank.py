@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dreamgym.learner.engines import forget_momentum, import_deepspeed, initialize
+from dreamgym.learner.engines import forget_momentum, import_deepspeed, initialize, partitioned
 from dreamgym.learner.spec import LearnerSpec
 from dreamgym.obs.tracing import log_to_session
 from dreamgym.spared import spare_imports
@@ -76,6 +76,13 @@ class Rank:
         self._device = torch.device("cuda:0" if self.spec.gpu else "cpu")
         self._build_engine()
 
+    def empty_cache(self) -> None:
+        """Give back the memory of the GPU that no tensor uses; on a CPU nothing is kept."""
+        import torch
+
+        if self.spec.gpu:
+            torch.cuda.empty_cache()
+
     def weights(self, version: int, pack: Pack, part_bytes: int) -> Iterator[Any]:
         """`pack(some of the whole weights, version)`, part by part, on rank 0, and on every rank a last item, None.
 
@@ -95,8 +102,8 @@ class Rank:
         """Write a Hugging Face checkpoint with its tokenizer; all ranks must be called."""
         with self._gathered():
             if self.rank == 0:
+                from dreamgym.chat import load_tokenizer
                 from dreamgym.learner.lora import whole_weights
-                from dreamgym.learner.models import load_tokenizer
 
                 merged = dict(whole_weights(self._network.lm)) if self.spec.lora.rank else None
                 self._network.lm.save_pretrained(path, state_dict=merged)
@@ -156,7 +163,9 @@ class Rank:
             self._reference = WithoutAdapters(self._network) if config.kl_coef > 0 or spec.reference else None
         elif config.kl_coef > 0 or spec.reference:
             frozen = load_network(spec.reference or spec.model_path, dtype, spec.temperature)
-            self._reference = frozen.to(self._device).eval().requires_grad_(False)
+            frozen.eval().requires_grad_(False)
+            apart = config.zero_stage == 3
+            self._reference = partitioned(frozen, spec.dtype) if apart else frozen.to(self._device)
         self._engine = initialize(self._network, config, spec.dtype)
         self._critic = None
         if self._algorithm.advantage is None:

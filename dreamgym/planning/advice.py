@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from dreamgym.config import RunConfig
 from dreamgym.planning.estimate import Estimate
+from dreamgym.serve.engine import MOST_SEATS
 
 Change = dict[str, Any]
 """Fields by dotted name, and their new values."""
@@ -114,8 +115,9 @@ def _engine(config: RunConfig, section: str) -> Iterator[tuple[float, Change]]:
     engine, name = getattr(config, section).engine, f"{section}.engine"
     if engine.gpu_memory_utilization < 0.95 and not config.train.colocate:
         yield 0.5, {f"{name}.gpu_memory_utilization": min(0.95, round(engine.gpu_memory_utilization + 0.05, 2))}
-    if engine.max_num_seqs > 8:
-        yield 1.0, {f"{name}.max_num_seqs": engine.max_num_seqs // 2}
+    seats = engine.max_num_seqs or MOST_SEATS
+    if seats > 8:
+        yield 1.0, {f"{name}.max_num_seqs": seats // 2}
     if engine.kv_cache_gib > 0.1:
         yield 1.0, {f"{name}.kv_cache_gib": engine.kv_cache_gib / 2}
     if engine.max_model_len // 2 >= LEAST_WINDOW:

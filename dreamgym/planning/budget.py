@@ -176,8 +176,8 @@ class Budget:
         gpu, chip, use = on_gpus(self.config, self.machine), self.machine.chip, getattr(self.found, section)
         count = settings.engines if section == "policy" else settings.replicas
         tp = settings.engine.tensor_parallel if gpu else 1
-        held = 2 * use.sequences if use is not None else 1.0
-        batch = max(1.0, min(settings.engine.max_num_seqs, held, at_once / count))
+        held, seats = (2 * use.sequences, use.seats) if use is not None else (1.0, 1)
+        batch = max(1.0, min(seats, held, at_once / count))
         dtype = dtype_of(settings.model, self.machine)
         cache = batch * settings.engine.max_model_len / 2 * kv_bytes(shape, dtype, tp)
         seconds = max(

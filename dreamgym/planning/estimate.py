@@ -200,7 +200,7 @@ def _engine_row(
 ) -> None:
     dtype = dtype_of(settings.model, machine)
     use = engine(shape, settings.engine, dtype, machine.gpu_gb * GB)
-    window, seats, tp = settings.engine.max_model_len, settings.engine.max_num_seqs, settings.engine.tensor_parallel
+    window, seats, tp = settings.engine.max_model_len, use.seats, settings.engine.tensor_parallel
     count = (config.policy.engines if section == "policy" else config.world.replicas) * tp
     note = f"KV cache holds {use.sequences:,.0f} sequences of {window:,} tokens; {seats} at once"
     share = settings.engine.gpu_memory_utilization * machine.gpu_gb * GB

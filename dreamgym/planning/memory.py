@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from dreamgym.config import EngineConfig, LearnerConfig
 from dreamgym.planning import GB
 from dreamgym.planning.shapes import Shape
+from dreamgym.serve.engine import CPU_SEATS, MOST_SEATS
 
 Parts = dict[str, float]
 """What takes memory, and how many bytes of it."""
@@ -182,29 +183,31 @@ def kv_bytes(shape: Shape, dtype: str, tensor_parallel: int = 1) -> float:
 
 @dataclass(frozen=True, slots=True)
 class EngineUse:
-    """One engine: bytes on each of its GPUs (or of its host), what is left for the KV cache, and what that holds."""
+    """One engine: bytes on each of its GPUs (or of its host), what is left for the KV cache, and what that holds.
+
+    `seats` are the sequences that it decodes at once, at most.
+    """
 
     parts: Parts
     host: Parts
     kv: float
     sequences: float
+    seats: int
 
 
 def engine(shape: Shape, config: EngineConfig, dtype: str, gpu_bytes: float) -> EngineUse:
     """One engine on GPUs of `gpu_bytes` each, or where that is 0 on a CPU."""
     gpu, tp = gpu_bytes > 0, config.tensor_parallel if gpu_bytes else 1
-    w = width(dtype)
+    w, seats = width(dtype), config.max_num_seqs or (MOST_SEATS if gpu else CPU_SEATS)
     tokens = BATCHED_TOKENS if gpu else max(config.max_model_len, 4096)
     parts = {
         "weights": w * shape.weights / tp,
-        "activations": float(
-            w * tokens * (4 * shape.hidden + 3 * shape.intermediate / tp) + 12 * config.max_num_seqs * shape.vocab
-        ),
+        "activations": float(w * tokens * (4 * shape.hidden + 3 * shape.intermediate / tp) + 12 * seats * shape.vocab),
     }
     token = kv_bytes(shape, dtype, tp)
     if gpu:
         parts["context"] = CONTEXT_GB * GB
-        if not config.enforce_eager:
+        if not config.enforce_eager:  # on a GPU null is no
             parts["CUDA graphs"] = GRAPHS_GB * GB
         kv = config.gpu_memory_utilization * gpu_bytes - sum(parts.values())
     else:
@@ -215,4 +218,5 @@ def engine(shape: Shape, config: EngineConfig, dtype: str, gpu_bytes: float) -> 
         {"processes": (1 + tp) * ENGINE_GB * GB} if gpu else {},
         kv,
         max(kv, 0.0) / (token * config.max_model_len),
+        seats,
     )

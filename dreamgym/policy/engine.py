@@ -17,7 +17,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 from dreamgym.batching import as_they_come, merged
 from dreamgym.config import EngineConfig, PolicyConfig, SamplingConfig
 from dreamgym.errors import DreamgymError, EngineError, WeightSyncError
-from dreamgym.placement import Reservation
+from dreamgym.placement import LOAD_TIMEOUT_S, Reservation
 from dreamgym.policy.weight_transfer import WeightPayload, offered, pack_weights, read_checkpoint, register
 from dreamgym.serve.engine import Generation, TokenEngine
 from dreamgym.spared import spare_imports
@@ -132,6 +132,10 @@ class PolicyEngine:
         """Counts since the start; see `TokenEngine.metrics`."""
         return self._engine.metrics()
 
+    async def seats(self) -> int:
+        """See `TokenEngine.seats`."""
+        return self._engine.seats
+
     async def sleep(self) -> None:
         """See `TokenEngine.sleep`."""
         await self._engine.sleep()
@@ -159,7 +163,8 @@ class PolicyPool:
 
         `seats` is what `close` gives back.
         """
-        self._seats = seats
+        self._reserved = seats
+        self._started = seats is None
         self.engines, self.names = list(engines), list(names)
         self._timeout_s = timeout_s
         self._outstanding = [0] * len(self.engines)
@@ -178,7 +183,18 @@ class PolicyPool:
             raise EngineError(f"a policy engine is gone ({error}).") from error
 
     @classmethod
-    def start(
+    def start(cls, model: str | Path, config: PolicyConfig, **options: Any) -> PolicyPool:
+        """`begin`, and wait until the engines are ready; raises what `ready` does."""
+        pool = cls.begin(model, config, **options)
+        try:
+            pool.ready()
+        except DreamgymError:
+            pool.close()
+            raise
+        return pool
+
+    @classmethod
+    def begin(
         cls,
         model: str | Path,
         config: PolicyConfig,
@@ -187,17 +203,9 @@ class PolicyPool:
         threads: int | None = None,
         gpus: float = 0,
         colocated: bool = False,
-        start_timeout_s: float = 600.0,
         **options: Any,
     ) -> PolicyPool:
-        """Start `config.engines` engines side by side, each on `gpus` GPUs of one node; `options` are Ray's, if any.
-
-        `colocated` says that `sleep` will be used.
-
-        Raises:
-            ModelError: the model cannot be loaded.
-            EngineError: an engine died or was not ready within `start_timeout_s`.
-        """
+        """Begin to start `config.engines` engines, each on `gpus` GPUs of one node; `options` are Ray's, if any."""
         seats = Reservation(config.engines, gpus)
         rest = {"dtype": config.model.dtype, "threads": threads, "colocated": colocated}
         pool_id = uuid.uuid4().hex[:12]
@@ -208,13 +216,22 @@ class PolicyPool:
             .remote(str(model), config.engine, seed=seed + index, **rest)
             for index, name in enumerate(names)
         ]
-        pool = cls(engines, names, config.engine.timeout_s, seats)
-        try:
-            pool._all("ready", start_timeout_s)
-        except DreamgymError:
-            pool.close()
-            raise
-        return pool
+        return cls(engines, names, config.engine.timeout_s, seats)
+
+    def ready(self) -> None:
+        """Wait until all engines hold the model.
+
+        Raises:
+            ModelError: the model cannot be loaded.
+            EngineError: an engine died or was not ready in time.
+        """
+        self._all("ready", LOAD_TIMEOUT_S)
+        self._started = True
+
+    @property
+    def seats(self) -> int:
+        """Sequences that an engine decodes at once."""
+        return min(self._all("seats", self._timeout_s))
 
     def __len__(self) -> int:
         return len(self.engines)
@@ -329,12 +346,13 @@ class PolicyPool:
 
     def close(self) -> None:
         """End all engines and their actors; an actor that is already dead is no fault."""
-        with contextlib.suppress(EngineError):
-            self._all("close", 30.0)
+        if self._started:
+            with contextlib.suppress(EngineError):
+                self._all("close", 30.0)
         for engine in self.engines:
             ray.kill(engine)
-        if self._seats is not None:
-            self._seats.close()
+        if self._reserved is not None:
+            self._reserved.close()
 
     def _book(self, whose: str = "") -> int:
         """The engine for a request: where the last one of the episode went, unless that has far more to do."""

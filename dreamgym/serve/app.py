@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,30 +13,48 @@ from typing import Any, Literal
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
+from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
+from dreamgym import loops
 from dreamgym.config import EngineConfig, RunConfig
-from dreamgym.errors import DreamgymError, EngineError
+from dreamgym.errors import EngineError
+from dreamgym.placement import LOAD_TIMEOUT_S
 from dreamgym.replay.actor import ReplayClient
 from dreamgym.serve.chat_api import ChatRequest, Completion, Fault
 from dreamgym.serve.chat_model import ChatModel
 from dreamgym.serve.dream import WorldClient
+from dreamgym.serve.engine import CPU_SEATS, MOST_SEATS
 from dreamgym.serve.experience import ExperienceModel
 from dreamgym.serve.scaling import replicas_for_load
 from dreamgym.serve.tasks import TaskGenerator
 
+POLL_S = 0.1
 WORLD, TASKS, CHAT = "ExperienceModel", "TaskGenerator", "ChatModel"
 What = Literal["world", "policy"]
 
 
 @dataclass(slots=True)
 class DreamApp:
-    """A running dream: its Serve application, the model that it dreams with, and clients for the driver."""
+    """A running dream: its Serve application, the model that it dreams with, and clients for the driver.
+
+    `seats` are the sequences that a replica's engine decodes at once, known once the dream is ready.
+    """
 
     name: str
     model: Path
     world: WorldClient
     tasks: Any
     _deploy: Callable[[Path], Any]
+    seats: int = 0
+
+    def ready(self) -> None:
+        """Wait until replicas are ready.
+
+        Raises:
+            EngineError: none became ready; the sentence is the replica's own where it has one.
+        """
+        _wait(self.name, f"the experience model at {self.model}")
+        self.seats = loops.run(self.world.seats())
 
     def load(self, model: Path) -> None:
         """Go on with another model: Serve starts replica after replica anew. With only one, dreams wait meanwhile.
@@ -44,6 +63,7 @@ class DreamApp:
             EngineError: no replica became ready.
         """
         self.tasks = self._deploy(model)
+        _wait(self.name, f"the experience model at {model}")
         self.model = model
 
     def close(self) -> None:
@@ -71,7 +91,14 @@ class ChatApp:
         serve.delete(self.name)
 
 
-def start_dream(
+def start_dream(config: RunConfig, model: Path, replay: ReplayClient | None, **options: Any) -> DreamApp:
+    """`deploy_dream`, and wait until a replica is ready; raises what `DreamApp.ready` does."""
+    app = deploy_dream(config, model, replay, **options)
+    app.ready()
+    return app
+
+
+def deploy_dream(
     config: RunConfig,
     model: Path,
     replay: ReplayClient | None,
@@ -80,13 +107,10 @@ def start_dream(
     gpus: float = 0.0,
     suffix: str = "",
 ) -> DreamApp:
-    """Deploy and wait until a replica is ready. No port is opened: calls go through Ray.
+    """Begin to start a dream. No port is opened: calls go through Ray.
 
     Args:
         suffix: tells a second dream of the same run from the first.
-
-    Raises:
-        EngineError: no replica became ready; the sentence is the replica's own where it has one.
     """
     name = f"dream-{config.name}-seed{config.seed}{suffix}"
     _start_serve()
@@ -98,7 +122,7 @@ def start_dream(
 
     def deploy(model: Path) -> Any:
         world = replicas.bind(str(model), config, replay, threads)
-        return _run(generator.bind(world, config, replay), name, f"the experience model at {model}")
+        return _deploy(generator.bind(world, config, replay), name)
 
     tasks = deploy(model)
     world = WorldClient(serve.get_deployment_handle(WORLD, app_name=name), config.world)
@@ -123,7 +147,9 @@ def start_chat(config: RunConfig, what: What, model: Path, *, threads: int | Non
     _start_serve()
     replicas = _engines(ChatModel, CHAT, config, side.engine, least, most, gpus)
     bound = replicas.bind(str(model), side.engine, sampling, side.model.dtype, config.seed, threads)
-    return ChatApp(name, _run(bound, name, f"the model at {model}"), side.engine.timeout_s)
+    handle = _deploy(bound, name)
+    _wait(name, f"the model at {model}")
+    return ChatApp(name, handle, side.engine.timeout_s)
 
 
 def _start_serve() -> None:
@@ -138,7 +164,7 @@ def _engines(
     return serve.deployment(
         model,
         name=name,
-        max_ongoing_requests=4 * engine.max_num_seqs,
+        max_ongoing_requests=4 * (engine.max_num_seqs or (MOST_SEATS if gpus else CPU_SEATS)),
         autoscaling_config={
             "min_replicas": least,
             "max_replicas": most,
@@ -153,20 +179,34 @@ def _engines(
     )
 
 
-def _run(app: serve.Application, name: str, what: str) -> Any:
-    """The handle of an application whose replicas are ready."""
-    try:
-        return serve.run(app, name=name, route_prefix=None)
-    except RuntimeError as error:
-        raise EngineError(f"{what} did not start: {_cause(error, name)}") from error
+def _deploy(app: serve.Application, name: str) -> Any:
+    """The handle of an application that begins to start."""
+    return serve.run_many([serve.RunTarget(app, name, route_prefix=None)], wait_for_applications_running=False)[0]
 
 
-def _cause(error: Exception, name: str) -> str:
-    """The replica's own sentence where Serve's messages hold one, else the last line of the error."""
-    if isinstance(error.__cause__, DreamgymError):
-        return str(error.__cause__)
-    application = serve.status().applications.get(name)
-    told = [d.message for d in application.deployments.values()] if application else []
-    lines = [line.strip() for text in (*told, str(error)) for line in text.splitlines() if line.strip()]
+def _wait(name: str, what: str) -> None:
+    """Until the replicas of an application are ready.
+
+    Raises:
+        EngineError: it failed, was ended meanwhile, or was not ready in time.
+    """
+    deadline = time.monotonic() + LOAD_TIMEOUT_S
+    while True:
+        application = serve.status().applications.get(name)
+        if application is None:
+            raise EngineError(f"{what} was ended before it was ready.")
+        if application.status == ApplicationStatus.RUNNING:
+            return
+        if application.status == ApplicationStatus.DEPLOY_FAILED:
+            raise EngineError(f"{what} did not start: {_cause(application)}")
+        if time.monotonic() > deadline:
+            raise EngineError(f"{what} did not start in {LOAD_TIMEOUT_S:g} s: {_cause(application)}")
+        time.sleep(POLL_S)
+
+
+def _cause(application: ApplicationStatusOverview) -> str:
+    """The replica's own sentence where Serve's messages hold one, else their last line."""
+    told = [*(deployment.message for deployment in application.deployments.values()), application.message]
+    lines = [line.strip() for text in told for line in text.splitlines() if line.strip()]
     own = [line for line in lines if "dreamgym.errors." in line]
     return (own or lines or ["see Serve's logs"])[-1]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jinja2 import TemplateError
 
-from dreamgym.chat import ChatFormat
+from dreamgym.chat import load_chat
 from dreamgym.config import EngineConfig, SamplingConfig
 from dreamgym.errors import EngineError
 from dreamgym.serve.chat_api import ChatRequest, Completion, Fault
@@ -23,10 +23,8 @@ class ChatModel:
     ) -> None:
         if threads is not None:
             spare_imports()
-        from transformers import AutoTokenizer
-
         self._sampling = sampling
-        self._chat = ChatFormat(AutoTokenizer.from_pretrained(model))
+        self._chat = load_chat(model)
         self._engine = TokenEngine(Path(model), engine, dtype=dtype, seed=seed, threads=threads)
         await self._engine.start()
 

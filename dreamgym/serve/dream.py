@@ -13,6 +13,7 @@ from ray.serve.exceptions import RayServeException
 from dreamgym.batching import Coalescer
 from dreamgym.config import WorldConfig
 from dreamgym.errors import DataError, EngineError
+from dreamgym.serve.engine import CPU_SEATS
 from dreamgym.serve.experience import DreamAnswer, DreamQuery, WriteQuery
 from dreamgym.types import StepResult, Task, stable_id
 from dreamgym.window import Window
@@ -33,7 +34,7 @@ class WorldClient:
         self._handle = handle
         streaming = handle.options(stream=True)
         self._timeout_s = timeout_s = config.engine.timeout_s
-        self._window = Window(config.engine.max_num_seqs * config.replicas)
+        self._window = Window((config.engine.max_num_seqs or CPU_SEATS) * config.replicas)
         self._steps: Coalescer[DreamQuery, DreamAnswer] = Coalescer(
             streaming.step_many.remote, limit=limit, timeout_s=timeout_s
         )
@@ -55,6 +56,10 @@ class WorldClient:
     async def metrics(self) -> dict[str, float]:
         """Counts of one replica."""
         return await self._guarded(self._handle.metrics.remote(), "metrics")
+
+    async def seats(self) -> int:
+        """Sequences that a replica's engine decodes at once."""
+        return int(await self._guarded(self._handle.seats.remote(), "seats"))
 
     async def sleep(self) -> None:
         """Let the only replica leave its GPU to others; see `TokenEngine.sleep`."""

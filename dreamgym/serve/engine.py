@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
-import logging
 import os
+import socket
 import time
-import warnings
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from dreamgym import precision
 from dreamgym.config import EngineConfig, SamplingConfig
 from dreamgym.errors import EngineError, ModelError, WeightSyncError
+from dreamgym.quiet import quiet_environment
 from dreamgym.serve.scaling import engine_load
 
 if TYPE_CHECKING:
@@ -31,22 +31,15 @@ if TYPE_CHECKING:
 WEIGHT_TRANSFER_BACKEND = "dreamgym"
 """The name under which `dreamgym.policy.weight_transfer` registers itself with vLLM."""
 
-_QUIET = {
-    "VLLM_NO_USAGE_STATS": "1",
-    "DO_NOT_TRACK": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "TOKENIZERS_PARALLELISM": "false",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "OMP_WAIT_POLICY": "PASSIVE",
-}
-
 LOAD = ("running", "waiting", "kv_usage")
 """Those of an engine's metrics that tell its load at a moment; the others are counts."""
 
 _CPU_BLOCK = 32
 """Tokens a KV block: prefixes are shared in whole blocks, and 32 is the smallest that the CPU kernels run well with."""
+CPU_SEATS = 64
+"""Sequences that an engine on a CPU decodes at once, where its settings leave it open."""
+MOST_SEATS = 1024
+"""The most sequences at once that vLLM's server takes on any GPU, where its settings leave it open."""
 
 
 class ContextFull(EngineError):
@@ -74,17 +67,6 @@ class Generation:
     prompt_tokens: int
     cached_tokens: int
     load: float = 0.0
-
-
-def quiet_environment() -> None:
-    """Make vLLM and Hugging Face silent, untracked and free of core pinning; a variable that is set stays as it is.
-
-    To be called before torch is imported: OpenMP reads its wait policy (sleep, not spin) once.
-    """
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
-    logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
-    warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
 
 
 class TokenEngine:
@@ -126,6 +108,8 @@ class TokenEngine:
         self._llm: AsyncLLM | None = None
         self._core: CoreThread | None = None
         self._told: LoadLogger | None = None
+        self._apart = False
+        self._seats = config.max_num_seqs or CPU_SEATS
         self._names = itertools.count()
         self._updating = asyncio.Lock()
         self._counts = {"requests": 0.0, "prompt_tokens": 0.0, "cached_prompt_tokens": 0.0, "generated_tokens": 0.0}
@@ -142,24 +126,25 @@ class TokenEngine:
             await self._running().update_weight_version(str(self.version))
         except Exception as error:
             await self.close()
-            reason = " ".join(str(error).split())[:500]
+            reason = " ".join(str(error).split())[:500] + self._where_to_look()
             raise ModelError(f"model {self._model}: no engine can be started for it: {reason}") from error
         if self._core is not None:
             self._core.forget_sockets()
         return self
 
     def _build(self) -> None:
-        from vllm.platforms import current_platform
         from vllm.v1.engine.async_llm import AsyncLLM
 
         from dreamgym.serve.engine_stats import LoadLogger, stat_loggers
 
-        on_cpu = current_platform.is_cpu()
+        on_cpu = self._on_cpu()
+        self._apart = not on_cpu
         if on_cpu:
             os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
             if self._threads is not None:
                 os.environ["OMP_NUM_THREADS"] = str(self._threads)
         config = self._vllm_config(on_cpu)
+        self._seats = config.scheduler_config.max_num_seqs
         self._told = None if on_cpu else LoadLogger()
         loggers = stat_loggers(self._told, bool(self._config.export_stats))
         addresses = None
@@ -172,10 +157,17 @@ class TokenEngine:
             config, stat_loggers=loggers, disable_log_stats=not loggers, client_addresses=addresses
         )
 
+    def _on_cpu(self) -> bool:
+        from vllm.platforms import current_platform
+
+        return bool(current_platform.is_cpu())
+
     def _vllm_config(self, on_cpu: bool) -> VllmConfig:
         from vllm.config import WeightTransferConfig
         from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.usage.usage_lib import UsageContext
 
+        eager = self._config.enforce_eager
         window = self._config.max_model_len
         device: dict[str, Any] = {
             "gpu_memory_utilization": self._config.gpu_memory_utilization,
@@ -199,8 +191,8 @@ class TokenEngine:
             dtype=self._precision(on_cpu),
             seed=self._seed,
             max_model_len=window,
-            max_num_seqs=self._config.max_num_seqs,
-            enforce_eager=self._config.enforce_eager,
+            max_num_seqs=self._config.max_num_seqs or (CPU_SEATS if on_cpu else None),
+            enforce_eager=on_cpu if eager is None else eager,
             enable_prefix_caching=True,
             logprobs_mode="processed_logprobs",
             # Tokens that are trained on need logits of full precision: the last bit in bf16 is up to 0.1 nats.
@@ -209,7 +201,7 @@ class TokenEngine:
             disable_log_stats=True,
             weight_transfer_config=WeightTransferConfig(WEIGHT_TRANSFER_BACKEND) if self._weight_transfer else None,
             **device,
-        ).create_engine_config()
+        ).create_engine_config(None if on_cpu else UsageContext.OPENAI_API_SERVER)  # whose defaults a GPU gets
 
     def _precision(self, on_cpu: bool) -> str:
         suits = precision.of_cpu() if on_cpu else precision.of_gpus()
@@ -255,7 +247,7 @@ class TokenEngine:
                 "raise engine.timeout_s or lower engine.max_num_seqs."
             ) from error
         except (EngineDeadError, EngineGenerateError, VLLMClientError) as error:
-            raise EngineError(f"the engine of {self._model} failed: {error}") from error
+            raise EngineError(f"the engine of {self._model} failed: {error}{self._where_to_look()}") from error
         if output is None or output.outputs[0].finish_reason not in ("stop", "length"):
             raise EngineError(f"the engine of {self._model} was closed in the middle of an answer.")
         return self._generation(output)
@@ -264,6 +256,19 @@ class TokenEngine:
     def in_process(self) -> bool:
         """Whether the engine core runs in this process."""
         return self._core is not None
+
+    @property
+    def seats(self) -> int:
+        """Sequences decoded at once; what the settings leave open is known once the engine has started."""
+        return self._seats
+
+    def _where_to_look(self) -> str:
+        """Where a core in a process of its own says what was wrong: to us it says no more than that it is gone."""
+        try:
+            log = Path(os.readlink("/proc/self/fd/2"))  # which it has from us; Ray's workers write to a file each
+        except OSError:
+            return ""
+        return f"; its own words are in {log} on {socket.gethostname()}" if self._apart and log.is_file() else ""
 
     def _running(self) -> AsyncLLM:
         if self._llm is None:
@@ -386,7 +391,7 @@ class TokenEngine:
     def load(self) -> float:
         """How full the engine is; see `scaling.engine_load`."""
         told = self._core or self._told
-        return engine_load(**told.load(), seats=self._config.max_num_seqs) if told is not None else 0.0
+        return engine_load(**told.load(), seats=self._seats) if told is not None else 0.0
 
     async def close(self) -> None:
         """End the engine and its requests; may be called twice."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dreamgym.batching import as_they_come
-from dreamgym.chat import ChatFormat
+from dreamgym.chat import load_chat
 from dreamgym.config import RunConfig
 from dreamgym.errors import EngineError
 from dreamgym.obs.ray_metrics import Tally
@@ -94,14 +94,12 @@ class ExperienceModel:
     ) -> None:
         if threads is not None:
             spare_imports()
-        from transformers import AutoTokenizer
-
         log_to_session(config.log_level)
         self._config = config.world
         self._top_k = config.replay.top_k if replay is not None else 0
         self._min_similarity = config.replay.min_similarity
         self._replay = replay
-        self._chat = ChatFormat(AutoTokenizer.from_pretrained(model))
+        self._chat = load_chat(model)
         self._engine = TokenEngine(
             Path(model),
             config.world.engine,
@@ -127,6 +125,10 @@ class ExperienceModel:
     async def metrics(self) -> dict[str, float]:
         """Counts since the start: dream steps, steps asked again, steps given up, and the engine's tokens."""
         return {**self._tally.counts, **self._engine.metrics()}
+
+    async def seats(self) -> int:
+        """See `TokenEngine.seats`."""
+        return self._engine.seats
 
     async def sleep(self) -> None:
         """See `TokenEngine.sleep`."""

@@ -9,7 +9,6 @@ import socket
 import uuid
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +21,10 @@ from dreamgym.obs.mirror import FIELD
 from dreamgym.obs.place import Place
 from dreamgym.replay.index import connect
 from dreamgym.runtime import ensure_ray
+from dreamgym.stages.doctor_cuda import Finding, ask_cuda, cuda_findings, torch_build
 
 PACKAGES = ("ray", "torch", "vllm", "deepspeed", "transformers", "qdrant-client", "pyarrow")
 NODE_TIMEOUT_S = 60.0
-PLACE_TIMEOUT_S = 30.0
-ADD_NODES_TIMEOUT_S = 600.0
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What one check found; `remedy` is what to do where it is not ok."""
-
-    check: str
-    ok: bool
-    said: str
-    remedy: str = ""
 
 
 def doctor(config: RunConfig) -> None:
@@ -65,12 +53,13 @@ def examine(config: RunConfig) -> list[Finding]:
     except OSError as error:
         said = f"{config.run_dir} cannot be written ({error.strerror})"
         unwritable = Finding("storage", False, said, "choose another `out`")
-    nodes, faults = _ask_nodes(token)
+    nodes, faults = _ask_nodes(token, config.device != "cpu")
     if unwritable is None:
         token.unlink()
     return [
         *faults,
         *_versions(nodes),
+        *cuda_findings(config.device, nodes),
         unwritable or _storage(config, nodes),
         _ports(nodes),
         _gpus(config),
@@ -84,13 +73,14 @@ def examine(config: RunConfig) -> list[Finding]:
 # Nodes ---------------------------------------------------------------------------------------------------
 
 
-def _ask_nodes(token: Path) -> tuple[list[dict[str, Any]], list[Finding]]:
-    """What every living node says of itself, and a finding for each that could not be asked."""
+def _ask_nodes(token: Path, gpus_count: bool) -> tuple[list[dict[str, Any]], list[Finding]]:
+    """What every living node says of itself, of its GPUs where they count; a finding for each that was not reached."""
     import ray
 
     probe = ray.remote(num_cpus=0)(_probe)
     living = [node for node in ray.nodes() if node["Alive"]]
-    asked = [probe.options(**_at(node["NodeID"])).remote(str(token)) for node in living]
+    gpus = [int(node["Resources"].get("GPU", 0)) if gpus_count else 0 for node in living]
+    asked = [probe.options(**_at(n["NodeID"])).remote(str(token), g) for n, g in zip(living, gpus, strict=True)]
     told, faults = [], []
     for node, answer in zip(living, asked, strict=True):
         try:
@@ -108,12 +98,14 @@ def _at(node_id: str) -> dict[str, Any]:
     return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node_id, soft=False)}
 
 
-def _probe(token: str) -> dict[str, Any]:
-    """Runs on a node: its name, its versions, and whether it sees the driver's file and may write beside it."""
+def _probe(token: str, gpus: int) -> dict[str, Any]:
+    """Runs on a node: name, versions, its `gpus`, and whether it sees the driver's file and may write beside it."""
     sees = Path(token).is_file()
     return {
         "host": socket.gethostname(),
         "versions": _installed(),
+        "build": torch_build(),
+        "cuda": ask_cuda(gpus) if gpus else None,
         "sees": sees,
         "writes": sees and os.access(Path(token).parent, os.W_OK),
     }
@@ -143,7 +135,8 @@ def _versions(nodes: Sequence[dict[str, Any]]) -> list[Finding]:
         if other:
             remedy = "install the same pyproject.toml on every node"
             found.append(Finding("versions", False, f"{node['host']} has {', '.join(other)}", remedy))
-    said = f"{len(nodes)} node{'s' * (len(nodes) != 1)}, ray {mine['ray']}, vllm {mine['vllm']}, torch {mine['torch']}"
+    builds = ", ".join(sorted({node["build"] for node in nodes}))
+    said = f"{len(nodes)} node{'s' * (len(nodes) != 1)}, ray {mine['ray']}, vllm {mine['vllm']}, torch {builds}"
     return found or [Finding("versions", bool(nodes), said, "start Ray on at least one node")]
 
 
@@ -200,29 +193,17 @@ def _unreachable(addresses: Sequence[tuple[str, int]]) -> list[str]:
 def _gpus(config: RunConfig) -> Finding:
     """Whether the engines and the learner of this configuration fit on the GPUs, by asking Ray to reserve them."""
     import ray
-    from ray.exceptions import GetTimeoutError
-    from ray.util.placement_group import placement_group, remove_placement_group
+
+    from dreamgym.placement import asks_of_run, lacking
 
     here = int(ray.cluster_resources().get("GPU", 0))
     if config.device == "cpu" or (config.device == "auto" and not here):
         known = "not used: device is cpu" if config.device == "cpu" else "none in this cluster by now"
         return Finding("gpus", True, f"{known}; engines and learner compute on the CPU")
-    policy, world = config.policy.engine.tensor_parallel, config.world.engine.tensor_parallel
-    seats = [policy] * config.policy.engines + [world] * config.world.replicas + [1] * config.learner.workers
-    said = (
-        f"{here} GPUs for {config.policy.engines} policy engines, {config.world.replicas} replicas of the experience "
-        f"model and {config.learner.workers} learner workers"
-    )
-    patience = ADD_NODES_TIMEOUT_S if config.device == "gpu" else PLACE_TIMEOUT_S
-    group = placement_group([{"GPU": gpus} for gpus in seats])
-    try:
-        ray.get(group.ready(), timeout=patience)
-    except GetTimeoutError:
-        remedy = f"{sum(seats)} could not be reserved in {patience:g} s: add GPUs, end other jobs, or ask for fewer"
-        return Finding("gpus", False, said, remedy)
-    finally:
-        remove_placement_group(group)
-    return Finding("gpus", True, said)
+    asks = asks_of_run(config)
+    if lack := lacking(asks, config.device):
+        return Finding("gpus", False, lack, "add GPUs, end other jobs, or ask for fewer")
+    return Finding("gpus", True, f"{here} GPUs, and room for {', '.join(map(str, asks))}")
 
 
 def _qdrant(config: RunConfig) -> Finding:

@@ -6,10 +6,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from itertools import permutations
 
-from dreamgym.chat import ChatFormat
+from dreamgym.chat import load_chat
 from dreamgym.config import RunConfig
 from dreamgym.errors import DataError
-from dreamgym.learner.models import load_tokenizer
 from dreamgym.obs.console import progress
 from dreamgym.obs.stages import stage
 from dreamgym.schema import read_parquet
@@ -31,7 +30,7 @@ def dpo(config: RunConfig) -> None:
         options = {"reference": start, "lora": config.policy.lora}
         with tuner(config, start, tuning, **options) as learner:
             pairs = preference_pairs(config, read_parquet(current.run_dir / "data" / "annotated.parquet"))
-            rows = preference_examples(config, pairs, ChatFormat(load_tokenizer(start)))
+            rows = preference_examples(config, pairs, load_chat(start))
             learner.ready()
             with progress("dpo", tuning.tokens) as bar:
                 result = learner.dpo(rows, tuning, config.seed, lambda step: show(bar, step))

@@ -106,12 +106,11 @@ def _weighted(parts: tuple[str, str, str], sft: SFTConfig, chat: ChatFormat) -> 
     """Token ids of an answer and the weight of each, by the part in which the token begins."""
     reasoning, state, _ = parts
     bounds = (len(reasoning), len(reasoning) + len(state))
-    encoded = chat.tokenizer("".join(parts), add_special_tokens=False, return_offsets_mapping=True)
-    weights = [
+    ids, starts = chat.written("".join(parts))
+    return ids, [
         sft.reasoning_weight if start < bounds[0] else sft.state_weight if start < bounds[1] else sft.outcome_weight
-        for start, _ in encoded["offset_mapping"]
+        for start in starts
     ]
-    return [*encoded["input_ids"], chat.end_id], [*weights, sft.outcome_weight]
 
 
 def _variations(config: RunConfig, tasks: Sequence[Task], embedder: Embedder, chat: ChatFormat) -> Iterator[Example]:

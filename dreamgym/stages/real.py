@@ -7,6 +7,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 
 from dreamgym import loops
+from dreamgym.checkpoints import checkpoints
 from dreamgym.config import RunConfig
 from dreamgym.controller import Trainer
 from dreamgym.errors import ConfigError, EngineError
@@ -74,8 +75,8 @@ def real(config: RunConfig, running: Services | None = None, alive: ExitStack | 
                 )
 
             def start() -> Services:
-                actors = config.train.rollout_actors
-                return start_services(settings, run_dir / "warm_start", learner=True, actors=actors)
+                actors, again = config.train.rollout_actors, bool(checkpoints(folder))
+                return start_services(settings, run_dir / "warm_start", learner=True, actors=actors, again=again)
 
             services, trainer, reached = survive(config.train, folder, start, trainer_of, policy, bar, running)
             (alive or until_trained).enter_context(services)

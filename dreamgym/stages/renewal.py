@@ -10,11 +10,11 @@ from itertools import pairwise
 from pathlib import Path
 
 from dreamgym import loops
-from dreamgym.chat import ChatFormat
+from dreamgym.chat import load_chat
 from dreamgym.config import RunConfig
 from dreamgym.errors import DataError
 from dreamgym.fidelity import predict, scores
-from dreamgym.learner.models import load_tokenizer
+from dreamgym.placement import Ask, require
 from dreamgym.replay.records import StoredTransition
 from dreamgym.runtime import ensure_ray, settled
 from dreamgym.serve.app import DreamApp, start_dream
@@ -77,7 +77,7 @@ class Renewal:
     def _tune(self, model: Path, candidate: Path, dreams: Sequence[Trajectory]) -> dict[str, float]:
         config = self._config
         with tuner(config, model, config.world.refresh.sft) as learner:
-            chat = ChatFormat(load_tokenizer(model))
+            chat = load_chat(model)
             examples = world_examples(config, [*self._seed_data, *dreams], chat)
             learner.ready()
             told = learner.sft(examples, config.world.refresh.sft, config.seed)
@@ -91,8 +91,9 @@ class Renewal:
         machine = ensure_ray(self._config.device)
         config = settled(self._config, machine)
         alone = config.model_copy(update={"world": config.world.model_copy(update={"replicas": 1, "max_replicas": 1})})
-        chat = ChatFormat(load_tokenizer(candidate))
-        gpus = machine.gpus(config.world.engine.tensor_parallel, 1.0)
+        chat = load_chat(candidate)
+        gpus = machine.gpus(config.world.engine.tensor_parallel)
+        require([Ask("world.refresh.every", 1, gpus)], config.device)
         other = start_dream(alone, candidate, services.replay, threads=machine.threads, gpus=gpus, suffix="-candidate")
 
         async def both() -> Sequence[dict[str, float]]:

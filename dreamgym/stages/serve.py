@@ -12,6 +12,7 @@ from dreamgym.config import RunConfig, ServeConfig
 from dreamgym.credentials import credential
 from dreamgym.errors import ConfigError, DataError
 from dreamgym.obs.console import console, waiting
+from dreamgym.placement import Ask, require
 from dreamgym.runtime import ensure_ray, settled
 from dreamgym.serve.app import What, start_chat
 from dreamgym.serve.chat_api import chat_app
@@ -37,8 +38,13 @@ def serve(config: RunConfig, what: What = "policy") -> None:
         machine = ensure_ray(config.device)
         config = settled(config, machine)
         with waiting(f"starting {what}"):
-            engine = config.world.engine if what == "world" else config.policy.engine
-            chat = start_chat(config, what, model, threads=machine.threads, gpus=machine.gpus(engine.tensor_parallel))
+            field, seats = ("world.replicas", config.world.replicas)
+            engine = config.world.engine
+            if what == "policy":
+                field, seats, engine = "policy.engines", config.policy.engines, config.policy.engine
+            gpus = machine.gpus(engine.tensor_parallel)
+            require([Ask(field, seats, gpus)], config.device)
+            chat = start_chat(config, what, model, threads=machine.threads, gpus=gpus)
         name = f"{config.run_dir.name}-{what}"
         app = chat_app(name, key, chat.complete)
         settings = uvicorn.Config(

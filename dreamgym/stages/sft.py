@@ -9,14 +9,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from dreamgym.chat import ChatFormat
+from dreamgym.chat import ChatFormat, load_chat
 from dreamgym.config import LearnerConfig, ModelConfig, RunConfig, SFTConfig, TuningConfig
 from dreamgym.errors import DataError
 from dreamgym.learner.drill import drill
 from dreamgym.learner.learner import Learner
-from dreamgym.learner.models import load_tokenizer, prepare_model
+from dreamgym.learner.models import prepare_model
 from dreamgym.obs.console import Bar, progress
 from dreamgym.obs.stages import Stage, stage
+from dreamgym.placement import Ask, require
 from dreamgym.runtime import ensure_ray, tell_precision
 from dreamgym.schema import read_parquet
 from dreamgym.stages.examples import policy_examples, tokenizer_texts, world_examples
@@ -53,10 +54,9 @@ def sft_world(config: RunConfig) -> None:
         base = current.run_dir / "world.base"
         with tuner(config, base, config.world.sft) as learner:
             trajectories = _read(current.run_dir)
-            prepare_model(
-                _on_this_machine(config, config.world.model), base, tokenizer_texts(trajectories), config.seed
-            )
-            chat = ChatFormat(load_tokenizer(base))
+            model = _on_this_machine(config, config.world.model)
+            prepare_model(model, base, tokenizer_texts(trajectories), config.seed)
+            chat = load_chat(base)
             examples = world_examples(config, trajectories, chat)
             learner.ready()
             _drill(config, current, learner, chat)
@@ -73,7 +73,7 @@ def sft_policy(config: RunConfig) -> None:
         with tuner(config, base, config.policy.sft) as learner:
             trajectories = _read(current.run_dir)
             _prepare_policy(config, current.run_dir, base, trajectories)
-            examples = policy_examples(config, trajectories, ChatFormat(load_tokenizer(base)))
+            examples = policy_examples(config, trajectories, load_chat(base))
             if examples.num_rows == 0 and config.policy.sft.tokens > 0:
                 raise DataError(
                     "policy.demonstrations: the seed data holds no action of an expert; "
@@ -107,6 +107,9 @@ def tuner(config: RunConfig, model: Path, tuning: TuningConfig, **options: Any) 
 
     It computes in `tuning.dtype`, whatever the engines do: master weights and sums are float32. It has no critic.
     The options are those of `Learner`.
+
+    Raises:
+        EngineError: the cluster has too few GPUs for it.
     """
     machine = ensure_ray(config.device)
     tell_precision(config, machine)
@@ -121,6 +124,7 @@ def tuner(config: RunConfig, model: Path, tuning: TuningConfig, **options: Any) 
             "muon_lr": tuning.muon_lr,
         }
     )
+    require([Ask("learner.workers", settings.workers, machine.gpus(1))], config.device)
     learner = Learner(model, settings, dtype=dtype, seed=config.seed, gpus=machine.gpus(1), **options)
     try:
         yield learner

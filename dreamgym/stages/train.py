@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from dreamgym.checkpoints import newest_world
+from dreamgym.checkpoints import checkpoints, newest_world
 from dreamgym.config import RunConfig, TrainConfig
 from dreamgym.controller import Trainer
 from dreamgym.envs.tasks import fold_tasks
@@ -136,6 +136,7 @@ def _start(config: RunConfig, folder: Path, seed_data: list[Trajectory]) -> Serv
         seed_data=seed_data,
         learner=True,
         actors=config.train.rollout_actors,
+        again=bool(checkpoints(folder)),
     )
 
 

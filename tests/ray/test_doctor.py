@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import ray
+import torch
 from ray.cluster_utils import Cluster
 
+from dreamgym import placement
 from dreamgym.config import EnvConfig, ModelConfig, PolicyConfig, QdrantConfig, ReplayConfig, RunConfig
 from dreamgym.errors import ConfigError
 from dreamgym.stages import doctor as room
@@ -37,22 +39,34 @@ def test_a_sound_cluster_passes_and_leaves_nothing_in_the_run_folder(
     cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(room, "ensure_ray", lambda _: None)  # this cluster is connected already
+    monkeypatch.setattr(placement, "PLACE_TIMEOUT_S", 3.0)
     wanted = config(tmp_path)
     findings = {finding.check: finding.said for finding in examine(wanted)}
     assert "2 nodes" in findings["versions"]
     assert "2 nodes" in findings["ports"]
+    assert f"torch {torch.__version__}" in findings["versions"]
     assert list(wanted.run_dir.iterdir()) == []
     with pytest.raises(ConfigError, match=r"1 of \d+ checks failed \(gpus\)"):
         doctor(wanted)
     printed = capsys.readouterr().out
     assert printed.count("✓") == len(findings) - 1
-    assert "✗ gpus: 2 GPUs for 1 policy engines" in printed
+    assert "✗ gpus: policy.engines for 1, world.replicas for 1, learner.workers for 1, 3 in all, could not" in printed
 
 
 def test_gpus_that_fit_are_reserved_and_given_back(cluster: Cluster, tmp_path: Path) -> None:
     cluster.add_node(num_cpus=1, num_gpus=1)  # a third, for 1 engine, 1 replica and 1 worker
     assert "gpus" not in faults(examine(config(tmp_path)))
     assert ray.available_resources()["GPU"] == 3
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the GPUs are there")
+def test_gpus_that_pytorch_cannot_use_are_named_on_their_node(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(placement, "ADD_NODES_TIMEOUT_S", 3.0)
+    found = faults(examine(config(tmp_path, device="gpu")))
+    assert f"has 2 GPUs, and PyTorch {torch.__version__}" in found["cuda"].said
+    assert found["cuda"].remedy
 
 
 def test_each_fault_is_named_with_its_remedy(cluster: Cluster, tmp_path: Path) -> None:

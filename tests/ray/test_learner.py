@@ -17,10 +17,12 @@ import torch
 from tiny_model import VOCAB, Weights, rollouts, saved
 from transformers import AutoModelForCausalLM
 
-from dreamgym.config import LearnerConfig, SFTConfig
+from dreamgym.config import LearnerConfig, ModelConfig, ScratchModel, SFTConfig
 from dreamgym.errors import DataError, EngineError, ModelError, WeightSyncError
 from dreamgym.learner.batches import RL_SCHEMA, SFT_SCHEMA, TRAJECTORY
 from dreamgym.learner.learner import Learner
+from dreamgym.learner.models import prepare_model
+from dreamgym.learner.worker import LearnerWorker
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 SFT = SFTConfig(tokens=1_500, batch_tokens=600, lr=1e-3, warmup=0.0)
@@ -142,6 +144,26 @@ def test_workers_micro_batches_and_zero_stages_change_nothing(
         names.append("grad_norm")
     expected = {name: reference[1][name] for name in names}
     assert {name: metrics[name] for name in names} == pytest.approx(expected, rel=1e-3, abs=1e-5)
+
+
+def test_a_reference_lies_in_parts_where_the_policy_does(tmp_path: Path) -> None:
+    """Matrices above 100,000 weights, since DeepSpeed leaves smaller ones whole."""
+    shape = ScratchModel(layers=1, hidden=352, intermediate=384, heads=2, vocab=320, context=128)
+    model = prepare_model(ModelConfig(scratch=shape, dtype="float32"), tmp_path / "large", ["go north\n"] * 20, 0)
+    batch, told = rollouts(model), []
+
+    def weights_here(worker: LearnerWorker) -> list[int]:
+        return [weight.numel() for weight in worker._reference.parameters()]
+
+    for changes in ({}, {"workers": 2, "zero_stage": 3}):
+        config = LearnerConfig(**{**RL, **changes})
+        learner = Learner.start(model, config, dtype="float32", seed=3, threads=1)
+        told.append(learner.rl_step(batch))
+        here = [ray.get(worker.__ray_call__.remote(weights_here)) for worker in learner._workers]
+        learner.close()
+        assert (min(here[0]) == 0) == bool(changes)
+    assert told[0]["kl"] > 0
+    assert told[1] == pytest.approx(told[0] | {"seconds": told[1]["seconds"]}, rel=1e-3, abs=1e-5)
 
 
 def test_a_share_of_a_batch_makes_that_share_of_the_steps(model: Path, tmp_path: Path) -> None:
@@ -327,6 +349,6 @@ def test_a_dead_worker_is_an_engine_error(model: Path) -> None:
 def test_a_missed_deadline_is_an_engine_error(model: Path) -> None:
     learner = Learner.start(model, LearnerConfig(), dtype="float32", seed=0, threads=1)
     learner.config = LearnerConfig(timeout_s=0.001)
-    with pytest.raises(EngineError, match=r"did not answer within learner\.timeout_s"):
+    with pytest.raises(EngineError, match=r"did not answer within 0\.001 s; raise learner\.timeout_s"):
         learner.sft(examples(), SFT, seed=0)
     learner.close()

@@ -12,11 +12,17 @@ from typing import Any
 
 import pytest
 import ray
+from ray import serve
 from ray.cluster_utils import Cluster
 
-from dreamgym.config import RunConfig
+from dreamgym import placement, services
+from dreamgym.config import ModelConfig, RunConfig, ScratchModel
+from dreamgym.errors import EngineError, ModelError
+from dreamgym.learner.models import prepare_model
 from dreamgym.placement import Reservation
+from dreamgym.services import start_services
 from dreamgym.stages import doctor as room
+from dreamgym.stages.sft import tuner
 
 DEADLINE_S = 240.0
 
@@ -72,10 +78,58 @@ def test_seats_are_near_each_other_and_given_all_at_once(
         seats.close()
     until(lambda: ray.available_resources().get("GPU") == 8, "seats were not given back")
 
-    monkeypatch.setattr(room, "PLACE_TIMEOUT_S", 3.0)
+    monkeypatch.setattr(placement, "PLACE_TIMEOUT_S", 3.0)
     wanted = RunConfig.model_validate(
         {"out": str(tmp_path), "policy": {"engines": 2, "engine": {"tensor_parallel": 3}}, "learner": {"workers": 2}}
     )
     assert room._gpus(wanted).ok is False  # 2 x 3 + 1 + 2 of 8, and each engine's on one node
     wanted.learner.workers = 1
     assert room._gpus(wanted).ok
+
+
+@pytest.fixture
+def one_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A Ray that believes in one GPU, and waits no longer than seconds for another."""
+    monkeypatch.setattr(placement, "ADD_NODES_TIMEOUT_S", 2.0)
+    ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
+    yield
+    serve.shutdown()
+    ray.shutdown()
+
+
+def wanted(out: Path) -> RunConfig:
+    """One GPU for the policy's engine, and two for the dream's and for the learner each, which never fit."""
+    return RunConfig.model_validate(
+        {
+            "out": str(out),
+            "device": "gpu",
+            "policy": {"engine": {"max_model_len": 128, "kv_cache_gib": 0.1}},
+            "world": {"engine": {"tensor_parallel": 2}},
+            "replay": {"top_k": 0},
+            "learner": {"timeout_s": 1e6, "workers": 2},
+        }
+    )
+
+
+def test_a_start_that_lacks_gpus_ends_and_names_who_asks_for_them(
+    one_gpu: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = (
+        "policy.engines for 1, world.replicas for 1, learner.workers for 2, 4 in all, could not .* has 1, of which 1"
+    )
+    with pytest.raises(EngineError, match=f"too few GPUs: {asked}"):
+        start_services(wanted(tmp_path), tmp_path, world=tmp_path, learner=True)
+    with (
+        pytest.raises(EngineError, match=r"too few GPUs: learner.workers for 2, .* has 1"),
+        tuner(wanted(tmp_path), tmp_path, wanted(tmp_path).policy.sft),
+    ):
+        pass
+
+    # And where they go in the moment after: the engine has the one GPU and fails, the others would wait without end.
+    monkeypatch.setattr(services, "require", lambda asks, device, again: None)
+    shape = ScratchModel(layers=1, hidden=32, intermediate=64, heads=1, head_dim=32, vocab=300, context=64)
+    short = prepare_model(ModelConfig(scratch=shape), tmp_path / "short", ["go north"] * 20, 0)
+    with pytest.raises(ModelError, match="max_model_len"):
+        start_services(wanted(tmp_path), short, world=short, learner=True)
+    until(lambda: ray.available_resources().get("GPU") == 1, "the GPU was not given back")
+    assert serve.status().applications == {}

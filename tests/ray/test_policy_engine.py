@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import re
+import socket
 from collections.abc import Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pytest
+import ray
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -17,7 +20,7 @@ from dreamgym.config import EngineConfig, ModelConfig, PolicyConfig, SamplingCon
 from dreamgym.errors import EngineError, ModelError, WeightSyncError
 from dreamgym.policy.engine import PolicyPool, Request
 from dreamgym.policy.weight_transfer import pack_weights
-from dreamgym.serve.engine import ContextFull, Generation
+from dreamgym.serve.engine import ContextFull, Generation, TokenEngine
 
 VOCABULARY = 512
 ENGINE = EngineConfig(max_model_len=512, kv_cache_gib=0.2, timeout_s=60)
@@ -355,3 +358,27 @@ def test_a_tied_head_is_fresh_in_float32_too(local_ray: None, tmp_path: Path) ->
 def test_a_model_that_is_not_there_is_one_sentence(local_ray: None, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="nowhere"):
         PolicyPool.start(tmp_path / "nowhere", PolicyConfig(engine=ENGINE), num_cpus=1)
+
+
+def test_a_core_that_is_a_process_of_its_own_says_where_its_words_are(local_ray: None, tmp_path: Path) -> None:
+    """As on a GPU; the core fails, since it is to have more memory than there is."""
+    llama(0, tied=True).save_pretrained(tmp_path)
+
+    class GpuLike(TokenEngine):
+        def _on_cpu(self) -> bool:
+            return False
+
+    class Starter:  # in here, so that it travels by value
+        async def told(self) -> str:
+            config = EngineConfig(max_model_len=256, gpu_memory_utilization=1.0, enforce_eager=True)
+            try:
+                await GpuLike(tmp_path, config, dtype="float32").start()
+            except ModelError as error:
+                return str(error)
+            return "it started"
+
+    told = ray.get(ray.remote(Starter).options(num_cpus=1).remote().told.remote(), timeout=300)
+    found = re.search(r"its own words are in (\S+) on (\S+)$", told)
+    assert found is not None, told
+    assert found[2] == socket.gethostname()
+    assert "gpu_memory_utilization" in Path(found[1]).read_text()

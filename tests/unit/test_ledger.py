@@ -21,6 +21,7 @@ from rich.console import Console
 
 from dreamgym.actors.episode import Episode
 from dreamgym.actors.fleet import Batch
+from dreamgym.chat import ChatFormat
 from dreamgym.config import RunConfig
 from dreamgym.controller import Trainer
 from dreamgym.curriculum.curriculum import Curriculum
@@ -154,7 +155,7 @@ def mortal(monkeypatch: pytest.MonkeyPatch) -> Fate:
         monkeypatch.setattr(os, name, around)
     monkeypatch.setattr(ray, "get", lambda reference, timeout: reference)
     tokenizer = train_tokenizer(["go to the room"] * 50, 300, 64)
-    monkeypatch.setattr("dreamgym.controller.load_tokenizer", lambda path: tokenizer)
+    monkeypatch.setattr("dreamgym.controller.load_chat", lambda path: ChatFormat(tokenizer))
     return fate
 
 

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
+from dreamgym.chat import load_tokenizer
 from dreamgym.config import ModelConfig, ScratchModel
 from dreamgym.errors import ModelError
-from dreamgym.learner.models import load_tokenizer, prepare_model, scratch_model
+from dreamgym.learner.models import prepare_model, scratch_model
 from dreamgym.learner.tokenizer import train_tokenizer
 
 TEXTS = ["state: you are in the kitchen | exits: north, south\ntask: bring the coin to the box\n"] * 20

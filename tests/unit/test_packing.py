@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn.attention import varlen
 from transformers import (
     AutoModelForCausalLM,
     CohereConfig,
@@ -23,7 +26,7 @@ from transformers import (
 )
 
 from dreamgym.errors import DataError, ModelError
-from dreamgym.learner import network
+from dreamgym.learner import network, packing
 from dreamgym.learner.batches import RL_SCHEMA, Columns
 from dreamgym.learner.packing import pack, register_attention
 
@@ -165,3 +168,76 @@ def _alone(lm: LlamaForCausalLM, row: dict[str, list[int]], temperature: float) 
     logits = lm(torch.tensor([row["ids"]])).logits[0].double() / temperature
     values = [logits[i - 1].log_softmax(-1)[row["ids"][i]] for i in range(1, len(row["ids"])) if row["mask"][i]]
     return torch.stack(values).float() if values else torch.zeros(0)
+
+
+def by_hand(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cu_seq_q: torch.Tensor,
+    cu_seq_k: torch.Tensor,
+    max_q: int,
+    max_k: int,
+    *,
+    scale: float | None,
+    window_size: tuple[int, int],
+    enable_gqa: bool,
+) -> torch.Tensor:
+    """What `varlen_attn` documents, where the kernel cannot run: causal softmax attention a sequence."""
+    assert window_size == (-1, 0) and cu_seq_q.dtype == torch.int32 and cu_seq_q is cu_seq_k
+    assert max_q == max_k == int(cu_seq_q.diff().max()) and enable_gqa == (query.shape[1] != key.shape[1])
+    key, value = (heads.repeat_interleave(query.shape[1] // key.shape[1], 1) for heads in (key, value))
+    parts = []
+    for start, end in pairwise(cu_seq_q.tolist()):
+        scores = torch.einsum("qhd,khd->hqk", query[start:end], key[start:end]) * (scale or query.shape[-1] ** -0.5)
+        ahead = torch.ones(end - start, end - start, dtype=torch.bool).triu(1)
+        weights = scores.masked_fill(ahead, -torch.inf).softmax(-1)
+        parts.append(torch.einsum("hqk,khd->qhd", weights, value[start:end]))
+    return torch.cat(parts)
+
+
+@pytest.mark.parametrize("kernel", ["varlen", "expanded"])
+@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+@pytest.mark.parametrize("scaling", [None, 0.3])
+def test_each_kernel_attends_alike(
+    kernel: str, kv_heads: int, scaling: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    lengths = [7, 1, 33, 12]
+    query, key, value = (torch.randn(1, heads, sum(lengths), 8) for heads in (4, kv_heads, kv_heads))
+    plain, _ = packing.packed_attention(torch.nn.Module(), query, key, value, None, scaling, lengths)
+    monkeypatch.setattr(packing, "kernel_for", lambda query: kernel)
+    monkeypatch.setattr(varlen, "varlen_attn", by_hand)
+    other, _ = packing.packed_attention(torch.nn.Module(), query, key, value, None, scaling, lengths)
+    assert other.shape == plain.shape == (1, sum(lengths), 4, 8)
+    torch.testing.assert_close(other, plain)
+
+
+def test_the_call_is_one_that_torch_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On tensors without data its own operator says what comes out."""
+    monkeypatch.setattr(packing, "kernel_for", lambda query: "varlen")
+    shapes = ((4, 53), (2, 53), (2, 53))
+    query, key, value = (torch.empty(1, heads, n, 64, device="meta", dtype=torch.bfloat16) for heads, n in shapes)
+    out, _ = packing.packed_attention(torch.nn.Module(), query, key, value, None, None, (7, 1, 33, 12))
+    assert (out.shape, out.dtype) == ((1, 53, 4, 64), torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "head", "capability", "kernel"),
+    [
+        (torch.bfloat16, 128, (8, 0), "varlen"),
+        (torch.float16, 64, (9, 0), "varlen"),
+        (torch.bfloat16, 100, (8, 0), "plain"),
+        (torch.bfloat16, 512, (8, 0), "plain"),
+        (torch.float16, 64, (7, 5), "plain"),
+        (torch.float32, 64, (9, 0), "expanded"),
+    ],
+)
+def test_a_gpu_gets_the_kernel_that_it_has(
+    dtype: torch.dtype, head: int, capability: tuple[int, int], kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query = torch.empty(1, 4, 9, head, dtype=dtype)
+    assert packing.kernel_for(query) == "plain"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    on_gpu = SimpleNamespace(is_cuda=True, dtype=dtype, shape=query.shape, device="cuda:0")
+    assert packing.kernel_for(on_gpu) == kernel  # type: ignore[arg-type]

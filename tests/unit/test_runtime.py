@@ -7,12 +7,14 @@ import sys
 from typing import Any
 
 import pytest
+from ray._private.accelerators import NvidiaGPUAcceleratorManager
 
-from dreamgym.config import RunConfig
-from dreamgym.errors import ConfigError
+from dreamgym import placement
+from dreamgym.config import Device, RunConfig
+from dreamgym.errors import ConfigError, EngineError
+from dreamgym.placement import asks_of_run, share_of_gpu
 from dreamgym.precision import Precision
-from dreamgym.runtime import Machine
-from dreamgym.services import _share
+from dreamgym.runtime import LOCAL_OBJECT_STORE_BYTES, Machine, _object_store_bytes
 from dreamgym.settings import load_config
 
 NATIVE = Precision(True, "it has it")
@@ -29,10 +31,10 @@ def test_those_who_share_a_gpu_fit_on_it(engines: int, workers: int) -> None:
     config = load_config(
         None, ["train.colocate=true", *SMALL, f"policy.engines={engines}", f"learner.workers={workers}"]
     )
-    share = Machine(None, gpu=True, cpus=0.0, watched=False, precision=NATIVE).gpus(1, _share(config))
+    share = Machine(None, gpu=True, cpus=0.0, watched=False, precision=NATIVE).gpus(1, share_of_gpu(config))
     assert 0.9 < share * (engines + 1 + workers) <= 1
     assert share * 10_000 == pytest.approx(round(share * 10_000))
-    assert _share(RunConfig()) == 1
+    assert share_of_gpu(RunConfig()) == 1
 
 
 @pytest.mark.parametrize(
@@ -54,3 +56,66 @@ def test_a_call_without_a_ray_starts_none() -> None:
     ended = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True, timeout=60)
     assert ended.returncode == 1
     assert "Ray has not been started yet" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "room"),
+    [("auto", 0, LOCAL_OBJECT_STORE_BYTES), ("cpu", 8, LOCAL_OBJECT_STORE_BYTES), ("auto", 8, None), ("gpu", 1, None)],
+)
+def test_objects_have_rays_own_room_where_gpus_may_hold_large_models(
+    device: Device, gpus: int, room: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(NvidiaGPUAcceleratorManager, "get_current_node_num_accelerators", staticmethod(lambda: gpus))
+    assert _object_store_bytes(device) == room
+
+
+def asked(**fields: Any) -> list[str]:
+    return [str(ask) for ask in asks_of_run(RunConfig.model_validate(fields))]
+
+
+def test_a_run_says_who_asks_for_how_many_gpus() -> None:
+    assert asked() == ["policy.engines for 1", "world.replicas for 1", "learner.workers for 1"]
+    wide = {"engines": 2, "engine": {"tensor_parallel": 4}}
+    assert asked(policy=wide)[0] == "policy.engines for 8 (4 on one node each)"
+
+
+@pytest.mark.parametrize(
+    ("workers", "parallel", "more"),
+    [
+        (1, 1, ["world.refresh.every for 1"]),
+        (1, 2, ["world.refresh.every for 2"]),
+        (4, 1, ["world.refresh.every for 1", "world.refresh.every (to tune it) for 3"]),
+    ],
+)
+def test_a_refresh_needs_gpus_beside_the_loop(workers: int, parallel: int, more: list[str]) -> None:
+    """It tunes a copy on `learner.workers`, and then starts an engine for it; never both at once."""
+    world = {"refresh": {"every": 5}, "engine": {"tensor_parallel": parallel}}
+    assert asked(world=world, learner={"workers": workers})[3:] == more
+
+
+@pytest.mark.parametrize(
+    ("device", "again", "seconds", "cure"),
+    [
+        ("auto", False, 30, "or set device=cpu"),
+        ("gpu", False, 600, "or ask for fewer"),
+        ("auto", True, 600, "or set device=cpu"),
+    ],
+)
+def test_how_long_gpus_are_waited_for(
+    device: Device, again: bool, seconds: int, cure: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+
+    class NeverThere:
+        def wait(self, timeout_seconds: float) -> bool:
+            waited.append(timeout_seconds)
+            return False
+
+    monkeypatch.setattr(placement, "placement_group", lambda bundles: NeverThere())
+    monkeypatch.setattr(placement, "remove_placement_group", lambda group: waited.append(0))
+    monkeypatch.setattr(placement.ray, "cluster_resources", lambda: {"GPU": 2.0})
+    monkeypatch.setattr(placement.ray, "available_resources", dict)
+    with pytest.raises(EngineError, match="3 in all, .* has 2, of which 0 are free; .*" + cure):
+        placement.require(asks_of_run(RunConfig()), device, again)
+    assert waited == [seconds, 0]
+    placement.require([placement.Ask("learner.workers", 9, 0.0)], device)  # on CPUs nothing is asked for
