@@ -117,12 +117,15 @@ def settled(config: RunConfig, machine: Machine) -> RunConfig:
 
 def tell_precision(config: RunConfig, machine: Machine) -> None:
     """Say what a `dtype` of auto is here and why, and which others are slow; the same words once a process."""
-    asked = {name: section.dtype for name, section in _precisions(config).items()}
-    if "auto" in asked.values():
+    if any(section.dtype == "auto" for section in _precisions(config).values()):
         _say(f"[dim]precision: {machine.precision.dtype()}, as {machine.precision.because}[/]")
-    slow = [name for name, dtype in asked.items() if machine.precision.slow(dtype)]
-    if slow:
+    if slow := slow_precisions(config, machine):
         _say(f"[yellow]{', '.join(slow)}: bfloat16 is slow here, as {machine.precision.because}; auto is faster[/]")
+
+
+def slow_precisions(config: RunConfig, machine: Machine) -> list[str]:
+    """The fields that ask for a precision which this hardware has to emulate."""
+    return [name for name, section in _precisions(config).items() if machine.precision.slow(section.dtype)]
 
 
 def _precisions(config: RunConfig) -> dict[str, ModelConfig | TuningConfig]:

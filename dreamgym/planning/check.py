@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from dreamgym.config import LoRAConfig, RunConfig
 from dreamgym.errors import ConfigError
-from dreamgym.planning import GB
 from dreamgym.planning.advice import NONE, nearest, words
 from dreamgym.planning.estimate import Models, estimate
 from dreamgym.planning.machine import Machine, Node, of_nodes
@@ -56,28 +54,3 @@ def check_cluster(config: RunConfig, nodes: Sequence[Node]) -> Verdict:
     except ConfigError as error:
         said, _, remedy = str(error).removesuffix(".").rpartition("; ")
         return Verdict(False, said or remedy, remedy if said else "")
-
-
-def nodes_of_ray(nodes: Sequence[Mapping[str, Any]], gpu_gb: Mapping[str, float]) -> list[Node]:
-    """Nodes from what `ray.nodes()` tells, and the GB of each node's GPUs by its NodeID, which Ray does not know.
-
-    Ray's `memory` is what it keeps for tasks; together with its object store it is about what the node has.
-    """
-    found = []
-    for node in nodes:
-        if not node.get("Alive", True):
-            continue
-        resources = node["Resources"]
-        kinds = [name.partition(":")[2] for name in resources if name.startswith("accelerator_type:")]
-        memory = resources.get("memory", 0.0) + resources.get("object_store_memory", 0.0)
-        gpus = int(resources.get("GPU", 0))
-        found.append(
-            Node(
-                gpus=gpus,
-                gpu=kinds[0] if kinds else "",
-                gpu_gb=gpu_gb.get(node["NodeID"], 0.0) if gpus else 0.0,
-                cores=int(resources.get("CPU", 0)) or None,
-                ram_gb=memory / GB if memory else None,
-            )
-        )
-    return found

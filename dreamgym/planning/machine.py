@@ -13,6 +13,7 @@ import psutil
 
 from dreamgym.errors import ConfigError
 from dreamgym.planning import GB
+from dreamgym.precision import of_cpu
 
 FORMS = "8xA100-80, 1x4090-24, 2x8xH100-80 (nodes x GPUs x name-GB) or cpu:16x64 (cores x GB)"
 NVIDIA_TIMEOUT_S = 30
@@ -138,14 +139,7 @@ def here() -> Machine:
         name, gb = min(kinds, key=lambda kind: kind[1])
         node = replace(node, gpus=len(kinds), gpu=name, gpu_gb=gb)
         return Machine(f"this machine ({len(kinds)} x {name})", (node,), chip_of(name).bfloat16)
-    return Machine("this machine (no GPU)", (node,), native_bfloat16())
-
-
-def native_bfloat16() -> bool:
-    """Whether this machine's processor multiplies bfloat16 itself (AVX512-BF16 or AMX)."""
-    info = Path("/proc/cpuinfo")
-    flags = set(info.read_text(encoding="utf-8").split()) if info.is_file() else set()
-    return bool({"avx512_bf16", "amx_bf16"} & flags)
+    return Machine("this machine (no GPU)", (node,), of_cpu().native)
 
 
 def _nvidia_gpus() -> list[tuple[str, float]]:
@@ -176,4 +170,4 @@ def parse_nvidia(lines: Sequence[str]) -> list[tuple[str, float]]:
 def of_nodes(nodes: Sequence[Node], name: str = "the cluster") -> Machine:
     """A machine of nodes that are known, such as those of a live cluster."""
     kinds = [chip_of(node.gpu) for node in nodes if node.gpus]
-    return Machine(name, tuple(nodes), all(kind.bfloat16 for kind in kinds) if kinds else native_bfloat16())
+    return Machine(name, tuple(nodes), all(kind.bfloat16 for kind in kinds) if kinds else of_cpu().native)

@@ -9,6 +9,7 @@ import socket
 import uuid
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from dreamgym.errors import ConfigError
 from dreamgym.obs.console import console
 from dreamgym.obs.mirror import FIELD
 from dreamgym.obs.place import Place
+from dreamgym.planning.check import check_cluster
+from dreamgym.planning.machine import here
 from dreamgym.replay.index import connect
-from dreamgym.runtime import ensure_ray
+from dreamgym.runtime import Machine, ensure_ray, slow_precisions
 from dreamgym.stages.doctor_cuda import Finding, ask_cuda, cuda_findings, torch_build
 
 PACKAGES = ("ray", "torch", "vllm", "deepspeed", "transformers", "qdrant-client", "pyarrow")
@@ -33,8 +36,8 @@ def doctor(config: RunConfig) -> None:
     Raises:
         ConfigError: a check failed; each has said so on its own line.
     """
-    ensure_ray(config.device)
-    findings = examine(config)
+    machine = ensure_ray("cpu" if config.device == "cpu" else "auto")
+    findings = examine(config, machine)
     for finding in findings:
         mark = "[green]✓[/]" if finding.ok else "[bold red]✗[/]"
         remedy = "" if finding.ok else f"; {finding.remedy}"
@@ -43,8 +46,11 @@ def doctor(config: RunConfig) -> None:
         raise ConfigError(f"doctor: {len(failed)} of {len(findings)} checks failed ({', '.join(failed)}).")
 
 
-def examine(config: RunConfig) -> list[Finding]:
-    """All findings, in the order in which a run would meet the faults; Ray must be connected."""
+def examine(config: RunConfig, machine: Machine) -> list[Finding]:
+    """All findings, in the order in which a run would meet the faults; Ray must be connected.
+
+    `machine` is what `ensure_ray` says of it.
+    """
     token = config.run_dir / f".doctor-{uuid.uuid4().hex}"
     unwritable: Finding | None = None
     try:
@@ -62,7 +68,9 @@ def examine(config: RunConfig) -> list[Finding]:
         *cuda_findings(config.device, nodes),
         unwritable or _storage(config, nodes),
         _ports(nodes),
-        _gpus(config),
+        _gpus(config, machine),
+        _precision(config, machine),
+        _memory(config, machine, nodes),
         _qdrant(config),
         checkpoints(config),
         *(_model(f"{name}.model", model) for name, model in _models(config)),
@@ -106,6 +114,7 @@ def _probe(token: str, gpus: int) -> dict[str, Any]:
         "versions": _installed(),
         "build": torch_build(),
         "cuda": ask_cuda(gpus) if gpus else None,
+        "node": here().nodes[0],
         "sees": sees,
         "writes": sees and os.access(Path(token).parent, os.W_OK),
     }
@@ -190,20 +199,36 @@ def _unreachable(addresses: Sequence[tuple[str, int]]) -> list[str]:
 # What a run needs ----------------------------------------------------------------------------------------
 
 
-def _gpus(config: RunConfig) -> Finding:
+def _gpus(config: RunConfig, machine: Machine) -> Finding:
     """Whether the engines and the learner of this configuration fit on the GPUs, by asking Ray to reserve them."""
     import ray
 
     from dreamgym.placement import asks_of_run, lacking
 
     here = int(ray.cluster_resources().get("GPU", 0))
-    if config.device == "cpu" or (config.device == "auto" and not here):
-        known = "not used: device is cpu" if config.device == "cpu" else "none in this cluster by now"
-        return Finding("gpus", True, f"{known}; engines and learner compute on the CPU")
+    if config.device == "cpu" or (config.device == "auto" and not machine.gpu):
+        known = "none in this cluster by now" if not here else "not used"
+        why = "device is cpu; " if config.device == "cpu" else ""
+        return Finding("gpus", True, f"{known}: {why}engines and learner compute on the CPU")
     asks = asks_of_run(config)
     if lack := lacking(asks, config.device):
         return Finding("gpus", False, lack, "add GPUs, end other jobs, or ask for fewer")
     return Finding("gpus", True, f"{here} GPUs, and room for {', '.join(map(str, asks))}")
+
+
+def _precision(config: RunConfig, machine: Machine) -> Finding:
+    """What a `dtype` of auto is here, and which precisions that were asked for are slow."""
+    slow = slow_precisions(config, machine)
+    warned = f"; slow here: bfloat16 for {', '.join(slow)}" if slow else ""
+    return Finding("precision", True, f"{machine.precision.dtype()}, as {machine.precision.because}{warned}")
+
+
+def _memory(config: RunConfig, machine: Machine, nodes: Sequence[dict[str, Any]]) -> Finding:
+    """Whether models, caches and optimiser fit what the nodes have, by the estimate of `dreamgym plan`."""
+    gpus = machine.gpu or config.device == "gpu"
+    known = [replace(node["node"], gpus=node["node"].gpus if gpus else 0) for node in nodes]
+    verdict = check_cluster(config, known)
+    return Finding("memory", verdict.fits, verdict.said, verdict.remedy or "take a larger machine")
 
 
 def _qdrant(config: RunConfig) -> Finding:

@@ -12,8 +12,7 @@ from ray.cluster_utils import Cluster
 
 from dreamgym import placement
 from dreamgym.config import EnvConfig, ModelConfig, PolicyConfig, QdrantConfig, ReplayConfig, RunConfig
-from dreamgym.errors import ConfigError
-from dreamgym.stages import doctor as room
+from dreamgym.runtime import ensure_ray
 from dreamgym.stages.doctor import Finding, doctor, examine
 
 
@@ -36,26 +35,36 @@ def faults(findings: list[Finding]) -> dict[str, Finding]:
 
 
 def test_a_sound_cluster_passes_and_leaves_nothing_in_the_run_folder(
-    cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(room, "ensure_ray", lambda _: None)  # this cluster is connected already
-    monkeypatch.setattr(placement, "PLACE_TIMEOUT_S", 3.0)
+    """With `auto` the GPUs of a node whose PyTorch is a CPU build are left alone, and that is said."""
     wanted = config(tmp_path)
-    findings = {finding.check: finding.said for finding in examine(wanted)}
+    machine = ensure_ray("auto")
+    findings = {finding.check: finding.said for finding in examine(wanted, machine)}
     assert "2 nodes" in findings["versions"]
     assert "2 nodes" in findings["ports"]
     assert f"torch {torch.__version__}" in findings["versions"]
+    assert findings["precision"] == f"{machine.precision.dtype()}, as {machine.precision.because}"
+    assert "fit the cluster" in findings["memory"]
     assert list(wanted.run_dir.iterdir()) == []
-    with pytest.raises(ConfigError, match=r"1 of \d+ checks failed \(gpus\)"):
+    if not torch.cuda.is_available():
+        assert "are left alone" in findings["cuda"] and findings["gpus"].startswith("not used")
         doctor(wanted)
-    printed = capsys.readouterr().out
-    assert printed.count("✓") == len(findings) - 1
-    assert "✗ gpus: policy.engines for 1, world.replicas for 1, learner.workers for 1, 3 in all, could not" in printed
+        assert capsys.readouterr().out.count("✓") == len(findings)
+
+
+def test_a_lack_of_gpus_is_named_by_who_asks_for_them(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(placement, "ADD_NODES_TIMEOUT_S", 3.0)
+    found = faults(examine(config(tmp_path, device="gpu"), ensure_ray("auto")))["gpus"]
+    asked = "policy.engines for 1, world.replicas for 1, learner.workers for 1, 3 in all, could not"
+    assert found.said.startswith(asked)
 
 
 def test_gpus_that_fit_are_reserved_and_given_back(cluster: Cluster, tmp_path: Path) -> None:
     cluster.add_node(num_cpus=1, num_gpus=1)  # a third, for 1 engine, 1 replica and 1 worker
-    assert "gpus" not in faults(examine(config(tmp_path)))
+    assert "gpus" not in faults(examine(config(tmp_path, device="gpu"), ensure_ray("auto")))
     assert ray.available_resources()["GPU"] == 3
 
 
@@ -64,7 +73,7 @@ def test_gpus_that_pytorch_cannot_use_are_named_on_their_node(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(placement, "ADD_NODES_TIMEOUT_S", 3.0)
-    found = faults(examine(config(tmp_path, device="gpu")))
+    found = faults(examine(config(tmp_path, device="gpu"), ensure_ray("auto")))
     assert f"has 2 GPUs, and PyTorch {torch.__version__}" in found["cuda"].said
     assert found["cuda"].remedy
 
@@ -79,7 +88,8 @@ def test_each_fault_is_named_with_its_remedy(cluster: Cluster, tmp_path: Path) -
                 env=EnvConfig(name="nowhere:Game"),
                 policy=PolicyConfig(model=ModelConfig(source=str(tmp_path / "no-model"))),
                 replay=ReplayConfig(qdrant=QdrantConfig(url="http://127.0.0.1:9")),
-            )
+            ),
+            ensure_ray("auto"),
         )
     )
     assert "choose another `out`" in found["storage"].remedy

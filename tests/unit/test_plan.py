@@ -12,7 +12,7 @@ from dreamgym.config import RunConfig
 from dreamgym.errors import ConfigError
 from dreamgym.planning.advice import apply, nearest, words
 from dreamgym.planning.budget import Budget, given
-from dreamgym.planning.check import check, check_cluster, models_of, nodes_of_ray
+from dreamgym.planning.check import check, check_cluster, models_of
 from dreamgym.planning.estimate import Estimate, Models, estimate, precision
 from dreamgym.planning.machine import FORMS, Node, chip_of, here, parse, parse_nvidia
 from dreamgym.planning.placement import Seats, place, wanted
@@ -179,13 +179,6 @@ def test_host_memory_counts_where_it_is_known(eight_b: tuple[RunConfig, Models])
     verdict = check_cluster(config, small)
     assert not verdict.fits and "memory takes" in verdict.said
     assert check_cluster(config, [Node(gpus=8, gpu="A100", gpu_gb=80, ram_gb=512, shm_gb=20)]).said.count("/dev/shm")
-
-
-def test_a_live_cluster_is_read_from_what_ray_tells() -> None:
-    resources = {"GPU": 8.0, "CPU": 64.0, "memory": 400e9, "object_store_memory": 100e9, "accelerator_type:A100": 1.0}
-    told = [{"NodeID": "a", "Alive": True, "Resources": resources}, {"NodeID": "b", "Alive": False, "Resources": {}}]
-    (node,) = nodes_of_ray(told, {"a": 85.0})
-    assert node == Node(gpus=8, gpu="A100", gpu_gb=85.0, cores=64, ram_gb=500)
 
 
 def test_a_model_that_cannot_be_had_is_a_verdict_with_a_remedy(tmp_path: Path) -> None:
