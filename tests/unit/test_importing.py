@@ -23,6 +23,7 @@ from dreamgym.settings import load_config
 from dreamgym.stages.annotate import annotate
 from dreamgym.stages.collect import collect
 from dreamgym.types import Trajectory
+from tests.waiting import HANG_S
 
 ROOT = Path(__file__).parents[2]
 
@@ -265,7 +266,7 @@ def test_the_page_on_bringing_your_own_tells_the_truth(tmp_path: Path) -> None:
 def test_the_example_runs_from_its_logs_to_reasoning(tmp_path: Path) -> None:
     logs = tmp_path / "logs" / "keyhouse.jsonl"
     script = [sys.executable, str(ROOT / "examples" / "keyhouse_logs.py"), str(logs), "--tasks", "20"]
-    subprocess.run(script, check=True, env={"PYTHONPATH": str(ROOT)}, timeout=60)
+    subprocess.run(script, check=True, env={"PYTHONPATH": str(ROOT)}, timeout=HANG_S)
     config = load_config(ROOT / "examples" / "keyhouse.yaml", [f"collect.files=[{logs}]", f"out={tmp_path}"])
     collect(config)
     annotate(config)

@@ -22,6 +22,7 @@ from dreamgym.replay.embed import HashingEmbedder, query_text
 from dreamgym.replay.embedded import EmbeddedQdrant
 from dreamgym.replay.index import VectorIndex
 from dreamgym.types import Task, Trajectory, Transition, World
+from tests.waiting import HANG_S
 
 WORDS = [f"word{i}" for i in range(60)]
 CONFIG = ReplayConfig(dim=64)
@@ -298,6 +299,6 @@ def test_a_missing_or_broken_file_is_one_sentence(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:Failed to obtain server version")
 def test_an_unreachable_service_is_one_sentence() -> None:
-    config = ReplayConfig(qdrant=QdrantConfig(url="http://127.0.0.1:9"), timeout_s=2)
+    config = ReplayConfig(qdrant=QdrantConfig(url="http://127.0.0.1:9"), timeout_s=HANG_S)
     with pytest.raises(ReplayError, match=r"replay\.qdrant"):
         ReplayBuffer(config)
