@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.chaos import REAL, Life, check, left_behind, prepare
 
-pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("no_ray")]
+pytestmark = [pytest.mark.timeout(7200), pytest.mark.usefixtures("no_ray")]
 ITERATIONS = 5
 
 
