@@ -19,12 +19,13 @@ from dreamgym.obs.ledger import account
 from dreamgym.obs.metrics import exported_name
 from dreamgym.obs.runlog import read_log
 from dreamgym.schema import read_parquet
-from tests.tiny import DREAM, RECIPE
+from tests.tiny import DREAM, PATIENT, RECIPE
 from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(7200)
 TINY = [
     *DREAM,
+    *PATIENT,
     "name=tiny",
     "replay.top_k=1",
     "train.iterations=3",

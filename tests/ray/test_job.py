@@ -21,7 +21,7 @@ from typing import NamedTuple
 import psutil
 import pytest
 
-from tests.tiny import REAL, RECIPE
+from tests.tiny import PATIENT, REAL, RECIPE
 from tests.waiting import HANG_S, until
 
 pytestmark = pytest.mark.usefixtures("no_ray")
@@ -29,6 +29,7 @@ pytestmark = pytest.mark.usefixtures("no_ray")
 RAY = str(Path(sys.executable).with_name("ray"))
 TINY = [
     *REAL,
+    *PATIENT,
     "name=job",
     "env.workers=4",
     "train.iterations=2",

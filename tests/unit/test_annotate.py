@@ -300,7 +300,7 @@ def run_config(tmp_path: Path, **annotation: Any) -> RunConfig:
     return RunConfig.model_validate(
         {
             "out": tmp_path,
-            "env": {"name": "examples.keyhouse:KeyHouse"},
+            "env": {"name": "examples.keyhouse:KeyHouse", "timeout_s": HANG_S},
             "collect": {"tasks": 4, "heldout_tasks": 2, "garbled": 0, "slips": 0},
             "annotate": annotation,
         }

@@ -21,7 +21,7 @@ SCALARS += ["!!int x", "!!float ''", "!!bool x", "!!binary aGk=", "!!set {a}", "
 SCALARS += ["9" * 5000, "0x" + "f" * 5000, "{", "}", "- a", "? b", "<<: {a: 1}", "../..", "\t", "%YAML 9", "🗝"]
 SCALARS += ['"\\0"', '"\\uD800"']
 SCALAR = st.sampled_from(SCALARS) | st.text(max_size=6)
-FAST = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FAST = settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 
 
 def check(recipe: Path | None, overrides: list[str]) -> None:

@@ -115,7 +115,7 @@ def explain(endpoint: Endpoint, kept: Path, *replies: tuple[int, dict[str, str],
 BODY = st.sampled_from(BODIES) | st.binary(max_size=60) | st.tuples(st.sampled_from(PATHS), JSON)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(bodies=st.lists(BODY, min_size=6, max_size=12))
 def test_any_bodies(endpoint: Endpoint, tmp_path_factory: pytest.TempPathFactory, bodies: list[Any]) -> None:
     replies = [(200, {}, body if isinstance(body, bytes) else changed(*body)) for body in bodies]

@@ -211,7 +211,7 @@ PATHS = [
 ]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(changes=st.lists(st.tuples(st.sampled_from(PATHS), JSON), max_size=4))
 def test_a_record_with_anything_anywhere_is_imported_or_refused(tmp_path: Path, changes: list[Any]) -> None:
     record = won()
@@ -233,7 +233,7 @@ def test_a_record_with_anything_anywhere_is_imported_or_refused(tmp_path: Path, 
     assert "mine.jsonl" in problem or "collect.files" in problem
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=60), cut=st.integers(0, 200), name=st.sampled_from(["f.jsonl", "f.parquet"]))
 def test_broken_bytes_are_refused(tmp_path: Path, data: bytes, cut: int, name: str) -> None:
     if name == "f.jsonl":
@@ -267,7 +267,9 @@ def test_the_example_runs_from_its_logs_to_reasoning(tmp_path: Path) -> None:
     logs = tmp_path / "logs" / "keyhouse.jsonl"
     script = [sys.executable, str(ROOT / "examples" / "keyhouse_logs.py"), str(logs), "--tasks", "20"]
     subprocess.run(script, check=True, env={"PYTHONPATH": str(ROOT)}, timeout=HANG_S)
-    config = load_config(ROOT / "examples" / "keyhouse.yaml", [f"collect.files=[{logs}]", f"out={tmp_path}"])
+    config = load_config(
+        ROOT / "examples" / "keyhouse.yaml", [f"collect.files=[{logs}]", f"env.timeout_s={HANG_S}", f"out={tmp_path}"]
+    )
     collect(config)
     annotate(config)
     explained = read_parquet(config.run_dir / "data" / "annotated.parquet")

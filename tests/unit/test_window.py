@@ -62,7 +62,7 @@ async def test_an_idle_window_does_not_grow() -> None:
     assert window.size == 8
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 2**32), st.integers(1, 12))
 def test_cancelled_calls_give_their_place_back(seed: int, places: int) -> None:
     async def run() -> None:
