@@ -31,7 +31,6 @@ SMALL = [
     "train.checkpoint_every=2",
     "learner.algorithm=reinforce_pp",
     "learner.workers=2",
-    "learner.timeout_s=60",
 ]
 """The algorithm is one that learns from every batch, also where no episode is won: so each must show in the weights."""
 REAL = [*SMALL, "env.workers=8", *tiny.REAL]
@@ -52,13 +51,13 @@ def prepare(out: Path, overrides: Sequence[str]) -> Path:
     stages = "import sys; from dreamgym.cli import main; [main([s, *sys.argv[1:]]) == 0 or sys.exit(1) for s in {}]"
     code = stages.format(["collect", "annotate", "sft"])
     call = [sys.executable, "-c", code, str(tiny.RECIPE), *overrides, f"out={out}"]
-    done = subprocess.run(call, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(call, capture_output=True, text=True, timeout=3600)
     if done.returncode:
         raise RuntimeError(done.stdout[-2000:] + done.stderr[-2000:])
     return out
 
 
-def until(what: str, ask: Callable[[], T | None], timeout_s: float = 300.0) -> T:
+def until(what: str, ask: Callable[[], T | None], timeout_s: float = 1800.0) -> T:
     """Ask until there is an answer."""
     deadline = time.monotonic() + timeout_s
     while (answer := ask()) is None:
@@ -107,7 +106,7 @@ class Life:
         self.wait_for(event, iteration)
         return found
 
-    def end(self, timeout_s: float = 600.0) -> int:
+    def end(self, timeout_s: float = 1800.0) -> int:
         """Wait for its end; returns the exit status (-9: killed)."""
         return int(self.process.wait(timeout_s))
 

@@ -1,8 +1,12 @@
-"""The order of all tests; and Ctrl-C, which reaches tests in the background too (a shell's `&` ignores it)."""
+"""The order of all tests; no example of hypothesis too slow; and Ctrl-C, which a shell's `&` would keep from us."""
 
 import signal
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

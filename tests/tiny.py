@@ -24,3 +24,12 @@ DREAM = [
     "policy.demonstrations=40",
 ]
 """Learns in a dream that mostly holds together: made in some minutes."""
+PATIENT = [
+    "env.timeout_s=1200",
+    "policy.engine.timeout_s=1200",
+    "world.engine.timeout_s=1200",
+    "replay.timeout_s=1200",
+    "learner.timeout_s=3600",
+    "train.episode_timeout_s=1200",
+]
+"""Nothing is given up because a machine is slow or busy."""

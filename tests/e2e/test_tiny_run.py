@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,13 @@ from dreamgym.obs.ledger import account
 from dreamgym.obs.metrics import exported_name
 from dreamgym.obs.runlog import read_log
 from dreamgym.schema import read_parquet
-from tests.tiny import DREAM, RECIPE
+from tests.tiny import DREAM, PATIENT, RECIPE
+from tests.waiting import until
 
-pytestmark = pytest.mark.timeout(1500)
+pytestmark = pytest.mark.timeout(7200)
 TINY = [
     *DREAM,
+    *PATIENT,
     "name=tiny",
     "replay.top_k=1",
     "train.iterations=3",
@@ -39,9 +40,9 @@ TINY = [
 ]
 
 
-def dreamgym(command: str, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
+def dreamgym(command: str, out: Path, *more: str, **environment: str) -> subprocess.CompletedProcess[str]:
     call = [sys.executable, "-m", "dreamgym.cli", command, str(RECIPE), *TINY, f"out={out}", *more]
-    return subprocess.run(call, capture_output=True, text=True, timeout=900)
+    return subprocess.run(call, capture_output=True, text=True, timeout=3600, env=os.environ | environment)
 
 
 @pytest.fixture(scope="module")
@@ -134,11 +135,10 @@ def test_what_the_learner_sees_is_what_the_policy_sampled(run: Path) -> None:
 
 
 def test_a_second_call_does_nothing_again(run: Path) -> None:
+    """It does not even look for a Ray: there is none at this address."""
     before = (run / "stages" / "train.json").read_bytes()
-    began = time.monotonic()
-    done = dreamgym("train", run.parent)
+    done = dreamgym("train", run.parent, RAY_ADDRESS="127.0.0.1:9")
     assert done.returncode == 0 and "done before" in done.stdout
-    assert time.monotonic() - began < 60
     assert (run / "stages" / "train.json").read_bytes() == before
 
 
@@ -147,9 +147,7 @@ def test_killed_in_training_it_goes_on_from_its_checkpoint_with_what_was_played(
     call = [sys.executable, "-m", "dreamgym.cli", "train", str(RECIPE), *TINY, f"out={run.parent}", *more]
     played = [run / "train" / "trajectories" / f"iteration-{index:05d}.parquet" for index in range(5)]
     process = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + 300
-    while not played[3].exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
+    until("the fourth iteration", lambda: played[3].exists() or process.poll() is not None)
     assert played[3].exists()
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -210,7 +208,7 @@ def test_an_experiment_shares_finished_stages_and_goes_on_after_a_failure(run: P
         words = ["table1", str(RECIPE), *TINY, f"out={run.parent}", f"real_grpo:real.transitions={budget}"]
         call = [sys.executable, "-m", "dreamgym.cli", "experiment", *words, "--seeds", "0"]
         return subprocess.run(
-            [*call, "--rows", "warm_start,real_grpo"], capture_output=True, text=True, timeout=900, check=False
+            [*call, "--rows", "warm_start,real_grpo"], capture_output=True, text=True, timeout=3600, check=False
         )
 
     def rows() -> dict[str, dict[str, Any]]:

@@ -15,7 +15,6 @@ import ray
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FAKE_HEAD_NODE_TYPE
 from ray.cluster_utils import Cluster
 
-from benchmarks.chaos import until
 from dreamgym.actors.episode import Episode
 from dreamgym.actors.fleet import RolloutFleet
 from dreamgym.config import RunConfig
@@ -24,8 +23,8 @@ from dreamgym.runtime import ROLLOUT_CPUS
 from dreamgym.types import stable_id
 from examples.keyhouse import KeyHouse
 from tests.ray.tiny_model import tiny_model
+from tests.waiting import HANG_S, until
 
-DEADLINE_S = 120.0
 COMMANDS = (
     "initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands",
     "head_start_ray_commands", "worker_start_ray_commands",
@@ -101,11 +100,11 @@ def test_a_fleet_that_lacks_room_gets_a_node_and_gives_it_back(cluster: Cluster,
 
     pool = PolicyPool.start(model, config.policy, threads=1, num_cpus=0)
     fleet = RolloutFleet(config, str(model), pool, None, actors=3, cpus=ROLLOUT_CPUS)
-    until("a node", lambda: living() == 2 or None, DEADLINE_S)
-    until("the third actor", lambda: len(fleet._awake(first=True)) == 3 or None, DEADLINE_S)
+    until("a node", lambda: living() == 2)
+    until("the third actor", lambda: len(fleet._awake(first=True)) == 3)
     homes = [handle.apply.remote(lambda _: ray.get_runtime_context().get_node_id()) for handle in fleet._handles]
-    assert len(set(ray.get(homes, timeout=60))) == 2
+    assert len(set(ray.get(homes, timeout=HANG_S))) == 2
     assert [t.status for t in fleet.play(episodes)] == ["ok"] * len(episodes)
     fleet.close()
-    until("the end of the idle node", lambda: living() == 1 or None, DEADLINE_S)
+    until("the end of the idle node", lambda: living() == 1)
     pool.close()

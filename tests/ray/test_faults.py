@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.chaos import REAL, Life, check, left_behind, prepare
+from benchmarks.chaos import REAL as SMALL
+from benchmarks.chaos import Life, check, left_behind, prepare
+from tests.tiny import PATIENT
 
-pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("no_ray")]
+pytestmark = [pytest.mark.timeout(7200), pytest.mark.usefixtures("no_ray")]
 ITERATIONS = 5
+REAL = [*SMALL, *PATIENT]
 
 
 @pytest.fixture(scope="module")

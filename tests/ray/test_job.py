@@ -11,23 +11,25 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
 import pytest
 
-from tests.tiny import REAL, RECIPE
+from tests.tiny import PATIENT, REAL, RECIPE
+from tests.waiting import HANG_S, until
 
 pytestmark = pytest.mark.usefixtures("no_ray")
 
 RAY = str(Path(sys.executable).with_name("ray"))
 TINY = [
     *REAL,
+    *PATIENT,
     "name=job",
     "env.workers=4",
     "train.iterations=2",
@@ -56,7 +58,7 @@ def status(url: str, token: str = "") -> int:
     """The HTTP status of a request for the list of jobs; 0 where nobody answers yet."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
-        with urllib.request.urlopen(urllib.request.Request(f"{url}/api/jobs/", headers=headers), timeout=5) as answer:
+        with urllib.request.urlopen(urllib.request.Request(f"{url}/api/jobs/", headers=headers), timeout=60) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
@@ -83,12 +85,11 @@ def head() -> Iterator[Head]:
     )
     found = Head(f"http://127.0.0.1:{port}", environment)
     try:
-        deadline = time.monotonic() + 180
-        while status(found.url, environment["RAY_AUTH_TOKEN"]) != 200:
-            assert time.monotonic() < deadline and process.poll() is None, "the head did not start"
-            time.sleep(0.5)
-        while _ray_job(found, "true").returncode:  # the dashboard answers before its agent takes jobs
-            assert time.monotonic() < deadline, "the head takes no job"
+        answers = partial(status, found.url, environment["RAY_AUTH_TOKEN"])
+        until("the head", lambda: process.poll() is not None or answers() == 200, pause_s=0.5)
+        assert process.poll() is None, "the head did not start"
+        # The dashboard answers before its agent takes jobs.
+        until("a head that takes jobs", lambda: _ray_job(found, "true").returncode == 0)
         yield found
     finally:
         family = psutil.Process(process.pid).children(recursive=True)
@@ -106,7 +107,7 @@ def submit(head: Head, *command: str) -> subprocess.CompletedProcess[str]:
 
 def _ray_job(head: Head, *command: str) -> subprocess.CompletedProcess[str]:
     call = [RAY, "job", "submit", "--address", head.url, "--working-dir", str(RECIPE.parent), "--"]
-    return subprocess.run([*call, *command], env=head.environment, capture_output=True, text=True, timeout=500)
+    return subprocess.run([*call, *command], env=head.environment, capture_output=True, text=True, timeout=HANG_S)
 
 
 def test_without_the_token_nobody_submits(head: Head) -> None:

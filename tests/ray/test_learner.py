@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
@@ -227,7 +229,9 @@ def test_training_moved_the_weights_and_the_loss_falls(learner: Learner) -> None
     assert summary["epochs"] == pytest.approx(summary["tokens"] / sum(len(i) for i in examples()["ids"]))
 
 
-def test_a_minute_bound_ends_the_training(learner: Learner) -> None:
+def test_a_minute_bound_ends_the_training(learner: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = itertools.count(step=0.05)  # a clock that each look at it moves on
+    monkeypatch.setattr("dreamgym.learner.learner.time", SimpleNamespace(monotonic=lambda: next(now)))
     rates: list[float] = []
     config = SFTConfig(tokens=10**9, batch_tokens=800, minutes=0.05, warmup=0.0, lr=1e-5)
     summary = learner.sft(examples(), config, seed=0, on_step=lambda step: rates.append(step["lr"]))

@@ -28,6 +28,7 @@ from dreamgym.learner.learner import Learner
 from dreamgym.learner.models import prepare_model
 from dreamgym.policy.engine import PolicyPool
 from dreamgym.policy.weight_transfer import pack_weights
+from tests.waiting import HANG_S
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 SHAPE = ScratchModel(layers=2, hidden=64, intermediate=96, heads=2, vocab=320, context=256)
@@ -60,7 +61,7 @@ def rollouts(folder: Path) -> pa.RecordBatch:
 
 def asked(learner: Learner, question: Any) -> Any:
     """What the worker process answers about itself."""
-    return ray.get(learner._workers[0].__ray_call__.remote(question), timeout=60)
+    return ray.get(learner._workers[0].__ray_call__.remote(question), timeout=HANG_S)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ def test_adapters_alone_are_learned_kept_and_resumed(tmp_path: Path, split: dict
 def test_an_engine_samples_as_the_adapters_say_after_every_transfer(tmp_path: Path) -> None:
     base = checkpoint(tmp_path, "bfloat16")
     learner = Learner(base, LearnerConfig(**{**RL, "max_logprob_gap": 10.0}), dtype="bfloat16", seed=3, lora=LORA)
-    engine = EngineConfig(max_model_len=256, kv_cache_gib=0.2, timeout_s=120)
+    engine = EngineConfig(max_model_len=256, kv_cache_gib=0.2, timeout_s=HANG_S)
     pool = PolicyPool.start(base, PolicyConfig(engine=engine), num_cpus=1)
     try:
         learner.ready()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,8 +27,7 @@ from dreamgym.serve.app import WORLD, DreamApp, start_dream
 from dreamgym.serve.engine import TokenEngine
 from dreamgym.types import Transition, stable_id
 from examples.keyhouse import KeyHouse
-
-PATIENCE_S = 120.0
+from tests.waiting import HANG_S, until
 
 
 @dataclass
@@ -81,18 +79,10 @@ def watched(no_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     pool.close()
 
 
-def until(found: Callable[[], bool]) -> bool:
-    """Whether it comes true in time: metrics and logs arrive a moment later."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not (there := found()) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    return there
-
-
 def scraped(name: str, **labels: str) -> float | None:
     """The sum of a metric's samples with these labels at the node's port, as Prometheus reads it."""
     port = ray.nodes()[0]["MetricsExportPort"]
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=HANG_S) as answer:
         text = answer.read().decode()
     values = [
         float(line.rsplit(" ", 1)[1])
@@ -109,10 +99,10 @@ def test_what_the_loop_writes_is_at_the_metrics_port_of_the_node(watched: Watche
     sink.write("iteration", 2, {"dream/success": 0.625, "fleet/replayed": 5})
     sink.write("iteration", 3, {"dream/success": 0.75, "fleet/replayed": 2})  # went on with a new fleet
     tag = {"run": "watched-seed0"}
-    assert until(lambda: scraped("ray_dreamgym_loop_iteration", **tag) == 3)
+    until("the metric", lambda: scraped("ray_dreamgym_loop_iteration", **tag) == 3)
     assert scraped("ray_dreamgym_dream_success", **tag) == 0.75
     assert scraped("ray_dreamgym_fidelity_policy_state_exact", **tag) == 0.5
-    assert until(lambda: scraped("ray_dreamgym_fleet_replayed_total", **tag) == 7)
+    until("the metric", lambda: scraped("ray_dreamgym_fleet_replayed_total", **tag) == 7)
 
 
 def test_a_failed_episode_can_be_followed_through_the_logs_of_the_parts(watched: Watched) -> None:
@@ -138,8 +128,8 @@ def test_a_failed_episode_can_be_followed_through_the_logs_of_the_parts(watched:
         return "\n".join(file.read_text(errors="replace") for file in watched.logs.rglob("*worker-*.err"))
 
     patterns = [line.format(id=f"trajectory={name}") for line in expected]
-    until(lambda: all(re.search(p, lines()) for p in patterns))
-    assert [p for p in patterns if not re.search(p, lines())] == []
+    for pattern in patterns:
+        until(f"a line {pattern}", lambda pattern=pattern: re.search(pattern, lines()))
     assert watched.fleet.metrics() | {"played": 0} == {
         "played": 0, "env_failed": 1, "retried": 1, "late": 0, "replayed": 0, "restarts": 0, "healthy": 1
     }  # fmt: skip
@@ -148,8 +138,8 @@ def test_a_failed_episode_can_be_followed_through_the_logs_of_the_parts(watched:
 def test_the_replicas_of_the_dream_export_what_they_could_not_read(watched: Watched) -> None:
     counts = asyncio.run(watched.dream.world.metrics())
     assert (counts["steps"], counts["reasked"], counts["unparsed"]) == (2, 4, 2)
-    assert until(lambda: scraped("ray_dreamgym_world_reasked_total", run="watched-seed0") == 4)
-    assert until(lambda: scraped("ray_serve_deployment_replica_healthy", deployment=WORLD) == 1)
+    until("the metric", lambda: scraped("ray_dreamgym_world_reasked_total", run="watched-seed0") == 4)
+    until("the metric", lambda: scraped("ray_serve_deployment_replica_healthy", deployment=WORLD) == 1)
 
 
 def test_an_engine_tells_its_load_while_it_works_and_vllm_exports_its_own(watched: Watched) -> None:
@@ -163,6 +153,8 @@ def test_an_engine_tells_its_load_while_it_works_and_vllm_exports_its_own(watche
         return loads
 
     loads = asyncio.run(seen())
+    while max(load["running"] for load in loads) < 4 or max(load["waiting"] for load in loads) == 0:
+        loads += asyncio.run(seen())  # this process was not awake while the engine was full
     assert max(load["running"] for load in loads) == 4
     assert max(load["waiting"] for load in loads) > 0
     assert 0 < max(load["kv_usage"] for load in loads) <= 1
@@ -170,7 +162,7 @@ def test_an_engine_tells_its_load_while_it_works_and_vllm_exports_its_own(watche
     assert (rest["running"], rest["waiting"], rest["kv_usage"]) == (0, 0, 0)
     made = rest["generated_tokens"]
     policy = {"model_name": str(watched.model)}
-    assert until(lambda: (scraped("ray_vllm_generation_tokens_total", **policy) or 0) >= made)
+    until("the metric", lambda: (scraped("ray_vllm_generation_tokens_total", **policy) or 0) >= made)
     assert scraped("ray_vllm_num_requests_running", **policy) is not None
     assert scraped("ray_vllm_kv_cache_usage_perc", **policy) is not None
 

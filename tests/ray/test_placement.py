@@ -5,8 +5,7 @@ The GPUs are Ray's word only; nothing here computes on one.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,19 @@ import ray
 from ray import serve
 from ray.cluster_utils import Cluster
 
-from dreamgym import placement, services
+from dreamgym import placement, runtime, services
 from dreamgym.config import ModelConfig, RunConfig, ScratchModel
 from dreamgym.errors import EngineError, ModelError
 from dreamgym.learner.models import prepare_model
 from dreamgym.placement import Reservation
+from dreamgym.precision import Precision
+from dreamgym.runtime import Machine
 from dreamgym.services import start_services
 from dreamgym.stages import doctor as room
 from dreamgym.stages.sft import tuner
+from tests.waiting import HANG_S, until
 
-DEADLINE_S = 240.0
+ON_GPUS = Machine(threads=None, gpu=True, cpus=0.5, watched=False, precision=Precision(True, "it has it"))
 
 
 def seated(seats: Reservation, count: int) -> list[Any]:
@@ -35,13 +37,6 @@ def seated(seats: Reservation, count: int) -> list[Any]:
             return ray.get_runtime_context().get_node_id(), ray.get_runtime_context().get_accelerator_ids()["GPU"]
 
     return [ray.remote(Sitter).options(num_cpus=0, **seats.options(index)).remote() for index in range(count)]
-
-
-def until(true: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not true():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.2)
 
 
 @pytest.fixture
@@ -60,12 +55,12 @@ def test_seats_are_near_each_other_and_given_all_at_once(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learner = Reservation(3, 1)
-    sat = ray.get([actor.where.remote() for actor in seated(learner, 3)], timeout=60)
+    sat = ray.get([actor.where.remote() for actor in seated(learner, 3)], timeout=HANG_S)
     assert len({node for node, _ in sat}) == 1
     assert len({gpu for _, gpus in sat for gpu in gpus}) == 3
 
     engines = Reservation(2, 2)  # two GPUs each, as with policy.engine.tensor_parallel=2
-    sat = ray.get([actor.where.remote() for actor in seated(engines, 2)], timeout=60)
+    sat = ray.get([actor.where.remote() for actor in seated(engines, 2)], timeout=HANG_S)
     assert [len(set(gpus)) for _, gpus in sat] == [2, 2]
     assert len({node for node, _ in sat}) == 1
 
@@ -73,23 +68,25 @@ def test_seats_are_near_each_other_and_given_all_at_once(
     waiting = [actor.where.remote() for actor in seated(too_many, 2)]
     assert ray.wait(waiting, num_returns=1, timeout=2)[0] == []
     engines.close()
-    assert len(ray.get(waiting, timeout=60)) == 2
+    assert len(ray.get(waiting, timeout=HANG_S)) == 2
     for seats in (learner, too_many):
         seats.close()
-    until(lambda: ray.available_resources().get("GPU") == 8, "seats were not given back")
+    until("the return of the seats", lambda: ray.available_resources().get("GPU") == 8)
 
     monkeypatch.setattr(placement, "PLACE_TIMEOUT_S", 3.0)
     wanted = RunConfig.model_validate(
         {"out": str(tmp_path), "policy": {"engines": 2, "engine": {"tensor_parallel": 3}}, "learner": {"workers": 2}}
     )
-    assert room._gpus(wanted).ok is False  # 2 x 3 + 1 + 2 of 8, and each engine's on one node
+    assert room._gpus(wanted, ON_GPUS).ok is False  # 2 x 3 + 1 + 2 of 8, and each engine's on one node
+    monkeypatch.setattr(placement, "PLACE_TIMEOUT_S", HANG_S)
     wanted.learner.workers = 1
-    assert room._gpus(wanted).ok
+    assert room._gpus(wanted, ON_GPUS).ok
 
 
 @pytest.fixture
 def one_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A Ray that believes in one GPU, and waits no longer than seconds for another."""
+    """A Ray that believes in one GPU, with a PyTorch for it, and waits no longer than seconds for another."""
+    monkeypatch.setattr(runtime, "torch_is_for_gpus", lambda: True)
     monkeypatch.setattr(placement, "ADD_NODES_TIMEOUT_S", 2.0)
     ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
     yield
@@ -131,5 +128,5 @@ def test_a_start_that_lacks_gpus_ends_and_names_who_asks_for_them(
     short = prepare_model(ModelConfig(scratch=shape), tmp_path / "short", ["go north"] * 20, 0)
     with pytest.raises(ModelError, match="max_model_len"):
         start_services(wanted(tmp_path), short, world=short, learner=True)
-    until(lambda: ray.available_resources().get("GPU") == 1, "the GPU was not given back")
+    until("the return of the GPU", lambda: ray.available_resources().get("GPU") == 1)
     assert serve.status().applications == {}

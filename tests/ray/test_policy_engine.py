@@ -19,11 +19,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from dreamgym.config import EngineConfig, ModelConfig, PolicyConfig, SamplingConfig
 from dreamgym.errors import EngineError, ModelError, WeightSyncError
 from dreamgym.policy.engine import PolicyPool, Request
-from dreamgym.policy.weight_transfer import pack_weights
+from dreamgym.policy.weight_transfer import WeightPayload, pack_weights
 from dreamgym.serve.engine import ContextFull, Generation, TokenEngine
+from tests.waiting import HANG_S
 
 VOCABULARY = 512
-ENGINE = EngineConfig(max_model_len=512, kv_cache_gib=0.2, timeout_s=60)
+ENGINE = EngineConfig(max_model_len=512, kv_cache_gib=0.2, timeout_s=HANG_S)
 T = TypeVar("T")
 
 
@@ -208,26 +209,28 @@ def test_a_wrong_payload_is_refused_and_the_old_weights_stay(setting: Any, fault
 
 def test_requests_in_flight_survive_an_update_and_carry_both_versions(setting: Any) -> None:
     pool, _, tied = setting
-    old, new, version = llama(30, tied=tied), llama(31, tied=tied), next_version(pool)
-    pool.update_weights(pack_weights(old.named_parameters(), version))
-    payload, batch = pack_weights(new.named_parameters(), version + 1), requests(16, seed=3)
+    old, new, batch = llama(30, tied=tied), llama(31, tied=tied), requests(16, seed=3)
 
-    async def overlap() -> list[Any]:
+    async def overlap(payload: WeightPayload) -> list[Any]:
         pending = asyncio.ensure_future(ask(pool, batch, SamplingConfig(max_tokens=300), []))
-        await asyncio.sleep(0.3)
+        while not pending.done() and not (await asyncio.to_thread(pool.metrics))["running"]:
+            pass
         await asyncio.to_thread(pool.update_weights, payload)
         return await pending
 
-    found = run(overlap())
-    switched, under_its_own = 0, []
+    switched = 0
+    while not switched:  # again, where this process was not awake while the engine worked
+        version = next_version(pool)
+        pool.update_weights(pack_weights(old.named_parameters(), version))
+        found = run(overlap(pack_weights(new.named_parameters(), version + 1)))
+        switched = sum(0 < answer.versions.count(version) < 300 for answer in found)
+    under_its_own = []
     for request, answer in zip(batch, found, strict=True):
         assert answer.versions == sorted(answer.versions)
         assert len(answer.ids) == 300
         assert set(answer.versions) <= {version, version + 1}
         before = answer.versions.count(version)
-        switched += 0 < before < 300
         under_its_own += [gaps(old, [request], [answer])[:before], gaps(new, [request], [answer])[before:]]
-    assert switched
     assert agree(np.concatenate(under_its_own))
 
 
@@ -299,20 +302,30 @@ def test_metrics_count_what_was_asked_and_answered(setting: Any) -> None:
 
 def test_two_engines_start_from_a_folder_share_the_work_and_miss_a_deadline(local_ray: None, tmp_path: Path) -> None:
     llama(0, tied=True).save_pretrained(tmp_path)
-    config = PolicyConfig(engines=2, engine=ENGINE.model_copy(update={"timeout_s": 3.0}))
-    pool = PolicyPool.start(tmp_path, config, num_cpus=1)
+    pool = PolicyPool.start(tmp_path, PolicyConfig(engines=2, engine=ENGINE), num_cpus=1)
     try:
         answers(pool, requests(8), SamplingConfig(max_tokens=4), [])
         assert pool.metrics()["requests"] == 8
         turns_of_an_episode_find_what_was_read(pool)
         payload = pack_weights(llama(1, tied=True).named_parameters(), 1)
-        pool.update_weights(payload, timeout_s=30)
+        pool.update_weights(payload, timeout_s=HANG_S)
         assert pool.versions() == [1, 1]
+        bound(pool, 3.0)
         late = run(ask(pool, requests(256), SamplingConfig(max_tokens=470), []))
         assert any(isinstance(answer, EngineError) and "3 s" in str(answer) for answer in late)
+        bound(pool, HANG_S)
         assert len(answers(pool, requests(1), SamplingConfig(max_tokens=2), [])) == 1
     finally:
         pool.close()
+
+
+def bound(pool: PolicyPool, timeout_s: float) -> None:
+    """Change the engines' own deadline, which is shorter than the pool's."""
+
+    def change(engine: Any) -> None:
+        engine._engine._config.timeout_s = timeout_s
+
+    ray.get([engine.__ray_call__.remote(change) for engine in pool.engines])
 
 
 def turns_of_an_episode_find_what_was_read(pool: PolicyPool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ import ray
 from dreamgym.config import QdrantConfig, ReplayConfig
 from dreamgym.errors import DataError
 from dreamgym.replay import Candidate, Outcome, ReplayError, StoredTransition
-from dreamgym.replay.actor import ReplayClient, start_replay
+from dreamgym.replay.actor import ReplayActor, ReplayClient, start_replay
 from dreamgym.replay.buffer import ReplayBuffer
+from tests.waiting import HANG_S
 
 CONFIG = ReplayConfig(dim=64)
 ITEMS = [
@@ -22,6 +24,11 @@ ITEMS = [
     for t in range(20)
     for s in range(4)
 ]
+
+
+def wait_longer_for_company(_: ReplayActor) -> None:
+    """A thousand times as long, so that a slow sender's requests come together as well."""
+    sys.modules[ReplayActor.__module__]._WINDOW_S = 2.0  # type: ignore[attr-defined]
 
 
 @pytest.fixture
@@ -35,8 +42,9 @@ async def test_many_searches_become_few_batches_and_answers_are_the_buffer_s(
     handle: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dreamgym.replay.actor.ADD_AT_ONCE", 7)
-    client = ReplayClient(handle, 30.0)
+    client = ReplayClient(handle, HANG_S)
     assert await client.add(ITEMS) == len(ITEMS)
+    await handle.__ray_call__.remote(wait_longer_for_company)
     asked = [([(item.state, item.action)], 1 + n % 2, [item.trajectory_id]) for n, item in enumerate(ITEMS)]
     answers = await asyncio.gather(*(client.search(*request) for request in asked))
     buffer = ReplayBuffer(CONFIG)
@@ -48,7 +56,7 @@ async def test_many_searches_become_few_batches_and_answers_are_the_buffer_s(
 
 
 async def test_a_bad_request_harms_no_other(handle: Any) -> None:
-    client = ReplayClient(handle, 30.0)
+    client = ReplayClient(handle, HANG_S)
     await client.add(ITEMS)
     good, bad = await asyncio.gather(
         client.search([(ITEMS[0].state, ITEMS[0].action)], 1),
@@ -61,7 +69,7 @@ async def test_a_bad_request_harms_no_other(handle: Any) -> None:
 
 
 async def test_offers_statistics_and_resume(handle: Any, tmp_path: Path) -> None:
-    client = ReplayClient(handle, 30.0)
+    client = ReplayClient(handle, HANG_S)
     await client.add(ITEMS)
     new = StoredTransition("t", "d1", 0, "a blue cellar", "dig", "a hole", 0.0, False, "", "dream", "world-0", 1)
     assert (await client.screen([Candidate(new)]))[0].admitted
@@ -73,7 +81,7 @@ async def test_offers_statistics_and_resume(handle: Any, tmp_path: Path) -> None
     assert (stats.real, stats.dream, stats.refused) == (80, 1, {"duplicate": 1})
     await client.save(tmp_path)
     other = start_replay(CONFIG, 0, "other")
-    resumed = ReplayClient(other, 30.0)
+    resumed = ReplayClient(other, HANG_S)
     await resumed.load(tmp_path)
     assert await resumed.stats() == stats
     with pytest.raises(DataError, match="no such file"):
@@ -82,17 +90,17 @@ async def test_offers_statistics_and_resume(handle: Any, tmp_path: Path) -> None
 
 
 async def test_a_missed_deadline_and_a_dead_actor_are_one_sentence(handle: Any) -> None:
-    await ReplayClient(handle, 30.0).add(ITEMS)
+    await ReplayClient(handle, HANG_S).add(ITEMS)
     with pytest.raises(ReplayError, match=r"replay\.timeout_s"):
         await ReplayClient(handle, 1e-4).search([("s", "a")], 1)
     ray.kill(handle)
     with pytest.raises(ReplayError, match="died"):
-        await ReplayClient(handle, 30.0).search([("s", "a")], 1)
+        await ReplayClient(handle, HANG_S).search([("s", "a")], 1)
 
 
 async def test_a_service_that_is_down_is_named_with_its_setting(local_ray: None) -> None:
     closed = ReplayConfig(dim=64, qdrant=QdrantConfig(url="http://127.0.0.1:9"))
-    client = ReplayClient(start_replay(closed, 0, "down"), 30.0)
+    client = ReplayClient(start_replay(closed, 0, "down"), HANG_S)
     for call in (client.add(ITEMS), client.check()):
         with pytest.raises(ReplayError, match=r"replay\.qdrant\.url is reachable"):
             await call

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,15 +15,13 @@ from dreamgym.learner.models import prepare_model
 from dreamgym.serve.app import WORLD, DreamApp, start_dream
 from dreamgym.serve.experience import DreamQuery
 from dreamgym.types import Task
-
-DEADLINE_S = 240.0
-
+from tests.waiting import HANG_S, until
 
 CONFIG = RunConfig.model_validate(
     {
         "world": {
             "sampling": {"max_tokens": 400},
-            "engine": {"max_model_len": 512, "max_num_seqs": 4, "kv_cache_gib": 0.1},
+            "engine": {"max_model_len": 512, "max_num_seqs": 4, "kv_cache_gib": 0.1, "timeout_s": HANG_S},
             "max_replicas": 2,
             "attempts": 1,
             "upscale_delay_s": 1.0,
@@ -59,20 +56,19 @@ def replicas(app: DreamApp) -> int:
     return serve.status().applications[app.name].deployments[WORLD].replica_states.get("RUNNING", 0)
 
 
-async def until(app: DreamApp, count: int) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while replicas(app) != count:
-        assert time.monotonic() < deadline, f"{replicas(app)} replicas, not {count}"
-        await asyncio.sleep(0.2)
+async def scaled(app: DreamApp, count: int) -> None:
+    await asyncio.to_thread(until, f"the number of {count} replicas", lambda: replicas(app) == count)
 
 
-async def dreaming(app: DreamApp) -> None:
+async def dreaming(app: DreamApp, answered: asyncio.Event | None = None) -> None:
     """Six at a time ask for one dream step after the other: one and a half engines' worth."""
 
     async def one(number: int) -> None:
         task = Task(f"t{number}", "e", "leave the room")
         while True:
             await app.world.step(DreamQuery(task, [], "at a", "go", number))
+            if answered is not None:
+                answered.set()
 
     await asyncio.gather(*(one(number) for number in range(6)))
 
@@ -81,10 +77,10 @@ def test_replicas_follow_the_load_of_the_engines_up_and_down(dream: DreamApp) ->
     async def story() -> None:
         assert replicas(dream) == 1
         load = asyncio.create_task(dreaming(dream))
-        await until(dream, 2)
+        await scaled(dream, 2)
         assert not load.done(), "the dream went on while a replica was added"
         load.cancel()
-        await until(dream, 1)
+        await scaled(dream, 1)
         answer = await dream.world.step(DreamQuery(Task("t", "e", "leave"), [], "at a", "go", 0))
         assert answer.written or answer.error
 
@@ -104,8 +100,9 @@ def test_a_dream_goes_on_with_another_model_and_what_is_asked_meanwhile_is_answe
 
     async def story() -> None:
         before = await sayings(dream)
-        load = asyncio.create_task(dreaming(dream))
-        await asyncio.sleep(1.0)
+        answered = asyncio.Event()
+        load = asyncio.create_task(dreaming(dream, answered))
+        await answered.wait()
         await asyncio.to_thread(dream.load, other)
         assert not load.done(), "no call failed"
         load.cancel()

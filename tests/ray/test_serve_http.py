@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from dreamgym.chat import ChatFormat
 from dreamgym.config import ModelConfig, ScratchModel
 from dreamgym.learner.models import prepare_model
+from tests.waiting import HANG_S, until_ended
 
 pytestmark = pytest.mark.usefixtures("no_ray")
 
@@ -42,7 +43,9 @@ class Served(NamedTuple):
 
     def ask(self, key: str = KEY, **body: Any) -> httpx.Response:
         headers = {"Authorization": f"Bearer {key}"}
-        return httpx.post(f"{self.url}/chat/completions", headers=headers, json={"messages": ASKED, **body}, timeout=60)
+        return httpx.post(
+            f"{self.url}/chat/completions", headers=headers, json={"messages": ASKED, **body}, timeout=HANG_S
+        )
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +70,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         told += line
     yield Served(process, found[0], out, model)
     process.kill()
-    process.wait(60)
+    process.wait(HANG_S)
 
 
 def test_a_greedy_answer_is_the_models_own(served: Served) -> None:
@@ -121,8 +124,7 @@ def test_the_key_is_written_nowhere(served: Served) -> None:
 def test_ctrl_c_ends_it_and_all_it_started(served: Served) -> None:
     family = served.family()
     served.process.send_signal(signal.SIGINT)
-    out, _ = served.process.communicate(timeout=120)
+    out, _ = served.process.communicate(timeout=HANG_S)
     assert served.process.returncode == 130, out
     assert "Traceback" not in out
-    _, left = psutil.wait_procs(family, timeout=10)
-    assert left == []
+    until_ended(family)

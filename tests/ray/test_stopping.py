@@ -12,29 +12,30 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.waiting import HANG_S, until_ended
+
 pytestmark = pytest.mark.usefixtures("no_ray")
 
+RAYS_PATIENCE_S = 3
+"""Its handler of SIGTERM aborts a process whose main thread has not ended by then."""
 RUN = """
-    import hashlib, subprocess, sys, time, types
+    import ctypes, subprocess, sys, threading, types
     import ray
     import dreamgym.cli as cli
 
     @ray.remote
     class Engine:
         def start(self):
-            return subprocess.Popen(["sleep", "300"]).pid
+            return subprocess.Popen(["sleep", "infinity"]).pid
 
     def run(config):
         ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="error")
         engine = Engine.remote()
         print(ray.get(engine.start.remote()), flush=True)
         if sys.argv[2] == "busy":
-            began = time.monotonic()
-            hashlib.pbkdf2_hmac("sha256", b"", b"", 500_000)
-            rate = 500_000 / (time.monotonic() - began)
             print("busy", flush=True)
-            hashlib.pbkdf2_hmac("sha256", b"", b"", int(8 * rate))  # Python sees no signal before it ends
-        time.sleep(300)
+            ctypes.CDLL(None).system(b"read line")  # Python sees no signal before it ends
+        threading.Event().wait()
 
     stage = types.ModuleType("stage")
     stage.run = run
@@ -54,6 +55,7 @@ def test_a_signal_ends_ray_and_everything_its_workers_started(
 ) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(RUN), str(tmp_path), main_thread],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -68,9 +70,11 @@ def test_a_signal_ends_ray_and_everything_its_workers_started(
     if main_thread == "busy":
         assert process.stdout.readline().strip() == "busy"
     process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    if main_thread == "busy":
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(2 * RAYS_PATIENCE_S)
+    _, err = process.communicate("\n", timeout=HANG_S)
     assert process.returncode == code, err
     assert "stopped; finished work is kept in" in err
     assert "Traceback" not in err
-    _, left = psutil.wait_procs(family, timeout=5)
-    assert left == []
+    until_ended(family)

@@ -106,7 +106,7 @@ def test_every_algorithm_is_in_the_table_but_the_one_with_a_critic() -> None:
     assert {*LOOPS, "ppo"} == set(get_args(AlgorithmName))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @pytest.mark.parametrize("name", LOOPS)
 @given(episodes=EPISODES)
 def test_advantages_are_those_of_the_loop(name: AlgorithmName, episodes: Episodes) -> None:
@@ -117,7 +117,7 @@ def test_advantages_are_those_of_the_loop(name: AlgorithmName, episodes: Episode
         assert turns.tolist() == pytest.approx(expected, abs=1e-7, rel=1e-7)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @pytest.mark.parametrize("name", LOOPS)
 @given(episodes=EPISODES)
 def test_the_order_of_episodes_does_not_matter(name: AlgorithmName, episodes: Episodes) -> None:

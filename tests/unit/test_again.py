@@ -13,6 +13,7 @@ from dreamgym.config import EnvConfig
 from dreamgym.envs.base import RealEnvironment
 from dreamgym.envs.mapreader import MapReader
 from dreamgym.types import StepResult, Trajectory, Transition
+from tests.waiting import HANG_S
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def true_dream() -> Iterator[Trajectory]:
 
 def again(dream: Trajectory, kind: type[RealEnvironment] = RealEnvironment) -> Again:
     async def run() -> Again:
-        env = kind(EnvConfig(name="mapreader", max_steps=12))
+        env = kind(EnvConfig(name="mapreader", max_steps=12, timeout_s=HANG_S))
         try:
             return await play_again(dream, env)
         finally:

@@ -11,12 +11,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tenacity import wait_none
+from tenacity import RetryCallState, wait_none
 
 from dreamgym.config import RunConfig, TeacherConfig
 from dreamgym.errors import ConfigError, DataError, EngineError, EnvError
@@ -26,6 +27,7 @@ from dreamgym.stages.annotate import annotate, by_rule
 from dreamgym.stages.collect import collect
 from dreamgym.stages.teacher import ask, questions
 from dreamgym.types import Task, Trajectory, Transition
+from tests.waiting import HANG_S
 
 ROOT = Path(__file__).parents[2]
 KEY = "sk-this-is-secret"
@@ -109,7 +111,7 @@ def _no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def settings(url: str, **fields: Any) -> TeacherConfig:
     return TeacherConfig(
-        **{"base_url": url, "model": "m", "api_key_env": "TEACHER_KEY", "concurrency": 4, "timeout_s": 5.0, **fields}
+        **{"base_url": url, "model": "m", "api_key_env": "TEACHER_KEY", "concurrency": 4, "timeout_s": HANG_S, **fields}
     )
 
 
@@ -177,17 +179,25 @@ def test_tokens_of_unusable_answers_are_counted_too(serve: Any, tmp_path: Path) 
     assert (answers.prompt_tokens, answers.completion_tokens) == (6 * 101, 6 * 11)
 
 
-def test_a_slow_answer_misses_its_deadline(serve: Any, tmp_path: Path) -> None:
+def test_a_slow_answer_misses_its_deadline(serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No answer comes before both questions have missed theirs, and so have not been waited for any longer."""
+    missed: list[RetryCallState] = []
+    both_missed = threading.Event()
+
     def script(prompt: str, n: int) -> Reply:
-        time.sleep(1.5 if n == 1 else 0)
+        both_missed.wait(HANG_S)
         return good()
 
-    endpoint = serve(script)
-    begin = time.monotonic()
-    answers = ask(
-        settings(endpoint.url, timeout_s=0.3), list(questions(rooms(1))), tmp_path / "k.jsonl", lambda _: None
-    )
-    assert time.monotonic() - begin < 1.4
+    def try_again(state: RetryCallState) -> float:
+        config.timeout_s = HANG_S
+        missed.append(state)
+        if len(missed) == 2:
+            both_missed.set()
+        return 0.0
+
+    config = settings(serve(script).url, timeout_s=0.3)
+    monkeypatch.setattr(teacher, "BACKOFF", try_again)
+    answers = ask(config, list(questions(rooms(1))), tmp_path / "k.jsonl", lambda _: None)
     assert (len(answers.reasoning), answers.retries) == (2, 2)
 
 
@@ -202,10 +212,13 @@ def test_the_endpoint_says_how_long_to_wait(serve: Any, tmp_path: Path) -> None:
 
 def test_no_more_requests_than_allowed_are_in_flight(serve: Any, tmp_path: Path) -> None:
     def script(prompt: str, n: int) -> Reply:
-        time.sleep(0.03)
+        with suppress(threading.BrokenBarrierError):  # of those that come when three were there
+            together.wait(HANG_S)
+            together.abort()
+        time.sleep(0.03)  # in which a fourth could come, were it allowed
         return good()
 
-    endpoint = serve(script)
+    endpoint, together = serve(script), threading.Barrier(3)
     ask(settings(endpoint.url, concurrency=3), list(questions(rooms(10))), tmp_path / "k.jsonl", lambda _: None)
     assert endpoint.most_flying == 3
 
@@ -287,7 +300,7 @@ def run_config(tmp_path: Path, **annotation: Any) -> RunConfig:
     return RunConfig.model_validate(
         {
             "out": tmp_path,
-            "env": {"name": "examples.keyhouse:KeyHouse"},
+            "env": {"name": "examples.keyhouse:KeyHouse", "timeout_s": HANG_S},
             "collect": {"tasks": 4, "heldout_tasks": 2, "garbled": 0, "slips": 0},
             "annotate": annotation,
         }
@@ -381,9 +394,8 @@ def test_ctrl_c_keeps_the_answers_and_the_next_run_asks_only_for_the_rest(serve:
 
     def script(prompt: str, n: int) -> Reply:
         if len(endpoint.requests) > 8 and not enough.is_set():
-            time.sleep(0.2)
             interrupted.set()
-            enough.wait(20)
+            enough.wait(HANG_S)
         return good()
 
     interrupted = threading.Event()
@@ -404,9 +416,9 @@ def test_ctrl_c_keeps_the_answers_and_the_next_run_asks_only_for_the_rest(serve:
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, env=environment)
-    assert interrupted.wait(30)
+    assert interrupted.wait(HANG_S)
     process.send_signal(signal.SIGINT)
-    assert process.wait(20) == 130
+    assert process.wait(HANG_S) == 130
     done = len((tmp_path / "kept.jsonl").read_text().splitlines())
     assert 7 <= done < 20
     enough.set()

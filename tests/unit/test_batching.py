@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from dreamgym.batching import Coalescer, as_they_come, merged
+from tests.waiting import in_virtual_time
 
 Replies = AsyncIterator[list[tuple[int, int]]]
 
@@ -23,6 +24,7 @@ def _held(sent: list[list[int]], answer: asyncio.Event) -> Callable[[list[int]],
     return send
 
 
+@in_virtual_time
 async def test_concurrent_calls_are_one_request_and_each_gets_its_own_reply() -> None:
     sent: list[list[int]] = []
 
@@ -35,6 +37,7 @@ async def test_concurrent_calls_are_one_request_and_each_gets_its_own_reply() ->
     assert sent == [list(range(20))]
 
 
+@in_virtual_time
 async def test_a_full_batch_leaves_at_once() -> None:
     sent: list[list[int]] = []
 
@@ -43,12 +46,12 @@ async def test_a_full_batch_leaves_at_once() -> None:
         yield list(enumerate(batch))
 
     call = Coalescer(send, limit=4, timeout_s=5, wait_s=0.5)
-    began = asyncio.get_running_loop().time()
     await asyncio.gather(*(call(n) for n in range(8)))
     assert [len(batch) for batch in sent] == [4, 4]
-    assert asyncio.get_running_loop().time() - began < 0.4
+    assert asyncio.get_running_loop().time() == 0
 
 
+@in_virtual_time
 async def test_a_lone_call_leaves_at_once_and_the_more_are_under_way_the_longer_the_next_waits_for_company() -> None:
     sent: list[list[int]] = []
     answer = asyncio.Event()
@@ -68,9 +71,10 @@ async def test_a_lone_call_leaves_at_once_and_the_more_are_under_way_the_longer_
     assert sent[2:] == [[301, 302]]
     began = asyncio.get_running_loop().time()
     assert await call(303) == 303
-    assert asyncio.get_running_loop().time() - began < 0.1
+    assert asyncio.get_running_loop().time() - began == pytest.approx(0.002)
 
 
+@in_virtual_time
 async def test_what_leaves_as_a_full_batch_does_not_hurry_the_next_one() -> None:
     sent: list[list[int]] = []
     answer = asyncio.Event()
@@ -87,6 +91,7 @@ async def test_what_leaves_as_a_full_batch_does_not_hurry_the_next_one() -> None
     assert [len(batch) for batch in sent] == [200, 200, 1]
 
 
+@in_virtual_time
 async def test_a_fault_reaches_every_caller_without_a_reply_and_a_short_answer_is_a_fault() -> None:
     async def broken(batch: list[int]) -> Replies:
         yield [(1, 10)]
@@ -103,6 +108,7 @@ async def test_a_fault_reaches_every_caller_without_a_reply_and_a_short_answer_i
         await Coalescer(short, limit=9, timeout_s=5)(1)
 
 
+@in_virtual_time
 async def test_a_late_answer_is_a_timeout_and_others_are_not_held_up() -> None:
     async def send(batch: list[float]) -> AsyncIterator[list[tuple[int, float]]]:
         await asyncio.sleep(batch[0])
@@ -119,6 +125,7 @@ async def _after(seconds: float) -> float:
     return seconds
 
 
+@in_virtual_time
 async def test_nobody_waits_for_the_slowest_of_a_batch() -> None:
     def send(batch: list[float]) -> AsyncIterator[list[tuple[int, float]]]:
         return as_they_come((_after(seconds) for seconds in batch), tick_s=0.01)
@@ -136,6 +143,7 @@ async def test_nobody_waits_for_the_slowest_of_a_batch() -> None:
     assert ended == [0.01, 0.1, 0.2, 1.0]
 
 
+@in_virtual_time
 async def test_what_ends_within_a_tick_comes_together_and_in_its_place() -> None:
     waits = [0.3, 0.0, 0.001, 0.31, 0.6]
     chunks = [chunk async for chunk in as_they_come((_after(s) for s in waits), tick_s=0.05)]
@@ -143,6 +151,7 @@ async def test_what_ends_within_a_tick_comes_together_and_in_its_place() -> None
 
 
 @pytest.mark.parametrize("waits", [[0.0], [0.01, 0.0, 0.1]])
+@in_virtual_time
 async def test_few_calls_do_not_wait_for_a_long_tick(waits: list[float]) -> None:
     began = asyncio.get_running_loop().time()
     assert len([place async for chunk in as_they_come(map(_after, waits), tick_s=30) for place, _ in chunk]) == len(
@@ -151,12 +160,14 @@ async def test_few_calls_do_not_wait_for_a_long_tick(waits: list[float]) -> None
     assert asyncio.get_running_loop().time() - began < 0.3
 
 
+@in_virtual_time
 async def test_many_calls_come_in_few_messages() -> None:
     waits = [0.001 * n for n in range(90)]
     chunks = [chunk async for chunk in as_they_come(map(_after, waits))]
     assert len(chunks) <= 3 and sorted(place for chunk in chunks for place, _ in chunk) == list(range(90))
 
 
+@in_virtual_time
 async def test_a_fault_ends_the_stream_and_cancels_the_rest() -> None:
     cancelled: list[bool] = []
 
@@ -177,6 +188,7 @@ async def test_a_fault_ends_the_stream_and_cancels_the_rest() -> None:
     assert cancelled == [True]
 
 
+@in_virtual_time
 async def test_streams_are_merged_in_the_order_of_time() -> None:
     async def stream(name: str, *waits: float) -> AsyncIterator[str]:
         for seconds in waits:

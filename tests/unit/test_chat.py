@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken
+from transformers import PreTrainedTokenizerBase
 
 from dreamgym.chat import ChatFormat, load_chat
 from dreamgym.config import ModelConfig, ScratchModel
@@ -17,7 +19,8 @@ from dreamgym.learner.tokenizer import train_tokenizer
 
 CONTENT = st.text(max_size=30).filter(lambda text: "<|" not in text)
 WORDS = st.from_regex(r"[a-z]{1,9}( [a-z]{1,9}){0,5}[.!]?", fullmatch=True)
-FORMAT = ChatFormat(train_tokenizer(["state: go north\n"] * 9, 320, 256))
+TOKENIZER = train_tokenizer(["state: go north\n"] * 9, 320, 256)
+FORMAT = ChatFormat(TOKENIZER)
 MARKS = ["<|end|>", "<|assistant|>", "<|user|>", "<|pad|>", "<|", "|>", "<turn>", "</turn>", "<turn", "/", " ", "\n"]
 CHATML = (
     "{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content + '<|end|>\n' }}{% endfor %}"
@@ -40,6 +43,13 @@ def marked_by_plain_tokens() -> ChatFormat:
 
 
 FORMATS = {"special": FORMAT, "plain": marked_by_plain_tokens()}
+
+
+def templated(template: str | None) -> PreTrainedTokenizerBase:
+    """The tokenizer with another chat template."""
+    tokenizer = copy.copy(TOKENIZER)
+    tokenizer.chat_template = template
+    return tokenizer
 
 
 def whole_ids(chat: ChatFormat, messages: list[dict[str, str]]) -> list[int]:
@@ -75,9 +85,7 @@ def test_growing_is_rendering_whole(system: str, turns: list[tuple[str, str]], l
 
 @given(WORDS, st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=4), WORDS)
 def test_line_breaks_around_turns_are_kept(system: str, turns: list[tuple[str, str]], last: str) -> None:
-    tokenizer = train_tokenizer(["state: go north\n"] * 9, 320, 256)
-    tokenizer.chat_template = CHATML
-    chat = ChatFormat(tokenizer)
+    chat = ChatFormat(templated(CHATML))
     assert grown_ids(chat, system, turns, last) == whole_ids(chat, conversation(system, turns, last))
 
 
@@ -142,10 +150,8 @@ def test_a_model_ends_at_all_the_tokens_that_it_names(tmp_path: Path) -> None:
     ],
 )
 def test_templates_that_cannot_grow_are_refused(template: str | None, message: str) -> None:
-    tokenizer = train_tokenizer(["state: go north\n"] * 9, 320, 256)
-    tokenizer.chat_template = template
     with pytest.raises(ModelError, match=message):
-        ChatFormat(tokenizer)
+        ChatFormat(templated(template))
 
 
 @pytest.mark.slow

@@ -123,7 +123,7 @@ BODIES = [
 ]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.binary(max_size=40)
     | st.sampled_from(BODIES)

@@ -18,6 +18,7 @@ from dreamgym.stages.collect import collect, collect_trajectories, garble, slip,
 from dreamgym.stages.journal import Journal
 from dreamgym.types import Fold, Task, Trajectory
 from examples.keyhouse import KeyHouse
+from tests.waiting import HANG_S
 
 
 class Watched(KeyHouse):
@@ -78,7 +79,7 @@ def config(tmp_path: Path, env: str = "Watched", workers: int = 1, seed: int = 0
         {
             "out": tmp_path,
             "seed": seed,
-            "env": {"name": f"{__name__}:{env}", "workers": workers},
+            "env": {"name": f"{__name__}:{env}", "workers": workers, "timeout_s": HANG_S},
             "collect": {"tasks": 12, "heldout_tasks": 5, **fields},
         }
     )
@@ -290,7 +291,7 @@ def test_a_missing_file_leaves_no_finished_stage(tmp_path: Path) -> None:
 
 
 def test_mapreader_is_collected_from_its_real_game_server(tmp_path: Path) -> None:
-    run = RunConfig.model_validate({"out": tmp_path, "env": {"name": "mapreader", "workers": 1}})
+    run = RunConfig.model_validate({"out": tmp_path, "env": {"name": "mapreader", "workers": 1, "timeout_s": HANG_S}})
     try:
         found = collect_trajectories(run, "train", 3)
     except DreamgymError as error:

@@ -58,7 +58,7 @@ def test_value_of_flat_half_solved_and_empty_groups() -> None:
             task_value(bad)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @example(tasks=1, invented=1, n=1, share=0.9999999999999999, focus=0.0)
 @given(
     tasks=st.integers(1, 15),

@@ -18,7 +18,7 @@ from dreamgym.replay.embed import EncoderEmbedder, HashingEmbedder, make_embedde
 WORDS = ["kitchen", "go", "north", "coin", "box", "take", "the", "you", "see", "2", "door"]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=12).map(" ".join), min_size=1, max_size=8))
 def test_hashing_vectors_are_unit_and_independent_of_the_batch(texts: list[str]) -> None:
     embedder = HashingEmbedder(64)

@@ -25,7 +25,7 @@ def tensors(shapes: list[list[int]], dtype: torch.dtype) -> list[tuple[str, torc
     return made
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(SHAPES, DTYPES)
 def test_unpacking_gives_the_very_bits_that_were_packed(shapes: list[list[int]], dtype: torch.dtype) -> None:
     named = tensors(shapes, dtype)
@@ -55,7 +55,7 @@ def test_the_checksum_notices_a_changed_byte_version_or_name() -> None:
     assert checksum_of(renamed, payload.buffer, 1) != payload.checksum
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 3 * 4096 * 8 + 63), st.integers(1, 255))
 def test_the_checksum_notices_a_changed_byte_wherever_it_lies(place: int, change: int) -> None:
     buffer = np.random.default_rng(0).integers(0, 256, 3 * 4096 * 8 + 64, dtype=np.uint8)

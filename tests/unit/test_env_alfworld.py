@@ -15,7 +15,6 @@ from dreamgym.types import Task, Transition
 
 pytest.importorskip("alfworld", reason="the extra 'alfworld' is not installed")
 DATA = Path(__file__).parents[3] / "shared" / "data"
-pytestmark = pytest.mark.timeout(120)
 with_data = pytest.mark.skipif(not (DATA / "alfworld_train.jsonl.xz").is_file(), reason="the ALFWorld data is absent")
 
 

@@ -14,7 +14,6 @@ from dreamgym.serve.prompts import edited
 from dreamgym.types import Task, Transition
 
 pytest.importorskip("scienceworld", reason="the extra 'scienceworld' is not installed")
-pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,25 +16,29 @@ from dreamgym.config import EnvConfig
 from dreamgym.envs.base import REGISTRY, RealEnvironment, env_class, make_env
 from dreamgym.errors import EnvError
 from dreamgym.types import Task
+from tests.waiting import HANG_S
 
 ROOT = Path(__file__).parents[2]
 TASK = Task("t", "fragile", "do it")
 
 
 class Fragile:
-    """An environment that does what the action says: sleep, crash, exit, or break the contract."""
+    """An environment that does what the action says: hang, crash, exit, or break the contract."""
 
     built: ClassVar[int] = 0
     closed: ClassVar[int] = 0
     limit: ClassVar[int] = 10**9
-    ended: ClassVar[threading.Event] = threading.Event()
+    hung: ClassVar[threading.Event] = threading.Event()
+    """What hangs goes on once this is set."""
+    ended: ClassVar[queue.SimpleQueue[int]] = queue.SimpleQueue()
+    """The numbers of those that were closed."""
 
-    def __init__(self, reset_s: float = 0.0, listing: int = 1) -> None:
+    def __init__(self, hangs: bool = False, listing: int = 1) -> None:
         if type(self).built == type(self).limit:
             raise OSError("no memory for a game server")
         type(self).built += 1
         self._number = type(self).built
-        self._reset_s, self._listing = reset_s, listing
+        self._hangs, self._listing = hangs, listing
 
     def tasks(self, fold: str, count: int, seed: int) -> list[Task]:
         if self._listing < 0:
@@ -42,13 +46,13 @@ class Fragile:
         return [TASK] * self._listing
 
     def reset(self, task: Task) -> tuple[str, dict[str, Any]]:
-        if self._number == 1:
-            time.sleep(self._reset_s)
+        if self._number == 1 and self._hangs:
+            self.hung.wait()
         return f"environment {self._number}", {}
 
     def step(self, action: str) -> Any:
-        if action == "sleep":
-            time.sleep(1.0)
+        if action == "hang":
+            self.hung.wait()
         if action == "crash":
             raise RuntimeError("the game server died")
         if action == "exit":
@@ -62,17 +66,18 @@ class Fragile:
 
     def close(self) -> None:
         type(self).closed += 1
-        self.ended.set()
+        self.ended.put(self._number)
 
 
 @pytest.fixture(autouse=True)
 def _fresh_counts() -> None:
     Fragile.built = Fragile.closed = 0
-    Fragile.ended.clear()
+    Fragile.hung.clear()
+    Fragile.ended = queue.SimpleQueue()
 
 
 def config(**fields: Any) -> EnvConfig:
-    return EnvConfig(**{"name": f"{__name__}:Fragile", "timeout_s": 5.0, **fields})
+    return EnvConfig(**{"name": f"{__name__}:Fragile", "timeout_s": HANG_S, **fields})
 
 
 def play(env_config: EnvConfig, *actions: str) -> list[Any]:
@@ -128,25 +133,39 @@ def test_one_that_cannot_be_built_again_is_env_failed_and_one_that_never_was_is_
 
 
 def test_a_missed_deadline_is_env_failed_and_the_late_environment_is_closed_in_the_end() -> None:
-    begin = time.monotonic()
-    _, failed, again = play(config(timeout_s=0.2), "sleep")
-    assert time.monotonic() - begin < 0.9, "the call was waited for beyond its deadline"
+    """The call is not waited for beyond its deadline: what it waits for comes after all else."""
+    settings = config()
+
+    async def run() -> list[Any]:
+        environment = RealEnvironment(settings)
+        await environment.reset(TASK)
+        settings.timeout_s = 0.2
+        answers = [await environment.step("hang")]
+        settings.timeout_s = HANG_S
+        answers.append(await environment.reset(TASK))
+        await environment.close()
+        return answers
+
+    failed, again = asyncio.run(run())
     assert failed.status == "env_failed"
     assert failed.info["error"] == "no answer within 0.2 s"
     assert again.observation == "environment 2"
-    deadline = time.monotonic() + 5
-    while Fragile.closed < 2 and time.monotonic() < deadline:
-        Fragile.ended.wait(0.1)
-        Fragile.ended.clear()
-        time.sleep(0.05)
+    Fragile.hung.set()
+    assert [Fragile.ended.get(timeout=HANG_S) for _ in range(2)] == [2, 1]
     assert Fragile.closed == 2
 
 
 def test_an_environment_that_is_late_in_reset_is_never_played_afterwards() -> None:
+    settings = config(options={"hangs": True})
+
     async def run() -> list[Any]:
-        environment = RealEnvironment(config(timeout_s=0.2, options={"reset_s": 0.5}))
+        environment = RealEnvironment(settings)
+        await environment.tasks("dev", 1, 0)  # it is built before the deadline begins
+        settings.timeout_s = 0.2
         answers = [await environment.reset(TASK)]
-        await asyncio.sleep(0.6)  # by now the late reset is over
+        settings.timeout_s = HANG_S
+        Fragile.hung.set()
+        assert await asyncio.to_thread(Fragile.ended.get, timeout=HANG_S) == 1, "the late reset is over"
         answers.append(await environment.reset(TASK))
         await environment.close()
         return answers
@@ -227,10 +246,10 @@ def test_wrong_options_name_the_field() -> None:
 
 def test_a_stuck_environment_does_not_hold_up_the_end_of_the_program(tmp_path: Path) -> None:
     (tmp_path / "stuck.py").write_text(
-        "import time\n"
+        "import threading\n"
         "class Stuck:\n"
         "    def tasks(self, fold, count, seed): return []\n"
-        "    def reset(self, task): time.sleep(60)\n"
+        "    def reset(self, task): threading.Event().wait()\n"
         "    def step(self, action): ...\n"
         "    def close(self): ...\n"
     )
@@ -244,5 +263,5 @@ def test_a_stuck_environment_does_not_hold_up_the_end_of_the_program(tmp_path: P
     )
     command = [sys.executable, "-c", program]
     path = f"{ROOT}:{tmp_path}"
-    done = subprocess.run(command, env={"PYTHONPATH": path}, capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run(command, env={"PYTHONPATH": path}, capture_output=True, text=True, timeout=HANG_S, check=True)
     assert done.stdout.strip() == "env_failed"

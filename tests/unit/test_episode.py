@@ -19,6 +19,7 @@ from dreamgym.serve.dream import DreamEnvironment
 from dreamgym.serve.engine import ContextFull, Generation
 from dreamgym.serve.experience import DreamAnswer, DreamQuery
 from dreamgym.types import Task, Trajectory
+from tests.waiting import HANG_S
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ class Script:
 
 def played(task: Task, script: Script, chat: ChatFormat, max_steps: int = 4) -> Trajectory:
     async def run() -> Trajectory:
-        env = RealEnvironment(EnvConfig(name="mapreader", max_steps=max_steps))
+        env = RealEnvironment(EnvConfig(name="mapreader", max_steps=max_steps, timeout_s=HANG_S))
         try:
             return await play(Episode("e", task, 0, 1.0, world="real"), env, script, chat)
         finally:

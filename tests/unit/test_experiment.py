@@ -21,6 +21,7 @@ from dreamgym.obs.stages import read_stage, stage, write_text
 from dreamgym.stages.evaluate import MODELS
 from dreamgym.stages.experiment import Experiment
 from dreamgym.stages.rows import COMMON_START, ROWS, STAGES, TABLES
+from tests.waiting import HANG_S, until_ended
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
 INPUTS = {
@@ -209,14 +210,13 @@ def test_the_stages_of_a_player_are_those_that_its_functions_record() -> None:
     assert {player: names[-1] for player, names in STAGES.items()} == MODELS
 
 
-SLOW = """
-import time
+STUCK = """
+import threading
 from examples.keyhouse import KeyHouse
 
-class Slow(KeyHouse):
+class Stuck(KeyHouse):
     def step(self, action):
-        time.sleep(0.05)
-        return super().step(action)
+        threading.Event().wait()
 """
 
 
@@ -229,8 +229,16 @@ def test_a_signal_ends_the_job_that_runs_as_well(
     send: Callable[[int, int], None], number: signal.Signals, code: int, tmp_path: Path
 ) -> None:
     """SIGTERM comes to the command alone, a Ctrl-C to all that the terminal runs."""
-    (tmp_path / "slow.py").write_text(SLOW)
-    words = ["table1", str(RECIPE), "env.name=slow:Slow", f"out={tmp_path}", "--rows", "warm_start,dpo"]
+    (tmp_path / "stuck.py").write_text(STUCK)
+    words = [
+        "table1",
+        str(RECIPE),
+        "env.name=stuck:Stuck",
+        f"env.timeout_s={HANG_S}",
+        f"out={tmp_path}",
+        "--rows",
+        "warm_start,dpo",
+    ]
     with subprocess.Popen(
         [sys.executable, "-m", "dreamgym.cli", "experiment", *words],
         stdout=subprocess.PIPE,
@@ -245,7 +253,7 @@ def test_a_signal_ends_the_job_that_runs_as_well(
         (job,) = psutil.Process(command.pid).children()
         send(command.pid, number)
         error = command.stderr.read()
-        assert command.wait(timeout=60) == code, error
-    assert not job.is_running()
+        assert command.wait(timeout=HANG_S) == code, error
+    until_ended([job])
     assert f"finished work is kept in {tmp_path}; run the same command again" in error
     assert "Traceback" not in error

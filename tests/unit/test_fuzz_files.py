@@ -29,7 +29,7 @@ JUNK = st.binary(max_size=8) | st.sampled_from(
     [b"[" * 5000, b'{"a":' * 3000, b"9" * 5000, b"1e999", b"NaN", b'"\\ud800"', b"\xff", b"\r", b"\n", b"null", b"\x00"]
 )
 WOUNDS = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 12), JUNK), min_size=1, max_size=4)
-FUZZ = settings(max_examples=300, deadline=None)
+FUZZ = settings(max_examples=300)
 
 
 def wounded(whole: bytes, wounds: Wounds) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dreamgym.serve import prompts
 from dreamgym.serve.prompts import MAX_ANSWER_CHARS, ParseError, answer_parts, parse_answer, parse_text
 from dreamgym.types import MAX_REWARD, Transition
 
@@ -64,14 +64,14 @@ def test_a_reward_that_is_no_float32_is_refused(reward: str) -> None:
         parse_answer(f"state: at b\nreward={reward} done=no", STEP.state)
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("unit", ["state: ", "\nstate: ", "state: a\nreward=1 done=yes", "\nreward=1", "\n", " ", "9"])
-def test_the_longest_answer_costs_no_time(unit: str) -> None:
-    text = (f"state: x\nreward=1 done=yes{unit * MAX_ANSWER_CHARS}")[:MAX_ANSWER_CHARS]
-    began = time.process_time()
-    for _ in range(20):
-        with pytest.raises(ParseError):
-            parse_answer(text[:-1] + "!", "at a")
-    assert time.process_time() - began < 2.0
+def test_a_long_answer_costs_no_more_than_its_length(unit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 10 million characters, in a moment; what grew with their square would not end."""
+    monkeypatch.setattr(prompts, "MAX_ANSWER_CHARS", 10**7)
+    text = (f"state: x\nreward=1 done=yes{unit * 10**7}")[: 10**7]
+    with pytest.raises(ParseError):
+        parse_answer(text[:-1] + "!", "at a")
 
 
 @given(st.text() | PIECES.map("".join))

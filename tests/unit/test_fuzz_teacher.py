@@ -21,6 +21,7 @@ from dreamgym.errors import ConfigError
 from dreamgym.replay.index import connect
 from dreamgym.stages import teacher
 from dreamgym.stages.teacher import MAX_ANSWER_BYTES, Answers, Question, ask
+from tests.waiting import HANG_S
 
 GOOD = {
     "choices": [{"message": {"role": "assistant", "content": "the door is open"}, "finish_reason": "stop"}],
@@ -101,7 +102,7 @@ def _no_backoff() -> Iterator[None]:
 
 def explain(endpoint: Endpoint, kept: Path, *replies: tuple[int, dict[str, str], bytes]) -> Answers:
     """What `ask` makes of one question a reply; asked again, all that was kept is there as it was."""
-    config = TeacherConfig(base_url=endpoint.url, model="m", api_key_env="TEACHER_KEY", attempts=2, timeout_s=20.0)
+    config = TeacherConfig(base_url=endpoint.url, model="m", api_key_env="TEACHER_KEY", attempts=2, timeout_s=HANG_S)
     endpoint.replies = {f"why {n}?": reply for n, reply in enumerate(replies)} | {"sure?": (200, {}, WHOLE)}
     kept.unlink(missing_ok=True)
     asked = [Question(prompt, prompt) for prompt in endpoint.replies]
@@ -114,7 +115,7 @@ def explain(endpoint: Endpoint, kept: Path, *replies: tuple[int, dict[str, str],
 BODY = st.sampled_from(BODIES) | st.binary(max_size=60) | st.tuples(st.sampled_from(PATHS), JSON)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(bodies=st.lists(BODY, min_size=6, max_size=12))
 def test_any_bodies(endpoint: Endpoint, tmp_path_factory: pytest.TempPathFactory, bodies: list[Any]) -> None:
     replies = [(200, {}, body if isinstance(body, bytes) else changed(*body)) for body in bodies]

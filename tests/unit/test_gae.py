@@ -28,7 +28,7 @@ EPISODES = st.lists(st.tuples(st.lists(TURN, min_size=1, max_size=4), st.boolean
 Turns = list[tuple[int, float]]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(EPISODES, st.sampled_from(["token", "turn"]), st.floats(0.5, 1), st.floats(0, 1), st.integers(0, 10**6))
 def test_advantages_and_returns_are_the_sums_written_out(
     episodes: list[tuple[Turns, bool]], step: Literal["token", "turn"], gamma: float, lam: float, seed: int
@@ -144,7 +144,7 @@ def test_whitening_is_over_all_workers(numbers: list[float], cut: int) -> None:
     assert torch.cat(got).tolist() == pytest.approx(expected, rel=1e-6, abs=1e-6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(NUMBER, NUMBER, NUMBER), min_size=1, max_size=8), st.floats(0.05, 1))
 def test_value_loss_and_its_slope_are_those_of_the_loop(rows: list[tuple[float, float, float]], clip: float) -> None:
     new, old, returns = (torch.tensor(column, dtype=torch.float64) for column in zip(*rows, strict=True))

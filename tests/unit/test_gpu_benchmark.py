@@ -13,6 +13,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
+from tests.waiting import HANG_S
+
 ROOT = Path(__file__).parents[2]
 ABSENT = ("ray", "vllm", "qdrant_client", "gymnasium", "textworld_express", "starlette", "uvicorn", "rich", "peft")
 SCRIPT = str(ROOT / "benchmarks" / "gpu.py")
@@ -26,7 +28,7 @@ def test_the_tiny_trial_runs_without_ray_vllm_and_most_else() -> None:
         f"import runpy, sys; sys.modules |= dict.fromkeys({ABSENT!r}); sys.argv = ['gpu.py', '--tiny']; "
         f"sys.path.insert(0, {str(ROOT / 'benchmarks')!r}); runpy.run_path({SCRIPT!r}, run_name='__main__')"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=HANG_S, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     found = ast.literal_eval(done.stdout.strip().splitlines()[-1])
     assert found["tokens"] == 256 and found["tokens_per_s"] > 0
@@ -36,7 +38,7 @@ def test_the_tiny_trial_runs_without_ray_vllm_and_most_else() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_one_sentence_says_so() -> None:
-    done = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True, timeout=HANG_S, check=False)
     assert done.returncode == 1
     assert (
         done.stderr.strip().splitlines()[-1].startswith("gpu.py measures the learner on a GPU, and PyTorch finds none")

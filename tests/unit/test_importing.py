@@ -23,6 +23,7 @@ from dreamgym.settings import load_config
 from dreamgym.stages.annotate import annotate
 from dreamgym.stages.collect import collect
 from dreamgym.types import Trajectory
+from tests.waiting import HANG_S
 
 ROOT = Path(__file__).parents[2]
 
@@ -210,7 +211,7 @@ PATHS = [
 ]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(changes=st.lists(st.tuples(st.sampled_from(PATHS), JSON), max_size=4))
 def test_a_record_with_anything_anywhere_is_imported_or_refused(tmp_path: Path, changes: list[Any]) -> None:
     record = won()
@@ -232,7 +233,7 @@ def test_a_record_with_anything_anywhere_is_imported_or_refused(tmp_path: Path, 
     assert "mine.jsonl" in problem or "collect.files" in problem
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=60), cut=st.integers(0, 200), name=st.sampled_from(["f.jsonl", "f.parquet"]))
 def test_broken_bytes_are_refused(tmp_path: Path, data: bytes, cut: int, name: str) -> None:
     if name == "f.jsonl":
@@ -265,8 +266,10 @@ def test_the_page_on_bringing_your_own_tells_the_truth(tmp_path: Path) -> None:
 def test_the_example_runs_from_its_logs_to_reasoning(tmp_path: Path) -> None:
     logs = tmp_path / "logs" / "keyhouse.jsonl"
     script = [sys.executable, str(ROOT / "examples" / "keyhouse_logs.py"), str(logs), "--tasks", "20"]
-    subprocess.run(script, check=True, env={"PYTHONPATH": str(ROOT)}, timeout=60)
-    config = load_config(ROOT / "examples" / "keyhouse.yaml", [f"collect.files=[{logs}]", f"out={tmp_path}"])
+    subprocess.run(script, check=True, env={"PYTHONPATH": str(ROOT)}, timeout=HANG_S)
+    config = load_config(
+        ROOT / "examples" / "keyhouse.yaml", [f"collect.files=[{logs}]", f"env.timeout_s={HANG_S}", f"out={tmp_path}"]
+    )
     collect(config)
     annotate(config)
     explained = read_parquet(config.run_dir / "data" / "annotated.parquet")

@@ -15,6 +15,8 @@ from ray.runtime_env import RuntimeEnv
 from ray.scripts.scripts import start
 from ray.scripts.symmetric_run import symmetric_run
 
+from tests.waiting import HANG_S
+
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
 LAUNCHERS = ["aws", "gcp", "on-premise"]
@@ -100,7 +102,7 @@ def test_ray_accepts_the_runtime_environment_and_it_holds_no_secret() -> None:
 
 def test_slurm_script_uses_options_that_ray_has() -> None:
     file = CLUSTER / "slurm.sbatch"
-    subprocess.run(["bash", "-n", str(file)], check=True, timeout=10)
+    subprocess.run(["bash", "-n", str(file)], check=True, timeout=HANG_S)
     script = file.read_text()
     command = script[script.index("ray symmetric-run \\") : script.index(" -- env ")]
     used = set(re.findall(r"(--[a-z-]+)", command))
@@ -116,7 +118,7 @@ def test_slurm_script_refuses_to_start_without_a_command() -> None:
         ["bash", str(CLUSTER / "slurm.sbatch")],
         capture_output=True,
         text=True,
-        timeout=10,
+        timeout=HANG_S,
         env={"PATH": "/usr/bin:/bin"},
     )
     assert result.returncode == 2 and "name the command" in result.stderr

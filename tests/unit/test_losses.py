@@ -42,7 +42,7 @@ def test_every_registered_algorithm_is_in_the_table() -> None:
     assert set(FORMS) == set(get_args(AlgorithmName))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @pytest.mark.parametrize("name", FORMS)
 @given(rows=SEQUENCES, estimator=st.sampled_from(["k1", "k2", "k3"]))
 def test_loss_and_gradient_are_those_of_the_loop(name: AlgorithmName, rows: Sequences, estimator: KLEstimator) -> None:
@@ -88,7 +88,7 @@ def by_loop(
     return sums, slopes
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(SEQUENCES)
 def test_gspo_is_the_sequence_objective_of_its_paper(rows: Sequences) -> None:
     """Eq. 5: (1 / G) sum_i min(s_i A_i, clip(s_i) A_i), written with one ratio a sequence, value and gradient."""
@@ -107,7 +107,7 @@ def test_gspo_is_the_sequence_objective_of_its_paper(rows: Sequences) -> None:
     torch.testing.assert_close(torch.autograd.grad(loss, tokens.new), torch.autograd.grad(paper, flat))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(TOKEN, min_size=1, max_size=6))
 def test_of_one_token_a_sequence_ratio_and_average_are_the_token_s(row: list[Token]) -> None:
     rows, totals = [[token] for token in row], Totals(len(row), len(row))
@@ -172,7 +172,7 @@ def test_kl_estimators_in_expectation() -> None:
     torch.testing.assert_close(slopes["k3"], log_p.exp().detach() - q)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.lists(st.floats(-2, 2), min_size=1, max_size=6), min_size=1, max_size=5))
 def test_kl_in_the_reward_is_its_sum_to_the_end_beyond_the_mean(rows: list[list[float]]) -> None:
     to_go = [sum(row[i:]) for row in rows for i in range(len(row))]
@@ -184,7 +184,7 @@ def test_kl_in_the_reward_is_its_sum_to_the_end_beyond_the_mean(rows: list[list[
     assert mean == pytest.approx(flat.mean().item(), abs=1e-12)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.floats(-3, 3), min_size=1, max_size=30))
 def test_mismatch_is_the_loop(ratios: list[float]) -> None:
     got = mismatch(np.array(ratios), 2.0)
@@ -209,7 +209,7 @@ def test_where_engine_and_learner_agree_nothing_is_lost(tokens: int) -> None:
     assert got["tis_weight"] == got["tis_ess"] == 1.0
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(LOGPROB, st.floats(0, 2)), min_size=1, max_size=30))
 def test_cross_entropy_is_the_loop(rows: list[tuple[float, float]]) -> None:
     logprobs, weights = (torch.tensor(c, dtype=torch.float64) for c in zip(*rows, strict=True))

@@ -21,6 +21,7 @@ import yaml
 from kustomization import Document, build, read, select
 
 from dreamgym.settings import load_config
+from tests.waiting import HANG_S
 
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
@@ -123,7 +124,7 @@ def test_kustomize_itself_renders_the_same(
         [*program, str(folders[case])],
         check=True,
         capture_output=True,
-        timeout=60,
+        timeout=HANG_S,
         env={**os.environ, "KUBECONFIG": os.devnull},
     ).stdout
 

@@ -17,6 +17,7 @@ from dreamgym.envs.textworld import _start_machine
 from dreamgym.errors import EnvError
 from dreamgym.serve.prompts import edited
 from dreamgym.types import Task, Transition
+from tests.waiting import HANG_S
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +135,7 @@ def test_forgetting_an_object_of_a_machine_that_hangs_holds_up_nobody(env: MapRe
         objects.clear()
         forgetting = threading.Thread(target=gc.collect, daemon=True)
         forgetting.start()
-        forgetting.join(timeout=10)
+        forgetting.join(timeout=HANG_S)
         assert not forgetting.is_alive()
     finally:
         machine.resume()

@@ -22,6 +22,7 @@ from dreamgym.replay.embed import HashingEmbedder, query_text
 from dreamgym.replay.embedded import EmbeddedQdrant
 from dreamgym.replay.index import VectorIndex
 from dreamgym.types import Task, Trajectory, Transition, World
+from tests.waiting import HANG_S
 
 WORDS = [f"word{i}" for i in range(60)]
 CONFIG = ReplayConfig(dim=64)
@@ -106,7 +107,7 @@ def test_everything_about_a_demo_comes_back() -> None:
         assert getattr(demo, field) == getattr(item, field)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(sizes=st.lists(st.integers(1, 6), min_size=1, max_size=6), k=st.integers(1, 8), data=st.data())
 def test_the_excluded_trajectory_never_comes_back(sizes: list[int], k: int, data: st.DataObject) -> None:
     # Few words, so that equal texts in different trajectories, the hard case, are common.
@@ -226,7 +227,7 @@ def test_pruning_takes_the_least_used_then_oldest_dreams_and_protects_real_data(
     assert {d.trajectory_id for demos in found for d in demos} <= {"real0", "real1", "dream0", "dream2"}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 12), st.integers(0, 12), st.integers(1, 15), st.sampled_from([0.0, 0.25, 0.5, 0.8, 1.0]))
 def test_pruning_keeps_its_bounds(real: int, dream: int, capacity: int, share: float) -> None:
     items = [transition(t, 0) for t in range(real)] + [transition(t, 0, "dream") for t in range(dream)]
@@ -298,6 +299,6 @@ def test_a_missing_or_broken_file_is_one_sentence(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:Failed to obtain server version")
 def test_an_unreachable_service_is_one_sentence() -> None:
-    config = ReplayConfig(qdrant=QdrantConfig(url="http://127.0.0.1:9"), timeout_s=2)
+    config = ReplayConfig(qdrant=QdrantConfig(url="http://127.0.0.1:9"), timeout_s=HANG_S)
     with pytest.raises(ReplayError, match=r"replay\.qdrant"):
         ReplayBuffer(config)

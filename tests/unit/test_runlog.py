@@ -5,9 +5,8 @@ from __future__ import annotations
 import io
 import json
 import math
-import multiprocessing
-import os
-import time
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +17,8 @@ from rich.console import Console
 
 from dreamgym.errors import DataError
 from dreamgym.obs.console import progress, waiting
-from dreamgym.obs.processes import GIB, PeakMemory
 from dreamgym.obs.runlog import Clock, RunLog, duration, read_log, time_table
+from tests.waiting import HANG_S
 
 
 def test_what_is_written_is_on_disk_at_once_and_reads_back(tmp_path: Path) -> None:
@@ -184,26 +183,28 @@ def test_a_log_file_says_how_long_the_rest_will_take_from_the_second_report_on(
     assert second.startswith("train 5/10") and second.endswith(" left")
 
 
-def _hold(size: int, ready: multiprocessing.synchronize.Event) -> None:
-    held = bytearray(os.urandom(1) * size)
-    ready.set()
-    time.sleep(60)
-    del held
+WATCHED = """
+import subprocess, sys, time
+from dreamgym.obs.processes import PeakMemory
+
+hold = "held = bytearray(b'x') * 2**28; print('held', flush=True); input()"
+with PeakMemory(every_s=0.02) as before:
+    pass
+with PeakMemory(every_s=0.02) as during:
+    child = subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    child.stdout.readline()
+    while during.peak_gib - before.peak_gib <= 0.24:
+        time.sleep(0.02)
+    child.kill()
+    child.wait()
+print(during.peak_gib - before.peak_gib)
+"""
 
 
 def test_peak_memory_counts_the_children_too() -> None:
-    with PeakMemory(every_s=0.02) as before:
-        time.sleep(0.1)
-    context = multiprocessing.get_context("spawn")
-    ready = context.Event()
-    child = context.Process(target=_hold, args=(GIB // 4, ready))
-    child.start()
-    with PeakMemory(every_s=0.02) as during:
-        assert ready.wait(30)
-        deadline = time.monotonic() + 10  # a slow machine is sampled less often
-        while during.peak_gib - before.peak_gib < 0.24 and time.monotonic() < deadline:
-            time.sleep(0.05)
-        child.kill()
-        child.join()
-    assert during.peak_gib - before.peak_gib > 0.24
-    assert during.peak_gib - before.peak_gib < 0.6
+    """In a process of its own, which has no other children; it ends once a sample has counted this one."""
+    told = subprocess.run(
+        [sys.executable, "-c", WATCHED], capture_output=True, text=True, timeout=HANG_S, cwd=Path(__file__).parents[2]
+    )
+    assert told.returncode == 0, told.stderr
+    assert 0.24 < float(told.stdout) < 0.6

@@ -16,6 +16,7 @@ from dreamgym.placement import asks_of_run, share_of_gpu
 from dreamgym.precision import Precision
 from dreamgym.runtime import LOCAL_OBJECT_STORE_BYTES, Machine, _object_store_bytes
 from dreamgym.settings import load_config
+from tests.waiting import HANG_S
 
 NATIVE = Precision(True, "it has it")
 SMALL = ["policy.engine.gpu_memory_utilization=0.3", "world.engine.gpu_memory_utilization=0.4"]
@@ -53,7 +54,7 @@ def test_what_sharing_needs_is_named(fields: list[Any], needed: str) -> None:
 
 def test_a_call_without_a_ray_starts_none() -> None:
     call = "import dreamgym, ray; ray.put(1)"
-    ended = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True, timeout=60)
+    ended = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True, timeout=HANG_S)
     assert ended.returncode == 1
     assert "Ray has not been started yet" in ended.stderr
 

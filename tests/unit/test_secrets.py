@@ -14,6 +14,7 @@ from dreamgym.cli import main
 from dreamgym.config import EnvConfig
 from dreamgym.envs.base import act, make_env
 from dreamgym.errors import EnvError
+from tests.waiting import HANG_S
 
 KEY = "sk-0123456789-told-to-nobody"
 
@@ -70,10 +71,12 @@ def test_a_run_with_a_key_leaves_no_trace_of_it(
         *(
             f"out={tmp_path / 'runs'}",
             "env.name=examples.keyhouse:KeyHouse",
+            f"env.timeout_s={HANG_S}",
             f"collect.files=[{tmp_path / 'mine.jsonl'}]",
         ),
         *("annotate.by=teacher", f"annotate.teacher.base_url=http://127.0.0.1:{echo.server_port}/v1"),
         *("annotate.teacher.model=m", "annotate.teacher.api_key_env=MY_TEACHERS_KEY"),
+        f"annotate.teacher.timeout_s={HANG_S}",
     ]
     with caplog.at_level("DEBUG"):
         assert main(["collect", *run]) == 0

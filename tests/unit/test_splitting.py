@@ -24,7 +24,7 @@ Bins = list[list[list[int]]]
 """Worker, micro-batch, rows."""
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @pytest.mark.parametrize("name", get_args(AlgorithmName))
 @given(
     seed=st.integers(0, 10**6),

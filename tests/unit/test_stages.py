@@ -8,6 +8,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -126,17 +127,19 @@ def test_a_stage_that_is_made_again_and_fails_is_no_longer_done(tmp_path: Path) 
     assert _collect(first)[0] is False
 
 
-def test_the_time_of_interrupted_attempts_counts(tmp_path: Path) -> None:
+def test_the_time_of_interrupted_attempts_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = _config(tmp_path)
     with pytest.raises(KeyboardInterrupt), stage(config, "collect", inputs=["collect"]):
         raise KeyboardInterrupt
     partial = config.run_dir / "stages" / "collect.partial.json"
     partial.write_text(json.dumps({**json.loads(partial.read_text()), "seconds": 100.0}))
+    now = iter([5000.0, 5007.5])
+    monkeypatch.setattr("dreamgym.obs.stages.time", SimpleNamespace(monotonic=lambda: next(now)))
     with stage(config, "collect", inputs=["collect"]):
         pass
     record = read_stage(config.run_dir, "collect")
     assert record is not None
-    assert 100 <= record["seconds"] < 110
+    assert record["seconds"] == 107.5
     assert not partial.exists()
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from dreamgym.serve.scaling import engine_load
 from dreamgym.window import Window
+from tests.waiting import HANG_S, in_virtual_time
 
 CALM, BUSY = 0.9, 1.5
 FULL = engine_load(10, 5, 0.99, seats=100)
@@ -61,7 +62,7 @@ async def test_an_idle_window_does_not_grow() -> None:
     assert window.size == 8
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 2**32), st.integers(1, 12))
 def test_cancelled_calls_give_their_place_back(seed: int, places: int) -> None:
     async def run() -> None:
@@ -74,7 +75,7 @@ def test_cancelled_calls_give_their_place_back(seed: int, places: int) -> None:
         for _ in range(5):
             await asyncio.sleep(0)
         assert window.under_way == 0
-        await asyncio.wait_for(_use(window), 5)
+        await asyncio.wait_for(_use(window), HANG_S)
 
     asyncio.run(run())
 
@@ -104,6 +105,7 @@ async def _use(window: Window) -> None:
         pass
 
 
+@in_virtual_time
 async def test_the_wait_for_a_place_does_not_count_against_a_deadline() -> None:
     window, now = Window(4), asyncio.get_running_loop().time
     holders = [asyncio.create_task(_hold(window)) for _ in range(4)]
@@ -119,11 +121,12 @@ async def test_the_wait_for_a_place_does_not_count_against_a_deadline() -> None:
 
     with pytest.raises(TimeoutError):
         await turn()
-    assert served - began > 0.25 and 0.05 < now() - served < 5
+    assert (served - began, now() - served) == (pytest.approx(0.3), pytest.approx(0.1))
     for holder in holders:
         holder.cancel()
 
 
+@in_virtual_time
 async def test_a_deadline_that_passed_unnoticed_ends_the_turn() -> None:
     window = Window(4)
 
