@@ -13,6 +13,7 @@ import pytest
 from dreamgym import services as room
 from dreamgym.config import RunConfig
 from dreamgym.errors import ModelError
+from dreamgym.precision import Precision
 from dreamgym.runtime import Machine
 from dreamgym.services import Services, start_services
 
@@ -64,7 +65,7 @@ class Part:
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch) -> Any:
     """`start_services` on parts that do nothing: (configuration, how each differs) -> services, what was told."""
-    machine = Machine(None, gpu=True, cpus=0.0, watched=False)
+    machine = Machine(None, True, 0.0, False, Precision(True, "it has it"))
     monkeypatch.setattr(room, "ensure_ray", lambda _: machine)
 
     def started(fields: dict[str, Any], **differs: dict[str, bool]) -> tuple[Callable[[], Services], list[str], list]:
