@@ -78,6 +78,8 @@ def start_services(
     machine = ensure_ray(config.device)
     config = _with_stats(config, machine)
     services = Services()
+    if not learner:  # a checkpoint has its adapters merged in
+        config.policy.lora.rank = 0
     jobs: list[Callable[[], None]] = [lambda: _start_policy(config, policy, machine, services)]
     if world is not None:
         jobs.append(lambda: _start_dream(config, world, seed_data or [], machine, services))
@@ -88,6 +90,9 @@ def start_services(
             for job in [starters.submit(job) for job in jobs]:
                 job.result()
         assert services.policy is not None
+        if services.learner is not None and machine.gpu:
+            engine = config.policy.engine
+            services.learner.connect(services.policy.engines, engine.tensor_parallel, engine.timeout_s)
         address = WorldAddress(services.dream.name, WORLD) if services.dream else None
         services.fleet = RolloutFleet(
             config, str(policy), services.policy, address, actors, services.check, machine.cpus

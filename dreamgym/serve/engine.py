@@ -7,20 +7,20 @@ import gc
 import itertools
 import logging
 import os
-import time
 import warnings
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from dreamgym.config import EngineConfig, SamplingConfig
-from dreamgym.errors import EngineError, ModelError, WeightSyncError
+from dreamgym.config import EngineConfig, LoRAConfig, SamplingConfig
+from dreamgym.errors import EngineError, ModelError
 from dreamgym.serve.scaling import engine_load
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
     from vllm.config import VllmConfig
+    from vllm.lora.request import LoRARequest
     from vllm.outputs import RequestOutput
     from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -101,6 +101,7 @@ class TokenEngine:
         seed: int = 0,
         threads: int | None = None,
         weight_transfer: bool = False,
+        lora: LoRAConfig | None = None,
         colocated: bool = False,
     ) -> None:
         """Only notes its arguments; `start` does the work.
@@ -110,8 +111,9 @@ class TokenEngine:
             dtype: precision of weights and activations.
             seed: of requests that bring none.
             threads: OpenMP threads of a CPU engine; None leaves the process as it is.
-            weight_transfer: whether `update_weights` will be used and the tokens trained on; logits are then computed
-                in float32, hidden states times output embedding, as a learner has to do it too.
+            weight_transfer: whether the weights will be replaced (`policy.updates`) and the tokens trained on; logits
+                are then computed in float32, hidden states times output embedding, as a learner has to do it too.
+            lora: the adapters that will be served (`adapter`), if any.
             colocated: whether `sleep` will be used, to leave a GPU's memory to others.
         """
         quiet_environment()
@@ -121,14 +123,15 @@ class TokenEngine:
         self._seed = seed
         self._threads = threads
         self._weight_transfer = weight_transfer
+        self._lora = lora if lora is not None and lora.rank else None
         self._colocated = colocated
         self._llm: AsyncLLM | None = None
         self._core: CoreThread | None = None
         self._told: LoadLogger | None = None
         self._names = itertools.count()
-        self._updating = asyncio.Lock()
         self._counts = {"requests": 0.0, "prompt_tokens": 0.0, "cached_prompt_tokens": 0.0, "generated_tokens": 0.0}
         self.version = 0
+        self.adapter: LoRARequest | None = None
 
     async def start(self) -> TokenEngine:
         """Import vLLM and load the model, off the event loop; returns itself.
@@ -138,7 +141,7 @@ class TokenEngine:
         """
         try:
             await asyncio.to_thread(self._build)
-            await self._running().update_weight_version(str(self.version))
+            await self.running.update_weight_version(str(self.version))
         except Exception as error:
             await self.close()
             reason = " ".join(str(error).split())[:500]
@@ -207,8 +210,31 @@ class TokenEngine:
             use_tqdm_on_load=False,
             disable_log_stats=True,
             weight_transfer_config=WeightTransferConfig(WEIGHT_TRANSFER_BACKEND) if self._weight_transfer else None,
+            **self._adapters(),
             **device,
         ).create_engine_config()
+
+    def _adapters(self) -> dict[str, Any]:
+        """vLLM's options for one adapter at a time; it knows some ranks only, and pads what lies between."""
+        from vllm.config.lora import MaxLoRARanks
+
+        if self._lora is None:
+            return {}
+        ranks = [rank for rank in get_args(MaxLoRARanks) if rank >= self._lora.rank]
+        if not ranks:
+            known = max(get_args(MaxLoRARanks))
+            raise ModelError(
+                f"policy.lora.rank={self._lora.rank} is above what engines serve; set it to {known} or less."
+            )
+        return {"enable_lora": True, "max_lora_rank": min(ranks), "max_loras": 1}
+
+    async def adapt(self, folder: Path) -> None:
+        """Answer with the adapter in a folder of PEFT's, which stays there, from now on; see `policy.updates`."""
+        from vllm.lora.request import LoRARequest
+
+        # The same name and number every time, so that requests in flight go on with the new one.
+        await self.running.add_lora(LoRARequest("policy", 1, str(folder), load_inplace=True))
+        self.adapter = LoRARequest("policy", 1, str(folder))
 
     async def generate(
         self,
@@ -233,7 +259,7 @@ class TokenEngine:
             ContextFull: the prompt fills the context window.
             EngineError: no answer within `timeout_s`, an id outside the vocabulary, or the engine died.
         """
-        llm = self._running()
+        llm = self.running
         params = self._sampling_params(llm, prompt_ids, sampling, stop_ids, seed, logprobs)
         from vllm.exceptions import VLLMClientError
         from vllm.inputs.engine import tokens_input
@@ -242,7 +268,8 @@ class TokenEngine:
         output: RequestOutput | None = None
         try:
             async with asyncio.timeout(self._config.timeout_s):
-                async for partial in llm.generate(tokens_input(prompt_ids), params, str(next(self._names))):
+                request = str(next(self._names))
+                async for partial in llm.generate(tokens_input(prompt_ids), params, request, lora_request=self.adapter):
                     output = partial
         except TimeoutError as error:
             raise EngineError(
@@ -260,7 +287,9 @@ class TokenEngine:
         """Whether the engine core runs in this process."""
         return self._core is not None
 
-    def _running(self) -> AsyncLLM:
+    @property
+    def running(self) -> AsyncLLM:
+        """vLLM's engine, once it was started."""
         if self._llm is None:
             raise EngineError(f"the engine of {self._model} is not running; call start() first.")
         return self._llm
@@ -315,38 +344,6 @@ class TokenEngine:
         self._counts["generated_tokens"] += len(ids)
         return Generation(ids, list(logprobs), versions, answer.finish_reason, prompt, cached, self.load())
 
-    async def update_weights(self, update_info: dict[str, Any], version: int) -> float:
-        """Swap the weights by vLLM's native weight transfer: pause, start, update, finish, resume.
-
-        Requests in flight are kept: their next tokens come from the new weights over a recomputed KV cache. No
-        cached KV of the old weights is reused. `update_info` is what the registered backend receives.
-
-        Returns:
-            Seconds for which sampling stood still.
-
-        Raises:
-            WeightSyncError: the backend refused the update, or it took longer than `timeout_s`.
-        """
-        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
-
-        llm = self._running()
-        async with self._updating:
-            began = time.perf_counter()
-            try:
-                async with asyncio.timeout(self._config.timeout_s):
-                    await llm.pause_generation(mode="keep")
-                    await llm.start_weight_update()
-                    await llm.update_weights(WeightTransferUpdateRequest(update_info))
-                    await llm.finish_weight_update(str(version))
-            except Exception as error:
-                reason = str(error) or f"no answer in {self._config.timeout_s:g} s"
-                raise WeightSyncError(f"the engine of {self._model} refused weights {version}: {reason}") from error
-            finally:
-                async with asyncio.timeout(self._config.timeout_s):
-                    await llm.resume_generation()
-            self.version = version
-            return time.perf_counter() - began
-
     async def sleep(self) -> None:
         """Leave a GPU's memory to others: the weights go to the host's, the KV cache is dropped, requests wait.
 
@@ -355,11 +352,11 @@ class TokenEngine:
         Raises:
             EngineError: it took longer than `timeout_s`.
         """
-        await self._bounded(self._running().sleep(level=1, mode="keep"), "fall asleep")
+        await self._bounded(self.running.sleep(level=1, mode="keep"), "fall asleep")
 
     async def wake(self) -> None:
         """Undo `sleep`; see there."""
-        await self._bounded(self._running().wake_up(), "wake up")
+        await self._bounded(self.running.wake_up(), "wake up")
 
     async def _bounded(self, call: Awaitable[Any], what: str) -> None:
         try:
