@@ -24,8 +24,8 @@ from dreamgym.policy.engine import PolicyPool
 from dreamgym.policy.weight_transfer import pack_weights, read_checkpoint
 from dreamgym.runtime import ensure_ray
 
-RANK, DTYPE, ROUNDS = 16, "float32", 5
-REQUESTS, PROMPT, ANSWER = 32, 48, 48
+RANK, DTYPE, ROUNDS = 16, "float32", 3
+REQUESTS, PROMPT, ANSWER = 16, 48, 32
 
 
 def main() -> None:
@@ -50,11 +50,15 @@ def main() -> None:
         for pool in pools.values():
             pool.close()
         learner.close()
+    metrics = {
+        "adapter_sync_bytes_vs_full": round(adapter / full, 4),
+        "adapter_serving_seconds_vs_model": median_ratio(told["adapter"], told["model"]),
+    }
     record(
         ROOT / "benchmarks" / "results" / "adapter_sync.json",
         "python benchmarks/adapter_sync.py",
-        {"adapter_sync_bytes_vs_full": adapter / full, "serving_seconds_vs_model": median_ratio(told["adapter"], told["model"])},
-        how=f"rank {RANK}, {DTYPE}; {REQUESTS} requests of {PROMPT} tokens read and {ANSWER} written, {ROUNDS} rounds by turns",
+        metrics,
+        how=f"rank {RANK}, {DTYPE}; {REQUESTS} requests, {PROMPT} tokens read and {ANSWER} written; {ROUNDS} rounds by turns",
         bytes={"adapter": adapter, "full": full},
         sync_s={"whole": round(seconds, 4), "engine_stood_still": round(stood_still, 4)},
         seconds=rounded(told),

@@ -184,6 +184,7 @@ def offered(payload: WeightPayload, in_process: bool) -> Iterator[str]:
             file.flush()
         except OSError as error:
             raise WeightSyncError(f"{file.name}: a part of the weights cannot be written ({error}).") from error
+        del payload  # what is in the file need not be in Ray's memory as well
         yield file.name
 
 

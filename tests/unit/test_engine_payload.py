@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pickle
 import subprocess
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,6 +89,15 @@ def test_an_offered_buffer_is_found_by_its_name_and_gone_afterwards(in_process: 
         assert np.shares_memory(found, payload.buffer) == in_process
     with pytest.raises(FileNotFoundError):
         taken(name)
+
+
+def test_a_part_that_lies_in_a_file_is_not_held_in_memory_as_well() -> None:
+    payload = pack_weights([("w", torch.randn(1000))], version=1)
+    held, offer = weakref.ref(payload.buffer), offered(payload, in_process=False)
+    with offer as name:
+        del payload
+        assert held() is None
+        assert taken(name).nbytes == 4032
 
 
 @pytest.fixture
