@@ -29,6 +29,7 @@ class Updates:
         self._began = 0.0
         self._version = 0
         self._unknown = False
+        self._open = False
 
     async def connect(self, backend: str, init_info: dict[str, Any]) -> None:
         """Meet the learner that sends its weights by vLLM's own `backend` (nccl or ipc).
@@ -67,18 +68,17 @@ class Updates:
         """Swap the adapter for the one in a folder of PEFT's; see `load`."""
         async with self._one:
             await self._pause(version)
-            await self._step(
-                self._engine.adapt(folder)
-            )  # requests in flight go on with it; the pause emptied the KV cache
+            await self._step(self._engine.adapt(folder))
             await self._step(self._engine.running.update_weight_version(str(version)))
             return await self._resume()
 
     async def begin(self, version: int) -> None:
         """Stand still, for weights that come in chunks; see `load`."""
         await self._pause(version)
-        if self._unknown:  # vLLM takes no update before the last one was finished
-            with contextlib.suppress(WeightSyncError):
-                await self._step(self._engine.running.finish_weight_update())
+        if self._open:  # vLLM takes no update before the last one was finished; where that has failed, it is closed
+            with contextlib.suppress(Exception):
+                await asyncio.wait_for(self._engine.running.finish_weight_update(), self.timeout_s)
+        self._open = True
         await self._step(self._engine.running.start_weight_update())
 
     async def receive(self, direct: dict[str, Any]) -> None:
@@ -94,6 +94,7 @@ class Updates:
     async def finish(self) -> float:
         """Go on with the new weights; returns the seconds for which sampling stood still."""
         await self._step(self._engine.running.finish_weight_update(str(self._version)))
+        self._open = False
         if self._engine.adapter is not None:  # vLLM has put it away with the weights that it belonged to
             await self._step(self._engine.adapt(Path(self._engine.adapter.lora_path)))
         return await self._resume()
@@ -134,6 +135,7 @@ class Updates:
                 "raise policy.engine.timeout_s."
             ) from error
         except Exception as error:
+            self._open = False
             if not self._unknown:
                 await self._go_on()
             raise WeightSyncError(f"an engine refused weights {self._version}: {error}") from error
