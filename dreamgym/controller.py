@@ -223,6 +223,8 @@ class Trainer:
         learner, policy = self.services.learner, self.services.policy
         assert learner is not None and policy is not None
         self._versions.append(version)
+        if learner.direct:
+            return learner.send(version)
         return policy.update_weights(learner.weights(version, pack_weights))
 
     # Measuring ---------------------------------------------------------------------------------

@@ -116,6 +116,8 @@ def start_services(
     """
     machine = ensure_ray(config.device)
     config = settled(config, machine)
+    if not learner:  # a checkpoint has its adapters merged in
+        config.policy.lora.rank = 0
     if machine.gpu:
         require(asks_of_run(config, world=world is not None, learner=learner), config.device, again)
     services = Services(colocated=config.train.colocate)
@@ -127,6 +129,9 @@ def start_services(
     try:
         _one_by_one(jobs) if services.colocated else _side_by_side(jobs, services)
         assert services.policy is not None
+        if services.learner is not None and machine.gpu:
+            engine = config.policy.engine
+            services.learner.connect(services.policy.engines, engine.tensor_parallel, engine.timeout_s)
         # Whoever sends requests is to know how many an engine takes at once, which GPUs decide where nobody has.
         config.policy.engine.max_num_seqs = services.policy.seats
         if services.dream is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import time
@@ -23,7 +24,9 @@ from dreamgym.learner.rank import Pack
 from dreamgym.learner.spec import LearnerSpec
 from dreamgym.learner.worker import LearnerWorker
 from dreamgym.placement import Reservation
+from dreamgym.policy.weight_transfer import backend_for
 
+log = logging.getLogger(__name__)
 OnStep = Callable[[dict[str, float]], None]
 Step = Callable[[list[int], float], dict[str, float]]
 """(members of the set, learning rate) -> metrics of one optimiser step on them."""
@@ -83,7 +86,8 @@ class Learner:
             for rank in range(config.workers)
         ]
         self._address = self._workers[0].listen.remote()
-        self._setup: list[Any] | None = None
+        self._lora = spec.lora.rank > 0
+        self._direct = False
 
     @classmethod
     def start(cls, model_path: str | Path, config: LearnerConfig, **options: Any) -> Learner:
@@ -208,7 +212,8 @@ class Learner:
         return rows
 
     def weights(self, version: int, pack: Pack, part_bytes: int = PART_BYTES) -> Iterator[Any]:
-        """What `pack(named weights, version)` made of the model, part by part, as object references, as they are made.
+        """What `pack(named weights, version)` made of the weights (with adapters: of them alone), part by part, as
+        object references, as they are made.
 
         The parts are those of `lora.parts_of`: while one is on its way, the workers gather the next.
 
@@ -234,6 +239,43 @@ class Learner:
             if stream in last:
                 yield last[stream]
             last[stream] = item
+
+    @property
+    def direct(self) -> bool:
+        """Whether weights go to engines from GPU to GPU (`connect`)."""
+        return self._direct
+
+    def connect(self, engines: list[Any], ranks: int, timeout_s: float) -> None:
+        """Meet the policy's engines, to `send` them weights from GPU to GPU; see `backend_for`.
+
+        With adapters, which travel alone, there is nothing to connect.
+
+        Args:
+            engines: handles of `PolicyEngine`, with `ranks` GPUs each.
+            timeout_s: deadline of each call of the engines.
+
+        Raises:
+            WeightSyncError: they cannot be connected.
+            EngineError: a worker died, or they did not meet in time.
+        """
+        if self._lora:
+            return
+        mine, theirs = self._all("address"), self._get([engine.gpus.remote() for engine in engines])
+        backend = backend_for({gpu for home in mine for gpu in home["gpus"]}, {gpu for gpus in theirs for gpu in gpus})
+        if not backend:
+            log.warning("learner and engines share some GPUs but not all: weights go by way of the host's memory")
+            return
+        self._all("connect", backend, engines, ranks, (mine[0]["host"], mine[0]["port"]), timeout_s)
+        self._direct = True
+
+    def send(self, version: int) -> float:
+        """Bring the engines to the weights, from GPU to GPU; returns their longest standstill, in seconds.
+
+        Raises:
+            WeightSyncError: an engine refused them, and stands still.
+            EngineError: a worker died or missed its deadline.
+        """
+        return float(self._all("send", version)[0])
 
     def save(self, path: Path) -> None:
         """Write a Hugging Face checkpoint (safetensors in the model's precision, tokenizer), whole or not at all."""

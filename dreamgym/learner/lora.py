@@ -1,4 +1,4 @@
-"""Low-rank adapters of a causal LM (LoRA, arXiv 2106.09685): put in by PEFT, merged whenever its weights leave."""
+"""Low-rank adapters of a causal LM (LoRA, arXiv 2106.09685): put in by PEFT, sent alone, merged when saved."""
 
 from __future__ import annotations
 
@@ -32,13 +32,15 @@ def add_adapters(lm: Any, config: LoRAConfig) -> None:
 
 
 def parts_of(lm: Any, part_bytes: int) -> list[set[str]]:
-    """The names of all parameters, in sets that follow one another; each but the last has at least so many bytes.
+    """The names of what engines need, in sets that follow one another; each but the last has at least so many bytes.
 
-    What a layer has (weight, bias, adapters) is in one set.
+    Where there are adapters, it is they; else all parameters. What a layer has (weight, bias) is in one set.
     """
+    parameters = list(lm.named_parameters())
+    parameters = [(name, p) for name, p in parameters if ".lora_" in name] or parameters
     parts: list[set[str]] = []
     room, before = 0, ""
-    for name, parameter in lm.named_parameters():
+    for name, parameter in parameters:
         layer = re.sub(r"\.(base_layer|lora_\w+)\..*|\.\w+$", "", name)
         if not parts or (room <= 0 and layer != before):
             parts.append(set())
@@ -49,18 +51,22 @@ def parts_of(lm: Any, part_bytes: int) -> list[set[str]]:
     return parts
 
 
-def whole_weights(lm: Any, names: Collection[str] | None = None) -> Iterator[tuple[str, Tensor]]:
+def sent_weights(lm: Any, names: Collection[str]) -> Iterator[tuple[str, Tensor]]:
+    """Parameters of some `names` (see `parts_of`) as engines know them: those of the Hugging Face checkpoint, or of
+    adapters without PEFT's name of the one there is: `LAYER.lora_A.weight`.
+    """
+    for name, parameter in lm.named_parameters():
+        if name in names:
+            yield name.replace(".default.", "."), parameter.detach()
+
+
+def whole_weights(lm: Any) -> Iterator[tuple[str, Tensor]]:
     """The parameters under the names of the Hugging Face checkpoint, with adapters, where there are any, merged in.
 
     Tied weights appear once, under the input embedding.
-
-    Args:
-        names: those wanted, of `lm.named_parameters()`; all where None.
     """
     adapted = {name: module for name, module in lm.named_modules() if hasattr(module, "get_delta_weight")}
     for name, parameter in lm.named_parameters():
-        if names is not None and name not in names:
-            continue
         layer, is_base, leaf = name.rpartition(".base_layer.")
         if is_base and leaf == "weight":
             delta = adapted[layer].get_delta_weight("default")

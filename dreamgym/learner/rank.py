@@ -84,19 +84,41 @@ class Rank:
             torch.cuda.empty_cache()
 
     def weights(self, version: int, pack: Pack, part_bytes: int) -> Iterator[Any]:
-        """`pack(some of the whole weights, version)`, part by part, on rank 0, and on every rank a last item, None.
+        """`pack(some of the weights, version)`, part by part, on rank 0, and on every rank a last item, None.
 
-        All ranks must be called and drained.
+        With adapters it is they alone that are packed. All ranks must be called and drained.
 
         While a part is on its way the next one is gathered, so no rank ever holds more than one whole.
         """
-        from dreamgym.learner.lora import parts_of, whole_weights
+        from dreamgym.learner.lora import parts_of, sent_weights
 
         for names in parts_of(self._network.lm, part_bytes):
             with self._gathered(names):
                 if self.rank == 0:
-                    yield pack(whole_weights(self._network.lm, names), version)
+                    yield pack(sent_weights(self._network.lm, names), version)
         yield None
+
+    def address(self) -> dict[str, Any]:
+        """`host` and a free `port` of this node, and the `gpus` that this rank computes on."""
+        import ray
+
+        from dreamgym.policy.weight_transfer import my_gpus
+
+        host = ray.util.get_node_ip_address()
+        with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as door:
+            port = door.getsockname()[1]
+        return {"host": host, "port": port, "gpus": my_gpus()}
+
+    def connect(self, backend: str, engines: list[Any], ranks: int, master: tuple[str, int], timeout_s: float) -> None:
+        """Meet the engines, to send weights from GPU to GPU; all ranks must be called. See `direct.Sender`."""
+        from dreamgym.learner.direct import Sender
+
+        source = (self._network.lm, self._gathered)
+        self._sender = Sender(backend, self.rank, source, engines, ranks, master, timeout_s)
+
+    def send(self, version: int) -> float:
+        """Send all weights to the engines; all ranks must be called. Returns their longest standstill, in seconds."""
+        return self._sender.send(version)
 
     def save(self, path: str) -> None:
         """Write a Hugging Face checkpoint with its tokenizer; all ranks must be called."""

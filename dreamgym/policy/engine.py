@@ -1,4 +1,4 @@
-"""The policy's engines: one Ray actor around each vLLM engine, and the pool that rollouts and the learner talk to."""
+"""The policy's engines as rollouts and the learner talk to them: a pool of actors, each around one vLLM engine."""
 
 from __future__ import annotations
 
@@ -7,146 +7,25 @@ import contextlib
 import uuid
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
-from dataclasses import astuple
 from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
-from dreamgym.batching import as_they_come, merged
-from dreamgym.config import EngineConfig, PolicyConfig, SamplingConfig
+from dreamgym.batching import merged
+from dreamgym.config import PolicyConfig, SamplingConfig
 from dreamgym.errors import DreamgymError, EngineError, WeightSyncError
 from dreamgym.placement import LOAD_TIMEOUT_S, Reservation
-from dreamgym.policy.weight_transfer import WeightPayload, offered, pack_weights, read_checkpoint, register
-from dreamgym.serve.engine import Generation, TokenEngine
-from dreamgym.spared import spare_imports
+from dreamgym.policy.actor import Answered, PolicyEngine, Request
+from dreamgym.policy.weight_transfer import WeightPayload, fingerprint
+from dreamgym.serve.engine import Generation
 
 T = TypeVar("T")
-Request = tuple[list[int], int | None]
-"""Prompt ids and the request's seed."""
-Answered = tuple[int, Generation | EngineError]
-"""The place of a request among those sent, and its answer."""
-
 SPILL = 4
 """An episode leaves its engine where that has more than twice as many requests as another, and so many more."""
 REMEMBERED = 10_000
 """Episodes whose engine is remembered: those of the latest turns."""
-
-
-class PolicyEngine:
-    """One engine whose weights can be swapped; an async Ray actor class: `ray.remote(PolicyEngine)`."""
-
-    def __init__(
-        self,
-        model: str,
-        config: EngineConfig,
-        *,
-        dtype: str = "auto",
-        seed: int = 0,
-        threads: int | None = None,
-        colocated: bool = False,
-    ) -> None:
-        if threads is not None:
-            spare_imports()
-        self._engine = TokenEngine(
-            model, config, dtype=dtype, seed=seed, threads=threads, weight_transfer=True, colocated=colocated
-        )
-        self._checksum = 0
-        self._parts: list[tuple[str, WeightPayload]] = []
-        self._offers = contextlib.ExitStack()
-
-    async def ready(self) -> int:
-        """Start the engine; returns the version of its weights, 0.
-
-        Raises:
-            ModelError: the model cannot be loaded, or its memory cannot be had.
-        """
-        register()
-        await self._engine.start()
-        return self._engine.version
-
-    async def generate(
-        self, prompt_ids: list[int], seed: int | None, sampling: SamplingConfig, stop_ids: list[int]
-    ) -> Generation:
-        """One answer; see `TokenEngine.generate`."""
-        return await self._engine.generate(prompt_ids, sampling, stop_ids=stop_ids, seed=seed)
-
-    async def generate_many(
-        self, requests: Sequence[Request], sampling: SamplingConfig, stop_ids: list[int]
-    ) -> AsyncIterator[list[Answered]]:
-        """Answers to all requests, as they end; a request that failed yields its error."""
-        async for answers in as_they_come(self._answer(*request, sampling, stop_ids) for request in requests):
-            yield answers
-
-    async def _answer(
-        self, prompt_ids: list[int], seed: int | None, sampling: SamplingConfig, stop_ids: list[int]
-    ) -> Generation | EngineError:
-        try:
-            return await self.generate(prompt_ids, seed, sampling, stop_ids)
-        except EngineError as error:
-            return error
-
-    async def take(self, payload: WeightPayload) -> None:
-        """Hold one part of the next weights until `update`; parts of another version are dropped."""
-        if self._parts and self._parts[0][1].version != payload.version:
-            self._drop()
-        offer = offered(payload, self._engine.in_process)
-        self._parts.append((await asyncio.to_thread(self._offers.enter_context, offer), payload))
-
-    async def update(self) -> dict[str, float]:
-        """Swap the weights for those whose parts were taken, while requests in flight go on.
-
-        Returns:
-            `version` and `checksum` of the weights now held, and `seconds` for which sampling stood still.
-
-        Raises:
-            WeightSyncError: the version does not grow or a checksum differs (the engine stays on its old weights),
-                or the parts do not fit the model.
-        """
-        parts = [
-            {
-                "name": name,
-                "manifest": [list(astuple(entry)) for entry in payload.manifest],
-                "checksum": payload.checksum,
-            }
-            for name, payload in self._parts
-        ]
-        version, checksum = self._parts[0][1].version, sum(payload.checksum for _, payload in self._parts)
-        try:
-            seconds = await self._engine.update_weights({"parts": parts, "version": version}, version)
-        finally:
-            self._drop()
-        self._checksum = checksum
-        return {"seconds": seconds, "version": version, "checksum": checksum}
-
-    def _drop(self) -> None:
-        self._offers.close()
-        self._parts = []
-
-    async def version(self) -> dict[str, int]:
-        """`version` and `checksum` of the weights now held; the checksum is 0 before the first update."""
-        return {"version": self._engine.version, "checksum": self._checksum}
-
-    async def metrics(self) -> dict[str, float]:
-        """Counts since the start; see `TokenEngine.metrics`."""
-        return self._engine.metrics()
-
-    async def seats(self) -> int:
-        """See `TokenEngine.seats`."""
-        return self._engine.seats
-
-    async def sleep(self) -> None:
-        """See `TokenEngine.sleep`."""
-        await self._engine.sleep()
-
-    async def wake(self) -> None:
-        """See `TokenEngine.wake`."""
-        await self._engine.wake()
-
-    async def close(self) -> None:
-        """End the engine."""
-        await self._engine.close()
 
 
 class PolicyPool:
@@ -207,7 +86,7 @@ class PolicyPool:
     ) -> PolicyPool:
         """Begin to start `config.engines` engines, each on `gpus` GPUs of one node; `options` are Ray's, if any."""
         seats = Reservation(config.engines, gpus)
-        rest = {"dtype": config.model.dtype, "threads": threads, "colocated": colocated}
+        rest = {"dtype": config.model.dtype, "threads": threads, "lora": config.lora, "colocated": colocated}
         pool_id = uuid.uuid4().hex[:12]
         names = [f"policy-{pool_id}-{index}" for index in range(config.engines)]
         engines = [
@@ -313,7 +192,19 @@ class PolicyPool:
             reference = ray.put(part) if isinstance(part, WeightPayload) else part
             taken += [engine.take.remote(reference) for engine in self.engines]
         self._got(taken, "take", limit)
-        reports = self._all("update", limit)
+        return self._same(self._all("update", limit))
+
+    def load(self, checkpoint: Path) -> float:
+        """Bring all engines to a checkpoint of their own shape, which each reads itself; see `update_weights`.
+
+        Raises:
+            ModelError: there is no such checkpoint, or an engine's node does not see it.
+        """
+        fingerprint(checkpoint)
+        return self._same(self._all("load", self._timeout_s, checkpoint.resolve(), max(self.versions()) + 1))
+
+    def _same(self, reports: Sequence[dict[str, float]]) -> float:
+        """Whether all engines report the same weights; returns their longest standstill, in seconds."""
         different = {(report["version"], report["checksum"]) for report in reports}
         if len(different) > 1:
             raise WeightSyncError(
@@ -321,10 +212,6 @@ class PolicyPool:
                 "resume the run from its last checkpoint."
             )
         return max(report["seconds"] for report in reports)
-
-    def load(self, checkpoint: Path) -> float:
-        """Bring all engines to the weights of a checkpoint of their own shape; see `update_weights`."""
-        return self.update_weights(pack_weights(read_checkpoint(checkpoint), max(self.versions()) + 1))
 
     def sleep(self) -> None:
         """Let all engines leave their GPUs to others; see `TokenEngine.sleep`."""
@@ -373,7 +260,7 @@ class PolicyPool:
         try:
             return await asyncio.wait_for(call, deadline + 10.0 - asyncio.get_running_loop().time())
         except (RayError, TimeoutError) as error:
-            raise _translated(error, f"in {self._timeout_s:g} s") from error
+            raise translated(error, f"in {self._timeout_s:g} s") from error
 
     def _all(self, method: str, timeout_s: float, *arguments: Any) -> list[Any]:
         """Call one method of every engine side by side, with one deadline for all."""
@@ -383,7 +270,7 @@ class PolicyPool:
         try:
             return ray.get(calls, timeout=timeout_s)
         except RayError as error:
-            raise _translated(error, f"to '{method}' in {timeout_s:g} s") from error
+            raise translated(error, f"to '{method}' in {timeout_s:g} s") from error
 
 
 async def _next(replies: Any) -> Any:
@@ -391,8 +278,8 @@ async def _next(replies: Any) -> Any:
     return await (await anext(replies))
 
 
-def _translated(error: Exception, what: str) -> DreamgymError:
-    """Ray's wrapping of an error taken off; the rest said in one sentence."""
+def translated(error: Exception, what: str) -> DreamgymError:
+    """What went wrong in a call of engines: Ray's wrapping of an error taken off; the rest said in one sentence."""
     if isinstance(error, RayTaskError) and isinstance(error.cause, DreamgymError):
         return error.cause
     if isinstance(error, GetTimeoutError | TimeoutError):

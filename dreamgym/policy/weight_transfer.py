@@ -7,23 +7,29 @@ import functools
 import itertools
 import json
 import os
+import shutil
 import tempfile
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from dreamgym.errors import ModelError
+from dreamgym.errors import ModelError, WeightSyncError
 from dreamgym.serve.engine import WEIGHT_TRANSFER_BACKEND
 
 if TYPE_CHECKING:
     import torch
 
+MEMORY = Path("/dev/shm")
+"""Where weights lie for engine cores in processes of their own, while they are loaded."""
+NOTHING: npt.NDArray[np.uint8] = np.zeros(0, dtype=np.uint8)
+Gpu = tuple[str, str]
+"""A node's id, and the name of a GPU there."""
 _ALIGNMENT = 64
 _SUMMED = 4096
 _in_this_process: dict[str, npt.NDArray[np.uint8]] = {}
@@ -68,6 +74,20 @@ def checksum_of(manifest: Iterable[TensorEntry], buffer: npt.NDArray[np.uint8], 
     return zlib.crc32(words[whole:].tobytes(), zlib.crc32(sums.tobytes(), zlib.crc32(head)))
 
 
+def sums_of(named: Iterable[tuple[str, torch.Tensor]], before: int = 0) -> int:
+    """CRC-32 over name, dtype, shape and sum of the words of each tensor, going on from `before`.
+
+    The sums are made where the tensors are, at the speed of their memory; how they were divided makes no difference.
+    """
+    import torch
+
+    words = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    for name, tensor in named:
+        total = int(tensor.detach().reshape(-1).view(words[tensor.element_size()]).sum(dtype=torch.int64))
+        before = zlib.crc32(f"{name} {tensor.dtype} {[*tensor.shape]} {total}".encode(), before)
+    return before
+
+
 def pack_weights(named_tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> WeightPayload:
     """Copy tensors, in their own precision, into one payload; names are those of the Hugging Face checkpoint.
 
@@ -89,19 +109,40 @@ def pack_weights(named_tensors: Iterable[tuple[str, torch.Tensor]], version: int
 
 
 def read_checkpoint(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """The named tensors of a Hugging Face checkpoint.
+    """The named tensors of a Hugging Face checkpoint, one after the other.
 
     Raises:
         ModelError: the folder holds no safetensors file.
     """
     from safetensors import safe_open
 
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise ModelError(f"{folder}: no *.safetensors file; give the folder of a Hugging Face checkpoint.")
-    for path in files:
+    for path in _files(folder):
         with safe_open(path, framework="pt") as tensors:
             yield from ((name, tensors.get_tensor(name)) for name in tensors.keys())  # noqa: SIM118 - no mapping
+
+
+def fingerprint(folder: Path) -> int:
+    """CRC-32 over the names, sizes and headers of a checkpoint's files, which costs no reading of the weights.
+
+    Raises:
+        ModelError: the folder holds no safetensors file.
+    """
+    found = 0
+    for path in _files(folder):
+        with path.open("rb") as file:
+            header = file.read(8)
+            header += file.read(min(int.from_bytes(header, "little"), 2**26))
+        found = zlib.crc32(f"{path.name} {path.stat().st_size} ".encode() + header, found)
+    return found
+
+
+def _files(folder: Path) -> list[Path]:
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ModelError(
+            f"{folder}: no *.safetensors file; give the folder of a Hugging Face checkpoint that every node can read."
+        )
+    return files
 
 
 def unpack_weights(manifest: Iterable[TensorEntry], buffer: npt.NDArray[np.uint8]) -> list[tuple[str, torch.Tensor]]:
@@ -123,7 +164,11 @@ def unpack_weights(manifest: Iterable[TensorEntry], buffer: npt.NDArray[np.uint8
 def offered(payload: WeightPayload, in_process: bool) -> Iterator[str]:
     """A name by which an engine core finds the payload's buffer (see `taken`), as long as the context lasts.
 
-    A core in this process gets the buffer itself; for one in a process of its own it becomes a file in memory.
+    A core in this process gets the buffer itself; for one in a process of its own it becomes a file: in memory, or in
+    the folder for temporary files where that is too small.
+
+    Raises:
+        WeightSyncError: neither has room for it.
     """
     if in_process:
         name = f"buffer {next(_names)}"
@@ -133,11 +178,28 @@ def offered(payload: WeightPayload, in_process: bool) -> Iterator[str]:
         finally:
             del _in_this_process[name]
         return
-    memory = Path("/dev/shm")
-    with tempfile.NamedTemporaryFile(prefix="dreamgym-", dir=memory if os.access(memory, os.W_OK) else None) as file:
-        payload.buffer.tofile(file)
-        file.flush()
+    with tempfile.NamedTemporaryFile(prefix="dreamgym-", dir=_roomy(payload.buffer.nbytes)) as file:
+        try:
+            payload.buffer.tofile(file)
+            file.flush()
+        except OSError as error:
+            raise WeightSyncError(f"{file.name}: a part of the weights cannot be written ({error}).") from error
+        del payload  # what is in the file need not be in Ray's memory as well
         yield file.name
+
+
+def _roomy(needed: int) -> Path:
+    """A folder that has room for so many bytes."""
+    folders = [folder for folder in (MEMORY, Path(tempfile.gettempdir())) if os.access(folder, os.W_OK)]
+    room = {folder: shutil.disk_usage(folder).free for folder in folders}
+    for folder, free in room.items():
+        if free >= needed:
+            return folder
+    found = " and ".join(f"{free / 2**20:.0f} MiB in {folder}" for folder, free in room.items()) or "no such folder"
+    raise WeightSyncError(
+        f"a part of the weights needs {needed / 2**20:.0f} MiB on the engine's node, which has {found}; give its "
+        f"container more shared memory ({MEMORY}), or set TMPDIR to a folder with room for the whole model."
+    )
 
 
 def taken(name: str) -> npt.NDArray[np.uint8]:
@@ -145,11 +207,28 @@ def taken(name: str) -> npt.NDArray[np.uint8]:
     return _in_this_process[name] if name in _in_this_process else np.memmap(name, dtype=np.uint8, mode="r")
 
 
+def my_gpus() -> list[Gpu]:
+    """The GPUs that Ray has given this process."""
+    import ray
+
+    node = ray.get_runtime_context().get_node_id()
+    return [(node, str(gpu)) for gpu in ray.get_gpu_ids()]
+
+
+def backend_for(learner: Collection[Gpu], engines: Collection[Gpu]) -> Literal["nccl", "ipc", ""]:
+    """vLLM's backend for weights from the learner's GPUs to the engines'; none where they must go by way of memory.
+
+    NCCL takes no GPU twice, and IPC reaches what is on the same one.
+    """
+    shared = {*learner} & {*engines}
+    if not learner or not engines or (shared and shared != {*engines}):
+        return ""
+    return "ipc" if shared else "nccl"
+
+
 @functools.cache
 def register() -> None:
     """Make the backend known to vLLM: the entry point `dreamgym` of the group `vllm.general_plugins`."""
     from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
-    WeightTransferEngineFactory.register_engine(
-        WEIGHT_TRANSFER_BACKEND, "dreamgym.policy.transfer_backend", "SharedMemoryTransfer"
-    )
+    WeightTransferEngineFactory.register_engine(WEIGHT_TRANSFER_BACKEND, "dreamgym.policy.transfer_backend", "Transfer")

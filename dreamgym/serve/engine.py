@@ -7,21 +7,21 @@ import gc
 import itertools
 import os
 import socket
-import time
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from dreamgym import precision
-from dreamgym.config import EngineConfig, SamplingConfig
-from dreamgym.errors import EngineError, ModelError, WeightSyncError
+from dreamgym.config import EngineConfig, LoRAConfig, SamplingConfig
+from dreamgym.errors import EngineError, ModelError
 from dreamgym.quiet import quiet_environment
 from dreamgym.serve.scaling import engine_load
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
     from vllm.config import VllmConfig
+    from vllm.lora.request import LoRARequest
     from vllm.outputs import RequestOutput
     from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -84,6 +84,7 @@ class TokenEngine:
         seed: int = 0,
         threads: int | None = None,
         weight_transfer: bool = False,
+        lora: LoRAConfig | None = None,
         colocated: bool = False,
     ) -> None:
         """Only notes its arguments; `start` does the work.
@@ -93,8 +94,9 @@ class TokenEngine:
             dtype: precision of weights and activations; auto is what this machine multiplies natively.
             seed: of requests that bring none.
             threads: OpenMP threads of a CPU engine; None leaves the process as it is.
-            weight_transfer: whether `update_weights` will be used and the tokens trained on; logits are then computed
-                in float32, hidden states times output embedding, as a learner has to do it too.
+            weight_transfer: whether the weights will be replaced (`policy.updates`) and the tokens trained on; logits
+                are then computed in float32, hidden states times output embedding, as a learner has to do it too.
+            lora: the adapters that will be served (`adapter`), if any.
             colocated: whether `sleep` will be used, to leave a GPU's memory to others.
         """
         quiet_environment()
@@ -104,6 +106,7 @@ class TokenEngine:
         self._seed = seed
         self._threads = threads
         self._weight_transfer = weight_transfer
+        self._lora = lora if lora is not None and lora.rank else None
         self._colocated = colocated
         self._llm: AsyncLLM | None = None
         self._core: CoreThread | None = None
@@ -111,9 +114,9 @@ class TokenEngine:
         self._apart = False
         self._seats = config.max_num_seqs or CPU_SEATS
         self._names = itertools.count()
-        self._updating = asyncio.Lock()
         self._counts = {"requests": 0.0, "prompt_tokens": 0.0, "cached_prompt_tokens": 0.0, "generated_tokens": 0.0}
         self.version = 0
+        self.adapter: LoRARequest | None = None
 
     async def start(self) -> TokenEngine:
         """Import vLLM and load the model, off the event loop; returns itself.
@@ -123,7 +126,7 @@ class TokenEngine:
         """
         try:
             await asyncio.to_thread(self._build)
-            await self._running().update_weight_version(str(self.version))
+            await self.running.update_weight_version(str(self.version))
         except Exception as error:
             await self.close()
             reason = " ".join(str(error).split())[:500] + self._where_to_look()
@@ -200,12 +203,35 @@ class TokenEngine:
             use_tqdm_on_load=False,
             disable_log_stats=True,
             weight_transfer_config=WeightTransferConfig(WEIGHT_TRANSFER_BACKEND) if self._weight_transfer else None,
+            **self._adapters(),
             **device,
         ).create_engine_config(None if on_cpu else UsageContext.OPENAI_API_SERVER)  # whose defaults a GPU gets
 
     def _precision(self, on_cpu: bool) -> str:
         suits = precision.of_cpu() if on_cpu else precision.of_gpus()
         return suits.dtype(self._dtype) if suits else self._dtype
+
+    def _adapters(self) -> dict[str, Any]:
+        """vLLM's options for one adapter at a time; it knows some ranks only, and pads what lies between."""
+        from vllm.config.lora import MaxLoRARanks
+
+        if self._lora is None:
+            return {}
+        ranks = [rank for rank in get_args(MaxLoRARanks) if rank >= self._lora.rank]
+        if not ranks:
+            known = max(get_args(MaxLoRARanks))
+            raise ModelError(
+                f"policy.lora.rank={self._lora.rank} is above what engines serve; set it to {known} or less."
+            )
+        return {"enable_lora": True, "max_lora_rank": min(ranks), "max_loras": 1}
+
+    async def adapt(self, folder: Path) -> None:
+        """Answer with the adapter in a folder of PEFT's, which stays there, from now on; see `policy.updates`."""
+        from vllm.lora.request import LoRARequest
+
+        # The same name and number every time, so that requests in flight go on with the new one.
+        await self.running.add_lora(LoRARequest("policy", 1, str(folder), load_inplace=True))
+        self.adapter = LoRARequest("policy", 1, str(folder))
 
     async def generate(
         self,
@@ -230,7 +256,7 @@ class TokenEngine:
             ContextFull: the prompt fills the context window.
             EngineError: no answer within `timeout_s`, an id outside the vocabulary, or the engine died.
         """
-        llm = self._running()
+        llm = self.running
         params = self._sampling_params(llm, prompt_ids, sampling, stop_ids, seed, logprobs)
         from vllm.exceptions import VLLMClientError
         from vllm.inputs.engine import tokens_input
@@ -239,7 +265,8 @@ class TokenEngine:
         output: RequestOutput | None = None
         try:
             async with asyncio.timeout(self._config.timeout_s):
-                async for partial in llm.generate(tokens_input(prompt_ids), params, str(next(self._names))):
+                request = str(next(self._names))
+                async for partial in llm.generate(tokens_input(prompt_ids), params, request, lora_request=self.adapter):
                     output = partial
         except TimeoutError as error:
             raise EngineError(
@@ -270,7 +297,9 @@ class TokenEngine:
             return ""
         return f"; its own words are in {log} on {socket.gethostname()}" if self._apart and log.is_file() else ""
 
-    def _running(self) -> AsyncLLM:
+    @property
+    def running(self) -> AsyncLLM:
+        """vLLM's engine, once it was started."""
         if self._llm is None:
             raise EngineError(f"the engine of {self._model} is not running; call start() first.")
         return self._llm
@@ -325,38 +354,6 @@ class TokenEngine:
         self._counts["generated_tokens"] += len(ids)
         return Generation(ids, list(logprobs), versions, answer.finish_reason, prompt, cached, self.load())
 
-    async def update_weights(self, update_info: dict[str, Any], version: int) -> float:
-        """Swap the weights by vLLM's native weight transfer: pause, start, update, finish, resume.
-
-        Requests in flight are kept: their next tokens come from the new weights over a recomputed KV cache. No
-        cached KV of the old weights is reused. `update_info` is what the registered backend receives.
-
-        Returns:
-            Seconds for which sampling stood still.
-
-        Raises:
-            WeightSyncError: the backend refused the update, or it took longer than `timeout_s`.
-        """
-        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
-
-        llm = self._running()
-        async with self._updating:
-            began = time.perf_counter()
-            try:
-                async with asyncio.timeout(self._config.timeout_s):
-                    await llm.pause_generation(mode="keep")
-                    await llm.start_weight_update()
-                    await llm.update_weights(WeightTransferUpdateRequest(update_info))
-                    await llm.finish_weight_update(str(version))
-            except Exception as error:
-                reason = str(error) or f"no answer in {self._config.timeout_s:g} s"
-                raise WeightSyncError(f"the engine of {self._model} refused weights {version}: {reason}") from error
-            finally:
-                async with asyncio.timeout(self._config.timeout_s):
-                    await llm.resume_generation()
-            self.version = version
-            return time.perf_counter() - began
-
     async def sleep(self) -> None:
         """Leave a GPU's memory to others: the weights go to the host's, the KV cache is dropped, requests wait.
 
@@ -365,11 +362,11 @@ class TokenEngine:
         Raises:
             EngineError: it took longer than `timeout_s`.
         """
-        await self._bounded(self._running().sleep(level=1, mode="keep"), "fall asleep")
+        await self._bounded(self.running.sleep(level=1, mode="keep"), "fall asleep")
 
     async def wake(self) -> None:
         """Undo `sleep`; see there."""
-        await self._bounded(self._running().wake_up(), "wake up")
+        await self._bounded(self.running.wake_up(), "wake up")
 
     async def _bounded(self, call: Awaitable[Any], what: str) -> None:
         try:

@@ -168,6 +168,52 @@ def test_a_reference_lies_in_parts_where_the_policy_does(tmp_path: Path) -> None
     assert told[1] == pytest.approx(told[0] | {"seconds": told[1]["seconds"]}, rel=1e-3, abs=1e-5)
 
 
+WIDE = ScratchModel(layers=1, hidden=128, intermediate=1024, heads=2, vocab=320, context=128)
+"""Its largest weights have 131,072 elements: DeepSpeed keeps whole on every rank what has fewer than 100,000."""
+
+PARTITIONED = ["down_proj", "gate_proj", "up_proj"]
+
+
+class SmallBuckets(LearnerWorker):
+    """A worker whose weights and gradients travel in buckets that are smaller than some of them."""
+
+    def _build_engine(self) -> None:
+        from dreamgym.learner import engines
+
+        usual = engines._deepspeed_config
+
+        def config(*arguments: Any) -> dict[str, Any]:
+            buckets = ("reduce_bucket_size", "allgather_bucket_size", "stage3_prefetch_bucket_size")
+            made = usual(*arguments)
+            return {**made, "zero_optimization": {**made["zero_optimization"], **dict.fromkeys(buckets, 50_000)}}
+
+        engines._deepspeed_config = config
+        super()._build_engine()
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_weights_that_are_partitioned_learn_and_leave_as_whole_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: int
+) -> None:
+    model = prepare_model(ModelConfig(scratch=WIDE, dtype="float32"), tmp_path / "m", ["state: go north\n"] * 20, 0)
+    monkeypatch.setattr("dreamgym.learner.learner.LearnerWorker", SmallBuckets)
+    learner = Learner.start(model, LearnerConfig(workers=2, zero_stage=stage), dtype="float32", seed=0, threads=1)
+    lrs: list[float] = []
+    once = SFTConfig(tokens=1, batch_tokens=10**6, lr=1e-3, warmup=0.0)
+    learner.sft(examples(), once, seed=0, on_step=lambda step: lrs.append(step["lr"]))
+    shares = ray.get(
+        learner._workers[0].__ray_call__.remote(
+            lambda w: {n: p.ds_tensor.numel() / p.ds_numel for n, p in w._network.lm.named_parameters() if stage == 3}
+        )
+    )
+    got, parts = sent(learner, 1, 50_000)
+    close_to(saved(learner, tmp_path / "saved"), got, atol=0.0)
+    learner.close()
+    assert stage == 2 or sorted(n.split(".")[-2] for n, share in shares.items() if share == 0.5) == PARTITIONED
+    assert parts > 1
+    close_to(got, plain_sft_step(model, examples(), lrs[0]), atol=5e-5)
+
+
 def test_a_share_of_a_batch_makes_that_share_of_the_steps(model: Path, tmp_path: Path) -> None:
     batch, found = rollouts(model), []
     for minibatches, share in ((4, 0.25), (1, 1.0), (4, 1.0)):

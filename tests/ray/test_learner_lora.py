@@ -1,4 +1,4 @@
-"""LoRA on DeepSpeed and vLLM: adapters alone are learned, kept and resumed, and engines get them merged."""
+"""LoRA on DeepSpeed and vLLM: adapters alone are learned, kept, resumed and sent, and engines serve them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ from dreamgym.config import (
     SamplingConfig,
     ScratchModel,
 )
+from dreamgym.errors import WeightSyncError
 from dreamgym.learner.batches import RL_SCHEMA
 from dreamgym.learner.learner import Learner
 from dreamgym.learner.models import prepare_model
 from dreamgym.policy.engine import PolicyPool
 from dreamgym.policy.weight_transfer import pack_weights
+from dreamgym.serve.engine import Generation
 from tests.waiting import HANG_S
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -119,41 +121,85 @@ def test_an_engine_samples_as_the_adapters_say_after_every_transfer(tmp_path: Pa
     base = checkpoint(tmp_path, "bfloat16")
     learner = Learner(base, LearnerConfig(**{**RL, "max_logprob_gap": 10.0}), dtype="bfloat16", seed=3, lora=LORA)
     engine = EngineConfig(max_model_len=256, kv_cache_gib=0.2, timeout_s=HANG_S)
-    pool = PolicyPool.start(base, PolicyConfig(engine=engine), num_cpus=1)
+    pool = PolicyPool.start(base, PolicyConfig(engine=engine, lora=LORA), num_cpus=1)
     try:
         learner.ready()
         batch = rollouts(base)
+        assert agree(learner, sampled(pool, {0}))  # an adapter that adds nothing
         for version in (1, 2):
             before = learner.logprobs(batch)
             for _ in range(2):
                 learner.rl_step(batch)
-            pool.update_weights(learner.weights(version, pack_weights, part_bytes=20_000))
+            parts = list(learner.weights(version, pack_weights, part_bytes=2_000))
+            assert len(parts) > 1
+            pool.update_weights(parts)
             assert np.abs(np.concatenate(learner.logprobs(batch)) - np.concatenate(before)).mean() > 0.05
-            sampled = rows_of(pool)
-            mine = np.concatenate(learner.logprobs(sampled))
-            told = np.concatenate([np.array(r["logprobs"])[np.array(r["mask"]) == 1] for r in sampled.to_pylist()])
-            gap = np.abs(mine - told)
-            assert (gap <= 0.05).mean() >= 0.999 and gap.mean() <= 0.01
+            assert agree(learner, sampled(pool, {version}, cached=0))
+            assert agree(learner, sampled(pool, {version}, cached=32))
+        with pytest.raises(WeightSyncError, match="version 2 does not follow 2"):
+            pool.update_weights(learner.weights(2, pack_weights))
+        in_flight_go_on_with_the_new_adapter(learner, pool, batch)
+        learner.save(tmp_path / "merged")
+        pool.load(tmp_path / "merged")
+        told = sampled(pool, {4}, cached=0).to_pylist()[0]
+        mine = logprobs(tmp_path / "merged", told["ids"])
+        assert np.abs(mine - told["logprobs"][1:])[np.array(told["mask"][1:]) == 1].mean() <= 0.02
     finally:
         pool.close()
         learner.close()
 
 
-def rows_of(pool: PolicyPool) -> pa.RecordBatch:
-    """Answers of the engine to random prompts, as the learner gets them."""
+def in_flight_go_on_with_the_new_adapter(learner: Learner, pool: PolicyPool, batch: pa.RecordBatch) -> None:
+    """From version 2 to 3, while requests are being answered: each token has the version that sampled it."""
+    for _ in range(2):
+        learner.rl_step(batch)
+    parts = list(learner.weights(3, pack_weights))
+
+    async def overlap() -> list[tuple[list[int], Generation]]:
+        pending = asyncio.ensure_future(ask(pool, 120))
+        await asyncio.sleep(0.3)
+        await asyncio.to_thread(pool.update_weights, parts)
+        return await pending
+
+    found = asyncio.run(overlap())
+    assert {version for _, answer in found for version in answer.versions} <= {2, 3}
+    assert any(len(set(answer.versions)) == 2 for _, answer in found)
+    assert agree(learner, rows_of(found, of_version=3))
+
+
+def agree(learner: Learner, sampled: pa.RecordBatch) -> bool:
+    mine = np.concatenate(learner.logprobs(sampled))
+    told = np.concatenate([np.array(r["logprobs"])[np.array(r["mask"]) == 1] for r in sampled.to_pylist()])
+    gap = np.abs(mine - told)
+    return bool((gap <= 0.05).mean() >= 0.999 and gap.mean() <= 0.01)
+
+
+def sampled(pool: PolicyPool, versions: set[int], cached: int = 0) -> pa.RecordBatch:
+    """Answers of an engine with weights of these versions, which has so many tokens of each prompt in its cache."""
+    found = asyncio.run(ask(pool, 36))
+    assert {version for _, answer in found for version in answer.versions} == versions
+    assert {answer.cached_tokens for _, answer in found} == {cached}
+    return rows_of(found)
+
+
+async def ask(pool: PolicyPool, tokens: int) -> list[tuple[list[int], Generation]]:
+    """Random prompts, the same at every call, and the answers to them."""
     rng = np.random.default_rng(0)
-    requests = [(rng.integers(0, 256, 40).tolist(), seed) for seed in range(48)]
+    prompts = [rng.integers(0, 256, 40).tolist() for _ in range(32)]
+    calls = [
+        pool.generate(ids, seed=seed, sampling=SamplingConfig(max_tokens=tokens), stop_ids=[])
+        for seed, ids in enumerate(prompts)
+    ]
+    return list(zip(prompts, await asyncio.gather(*calls), strict=True))
 
-    async def ask() -> list[dict[str, Any]]:
-        rows = []
-        async for some in pool.generate_many(requests, sampling=SamplingConfig(max_tokens=48), stop_ids=[]):
-            for place, answer in some:
-                assert not isinstance(answer, Exception)
-                prompt = requests[place][0]
-                read = [0.0] * len(prompt)
-                mask = [0] * len(prompt) + [1] * len(answer.ids)
-                row = {"ids": prompt + answer.ids, "mask": mask, "logprobs": read + answer.logprobs}
-                rows.append({**row, "advantages": [0.0] * len(mask)})
-        return rows
 
-    return pa.RecordBatch.from_pylist(asyncio.run(ask()), schema=RL_SCHEMA)
+def rows_of(found: list[tuple[list[int], Generation]], of_version: int | None = None) -> pa.RecordBatch:
+    """Answers as the learner gets them, with a mask of 1 on the tokens of a version, or on all."""
+    rows = []
+    for prompt, answer in found:
+        read = len(prompt)
+        mask = [0] * read + [int(of_version in (None, version)) for version in answer.versions]
+        if any(mask):
+            row = {"ids": prompt + answer.ids, "mask": mask, "logprobs": [0.0] * read + answer.logprobs}
+            rows.append({**row, "advantages": [0.0] * len(mask)})
+    return pa.RecordBatch.from_pylist(rows, schema=RL_SCHEMA)

@@ -4,14 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import subprocess
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
-from dreamgym.policy.weight_transfer import checksum_of, offered, pack_weights, taken, unpack_weights
+from dreamgym.errors import ModelError, WeightSyncError
+from dreamgym.policy import weight_transfer
+from dreamgym.policy.weight_transfer import (
+    backend_for,
+    checksum_of,
+    fingerprint,
+    offered,
+    pack_weights,
+    sums_of,
+    taken,
+    unpack_weights,
+)
 
 SHAPES = st.lists(st.lists(st.integers(1, 5), min_size=0, max_size=3), min_size=1, max_size=6)
 DTYPES = st.sampled_from([torch.bfloat16, torch.float32, torch.float16])
@@ -73,6 +89,81 @@ def test_an_offered_buffer_is_found_by_its_name_and_gone_afterwards(in_process: 
         assert np.shares_memory(found, payload.buffer) == in_process
     with pytest.raises(FileNotFoundError):
         taken(name)
+
+
+def test_a_part_that_lies_in_a_file_is_not_held_in_memory_as_well() -> None:
+    payload = pack_weights([("w", torch.randn(1000))], version=1)
+    held, offer = weakref.ref(payload.buffer), offered(payload, in_process=False)
+    with offer as name:
+        del payload
+        assert held() is None
+        assert taken(name).nbytes == 4032
+
+
+@pytest.fixture
+def small_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A file system in memory with room for 1 MiB, where /dev/shm would be."""
+    folder = tmp_path / "shm"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
+    monkeypatch.setattr(weight_transfer, "MEMORY", folder)
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_part_lies_in_memory_where_it_has_room_and_else_in_a_temporary_folder(small_memory: Path) -> None:
+    small, large = (pack_weights([("w", torch.randn(count))], version=1) for count in (1000, 2**18))
+    with offered(small, in_process=False) as first, offered(large, in_process=False) as second:
+        assert Path(first).parent == small_memory != Path(second).parent
+        assert np.array_equal(taken(first), small.buffer) and np.array_equal(taken(second), large.buffer)
+
+
+def test_a_part_that_has_room_nowhere_is_refused_in_one_sentence(
+    small_memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(small_memory))
+    large = pack_weights([("w", torch.randn(2**20))], version=1)
+    with (
+        pytest.raises(WeightSyncError, match=r"needs 4 MiB on the engine's node, which has 1 MiB in .*; give its"),
+        offered(large, in_process=False),
+    ):
+        pass
+    assert list(small_memory.iterdir()) == []
+
+
+def test_a_checkpoint_is_known_by_its_files(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in "abc"]
+    for folder, name in zip(folders, ("w", "w", "v"), strict=True):
+        folder.mkdir()
+        save_file({name: torch.ones(3)}, folder / "model.safetensors")
+    one, again, other = (fingerprint(folder) for folder in folders)
+    assert one == again != other
+    with pytest.raises(ModelError, match=r"no \*\.safetensors file"):
+        fingerprint(tmp_path)
+
+
+@settings(max_examples=20, deadline=None)
+@given(SHAPES, DTYPES, st.data())
+def test_sums_notice_what_changed_and_not_how_it_was_divided(
+    shapes: list[list[int]], dtype: torch.dtype, data: st.DataObject
+) -> None:
+    named = tensors(shapes, dtype)
+    cut, which = data.draw(st.integers(0, len(named))), data.draw(st.integers(0, len(named) - 1))
+    assert sums_of(named[cut:], sums_of(named[:cut])) == sums_of(named)
+    name, tensor = named[which]
+    changed = tensor.clone()
+    changed.view(-1).view(torch.uint8)[0] ^= 1
+    for other in ((name, changed), (name + "x", tensor), (name, tensor[None])):
+        assert sums_of([*named[:which], other, *named[which + 1 :]]) != sums_of(named)
+
+
+def test_gpus_of_learner_and_engines_say_how_weights_travel() -> None:
+    one, two, far = ("node", "0"), ("node", "1"), ("other", "0")
+    assert backend_for({one}, {two, far}) == "nccl"
+    assert backend_for({one, two}, {one}) == backend_for({one}, {one}) == "ipc"
+    assert backend_for({one}, {one, two}) == backend_for(set(), {one}) == backend_for({one}, set()) == ""
 
 
 def test_a_payload_travels_without_a_copy_of_its_buffer() -> None:

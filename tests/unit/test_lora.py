@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import torch
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from dreamgym.config import LoRAConfig, ModelConfig, ScratchModel
-from dreamgym.errors import ModelError
+from dreamgym.errors import ModelError, WeightSyncError
 from dreamgym.learner.batches import SFT_SCHEMA, Columns, MicroBatch
-from dreamgym.learner.lora import WithoutAdapters, add_adapters, parts_of, whole_weights
+from dreamgym.learner.lora import WithoutAdapters, add_adapters, parts_of, sent_weights, whole_weights
 from dreamgym.learner.models import prepare_model
 from dreamgym.learner.network import LogprobModel, load_network
+from dreamgym.policy.adapters import adapter_shapes, nothing_added, unpack_adapter
+from dreamgym.policy.weight_transfer import pack_weights
 
 RANK = 3
 
@@ -99,25 +102,48 @@ def test_a_layer_that_cannot_have_adapters_is_named(folder: Path, target: str) -
 
 
 def test_no_part_ends_within_a_layer() -> None:
-    """Under ZeRO-3 a weight is merged with its adapters while only the layers of a part are gathered."""
+    """vLLM loads a layer once all of it is there, and keeps what came before."""
     shape = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 2}
     lm = Qwen2ForCausalLM(Qwen2Config(vocab_size=97, num_key_value_heads=2, **shape))
-    add_adapters(lm, LoRAConfig(rank=RANK, alpha=6))
     projection = "model.layers.0.self_attn.q_proj"
-    whole = {name for name, _ in lm.named_parameters() if name.startswith(projection)}
-    assert len(whole) == 4  # weight, bias and two adapters
-    assert sum(whole <= part for part in parts_of(lm, 1)) == 1
+    for adapters, halves in ((False, {"weight", "bias"}), (True, {"lora_A.default.weight", "lora_B.default.weight"})):
+        if adapters:
+            add_adapters(lm, LoRAConfig(rank=RANK, alpha=6))
+        whole = {f"{projection}.{half}" for half in halves}
+        assert whole <= {name for name, _ in lm.named_parameters()}
+        assert sum(whole <= part for part in parts_of(lm, 1)) == 1
 
 
 @pytest.mark.parametrize("adapters", [True, False])
-def test_parts_are_all_of_the_weights_in_order_and_keep_adapters_with_their_layer(folder: Path, adapters: bool) -> None:
+def test_parts_are_all_that_engines_need_in_order(folder: Path, adapters: bool) -> None:
     network = adapted(folder) if adapters else load_network(str(folder), torch.float32, temperature=1.0)
-    whole = dict(whole_weights(network.lm))
-    for part_bytes, fewest in ((1, 15), (100_000, 2), (10**9, 1)):
+    needed = {n: p for n, p in network.lm.named_parameters() if ".lora_" in n or not adapters}
+    for part_bytes, fewest in ((1, 14), (10_000, 2), (10**9, 1)):
         parts = parts_of(network.lm, part_bytes)
         assert len(parts) >= fewest and (len(parts) == 1) == (fewest == 1)
-        found = [pair for names in parts for pair in whole_weights(network.lm, names)]
-        assert [name for name, _ in found] == list(whole)
-        assert all(torch.equal(tensor, whole[name]) for name, tensor in found)
-        sizes = [sum(p.nbytes for n, p in network.lm.named_parameters() if n in names) for names in parts]
+        found = [pair for names in parts for pair in sent_weights(network.lm, names)]
+        assert [name for name, _ in found] == [name.replace(".default", "") for name in needed]
+        assert all(torch.equal(tensor, p) for (_, tensor), p in zip(found, needed.values(), strict=True))
+        sizes = [sum(needed[name].nbytes for name in names) for names in parts]
         assert all(size >= part_bytes for size in sizes[:-1])
+
+
+def test_an_engine_knows_the_names_and_shapes_of_the_learners_adapters(folder: Path) -> None:
+    config = LoRAConfig(rank=RANK, alpha=6, targets=["q_proj", "down_proj"])
+    network = load_network(str(folder), torch.float32, temperature=1.0)
+    add_adapters(network.lm, config)
+    sent = sent_weights(network.lm, parts_of(network.lm, 10**9)[0])
+    assert adapter_shapes(folder, config) == {name: tuple(tensor.shape) for name, tensor in sent}
+
+
+def test_other_adapters_than_the_engines_and_damaged_ones_are_refused(folder: Path) -> None:
+    shapes = adapter_shapes(folder, LoRAConfig(rank=RANK, alpha=6))
+    payload = pack_weights(nothing_added(shapes).items(), version=1)
+    assert unpack_adapter([payload], shapes).keys() == shapes.keys()
+    with pytest.raises(WeightSyncError, match="checksum"):
+        unpack_adapter([dataclasses.replace(payload, checksum=payload.checksum ^ 1)], shapes)
+    name = min(shapes)
+    with pytest.raises(WeightSyncError, match=f"'{name}'"):
+        unpack_adapter([payload], {other: shape for other, shape in shapes.items() if other != name})
+    with pytest.raises(WeightSyncError, match=f"'{name}'"):
+        unpack_adapter([payload], {**shapes, name: (1, 2)})
