@@ -6,12 +6,14 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from dreamgym.config import EngineConfig
+from dreamgym.config import EngineConfig, ModelConfig
 from dreamgym.policy.engine import Request
 from dreamgym.serve.engine import Generation
 from tests.waiting import HANG_S
 
 VOCABULARY = 512
+HALF = ModelConfig(dtype="bfloat16")
+"""The precision of `llama`, whatever suits this machine."""
 ENGINE = EngineConfig(max_model_len=512, kv_cache_gib=0.2, timeout_s=HANG_S)
 
 

@@ -14,7 +14,7 @@ import pytest
 import ray
 import torch
 from gloo import GlooGroup, cuda_there_is_none
-from small_llama import ENGINE, agree, gaps, llama, requests
+from small_llama import ENGINE, HALF, agree, gaps, llama, requests
 
 from dreamgym.config import SamplingConfig
 from dreamgym.errors import WeightSyncError
@@ -57,7 +57,7 @@ async def test_an_update_that_is_late_leaves_the_engine_still_and_the_next_one_w
 ) -> None:
     llama(0, tied=True).save_pretrained(tmp_path)
     register()
-    engine = TokenEngine(tmp_path, ENGINE, weight_transfer=True, threads=1)
+    engine = TokenEngine(tmp_path, ENGINE, dtype=HALF.dtype, weight_transfer=True, threads=1)
     await engine.start()
     updates, arrived, taken = Updates(engine, 60.0), threading.Event(), transfer_backend.taken
     monkeypatch.setattr(transfer_backend, "taken", lambda name: arrived.wait() and taken(name))
@@ -91,7 +91,8 @@ async def test_an_engine_of_several_processes_takes_new_weights(
     older, newer = llama(0, tied=True), llama(1, tied=True)
     older.save_pretrained(tmp_path)
     register()
-    engine = EngineOfProcesses(tmp_path, ENGINE.model_copy(update={"tensor_parallel": 2}), weight_transfer=True)
+    two = ENGINE.model_copy(update={"tensor_parallel": 2})
+    engine = EngineOfProcesses(tmp_path, two, dtype=HALF.dtype, weight_transfer=True)
     await engine.start()
     try:
         assert not engine.in_process
@@ -165,7 +166,7 @@ def test_weights_come_by_vllms_nccl_backend(local_ray: None, tmp_path: Path, sen
     """All of it but NCCL's own broadcast, which needs GPUs: vLLM's two ends, versions, checksums, the gate."""
     older, newer = llama(0, tied=True), llama(1, tied=True)
     older.save_pretrained(tmp_path)
-    engine = ray.remote(GlooEngine).remote(str(tmp_path), ENGINE)
+    engine = ray.remote(GlooEngine).remote(str(tmp_path), ENGINE, dtype=HALF.dtype)
     ray.get(engine.ready.remote(), timeout=300)
     learner = sender(newer, [engine], 1, GlooGroup.free_port())
     pool = PolicyPool([engine], ["one"], 60.0)

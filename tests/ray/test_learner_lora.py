@@ -121,7 +121,9 @@ def test_an_engine_samples_as_the_adapters_say_after_every_transfer(tmp_path: Pa
     base = checkpoint(tmp_path, "bfloat16")
     learner = Learner(base, LearnerConfig(**{**RL, "max_logprob_gap": 10.0}), dtype="bfloat16", seed=3, lora=LORA)
     engine = EngineConfig(max_model_len=256, kv_cache_gib=0.2, timeout_s=HANG_S)
-    pool = PolicyPool.start(base, PolicyConfig(engine=engine, lora=LORA), num_cpus=1)
+    pool = PolicyPool.start(
+        base, PolicyConfig(model=ModelConfig(dtype="bfloat16"), engine=engine, lora=LORA), num_cpus=1
+    )
     try:
         learner.ready()
         batch = rollouts(base)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import ray
 import torch
-from small_llama import ENGINE, VOCABULARY, agree, gaps, llama, requests
+from small_llama import ENGINE, HALF, VOCABULARY, agree, gaps, llama, requests
 
 from dreamgym.config import EngineConfig, ModelConfig, PolicyConfig, SamplingConfig
 from dreamgym.errors import EngineError, ModelError, WeightSyncError
@@ -52,7 +52,7 @@ def setting(request: pytest.FixtureRequest, local_ray: None, tmp_path_factory: p
     model = llama(0, tied=request.param)
     folder = tmp_path_factory.mktemp("model")
     model.save_pretrained(folder)
-    pool = PolicyPool.start(folder, PolicyConfig(engine=ENGINE), num_cpus=1)
+    pool = PolicyPool.start(folder, PolicyConfig(model=HALF, engine=ENGINE), num_cpus=1)
     yield pool, model, request.param
     pool.close()
 
@@ -260,7 +260,7 @@ def test_metrics_count_what_was_asked_and_answered(setting: Any) -> None:
 
 def test_two_engines_start_from_a_folder_share_the_work_and_miss_a_deadline(local_ray: None, tmp_path: Path) -> None:
     llama(0, tied=True).save_pretrained(tmp_path)
-    pool = PolicyPool.start(tmp_path, PolicyConfig(engines=2, engine=ENGINE), num_cpus=1)
+    pool = PolicyPool.start(tmp_path, PolicyConfig(model=HALF, engines=2, engine=ENGINE), num_cpus=1)
     try:
         answers(pool, requests(8), SamplingConfig(max_tokens=4), [])
         assert pool.metrics()["requests"] == 8
