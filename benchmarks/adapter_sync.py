@@ -58,8 +58,7 @@ def main() -> None:
         ROOT / "benchmarks" / "results" / "adapter_sync.json",
         "python benchmarks/adapter_sync.py",
         metrics,
-        how=f"rank {RANK}, {DTYPE}; {REQUESTS} requests of {PROMPT} + {ANSWER} tokens, "
-        f"median of {ROUNDS} rounds by turns",
+        how=f"rank {RANK}, {DTYPE}; {REQUESTS} requests of {PROMPT} + {ANSWER} tokens, {ROUNDS} rounds by turns",
         bytes={"adapter": adapter, "full": full},
         sync_s={"whole": round(seconds, 4), "engine_stood_still": round(stood_still, 4)},
         seconds=rounded(told),

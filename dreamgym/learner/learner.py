@@ -59,11 +59,9 @@ class Learner:
         lora: LoRAConfig | None = None,
         temperature: float = 1.0,
         threads: int | None = None,
-        gpus: float | None = None,
+        gpus: float = 0.0,
     ) -> None:
-        """`gpus` of each worker: one, or a share of one; where it is None, one if the cluster has enough."""
-        if gpus is None:
-            gpus = float(ray.cluster_resources().get("GPU", 0) >= config.workers)
+        """`gpus` of each worker: none, one, or a share of one (see `Machine.gpus`)."""
         gpu = gpus > 0
         spec = LearnerSpec(
             model_path=str(model_path),

@@ -68,9 +68,12 @@ class PolicyEngine:
             ModelError: the model cannot be loaded, or its memory cannot be had.
         """
         register()
-        await self._engine.start()
         if self._lora is not None:
             self._shapes = await asyncio.to_thread(adapter_shapes, self._model, self._lora)
+            targets = sorted({name.split(".")[-3] for name in self._shapes})
+            self._engine.lora = self._lora.model_copy(update={"targets": targets})
+        await self._engine.start()
+        if self._lora is not None:
             self._write(nothing_added(self._shapes))
             await self._engine.adapt(Path(self._folder.name))
         return self._engine.version

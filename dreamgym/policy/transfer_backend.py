@@ -64,6 +64,10 @@ class Transfer(WeightTransferEngine[Connection, Update]):
         self._target = _Summed(model)
         self._receiver: WeightTransferEngine[Any, Any] | None = None
         self._receiving = False
+        if vllm_config.lora_config is not None and device.type == "cpu":
+            from dreamgym.policy.one_adapter import serve_one
+
+            serve_one(model)
 
     def init_transfer_engine(self, init_info: Connection) -> None:
         """Start vLLM's own backend, and let it meet the learner."""

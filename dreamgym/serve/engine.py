@@ -96,7 +96,7 @@ class TokenEngine:
             threads: OpenMP threads of a CPU engine; None leaves the process as it is.
             weight_transfer: whether the weights will be replaced (`policy.updates`) and the tokens trained on; logits
                 are then computed in float32, hidden states times output embedding, as a learner has to do it too.
-            lora: the adapters that will be served (`adapter`), if any.
+            lora: the adapters that will be served (`adapt`), if any; `start` wants to know its targets.
             colocated: whether `sleep` will be used, to leave a GPU's memory to others.
         """
         quiet_environment()
@@ -106,7 +106,7 @@ class TokenEngine:
         self._seed = seed
         self._threads = threads
         self._weight_transfer = weight_transfer
-        self._lora = lora if lora is not None and lora.rank else None
+        self.lora = lora if lora is not None and lora.rank else None
         self._colocated = colocated
         self._llm: AsyncLLM | None = None
         self._core: CoreThread | None = None
@@ -215,15 +215,16 @@ class TokenEngine:
         """vLLM's options for one adapter at a time; it knows some ranks only, and pads what lies between."""
         from vllm.config.lora import MaxLoRARanks
 
-        if self._lora is None:
+        if self.lora is None:
             return {}
-        ranks = [rank for rank in get_args(MaxLoRARanks) if rank >= self._lora.rank]
+        ranks = [rank for rank in get_args(MaxLoRARanks) if rank >= self.lora.rank]
         if not ranks:
             known = max(get_args(MaxLoRARanks))
             raise ModelError(
-                f"policy.lora.rank={self._lora.rank} is above what engines serve; set it to {known} or less."
+                f"policy.lora.rank={self.lora.rank} is above what engines serve; set it to {known} or less."
             )
-        return {"enable_lora": True, "max_lora_rank": min(ranks), "max_loras": 1}
+        targets = {"lora_target_modules": self.lora.targets}
+        return {"enable_lora": True, "max_lora_rank": min(ranks), "max_loras": 1, **targets}
 
     async def adapt(self, folder: Path) -> None:
         """Answer with the adapter in a folder of PEFT's, which stays there, from now on; see `policy.updates`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
 from dreamgym.config import LoRAConfig, ModelConfig, ScratchModel
 from dreamgym.errors import ModelError, WeightSyncError
@@ -19,6 +21,7 @@ from dreamgym.learner.lora import WithoutAdapters, add_adapters, parts_of, sent_
 from dreamgym.learner.models import prepare_model
 from dreamgym.learner.network import LogprobModel, load_network
 from dreamgym.policy.adapters import adapter_shapes, nothing_added, unpack_adapter
+from dreamgym.policy.one_adapter import OneAdapter
 from dreamgym.policy.weight_transfer import pack_weights
 
 RANK = 3
@@ -147,3 +150,21 @@ def test_other_adapters_than_the_engines_and_damaged_ones_are_refused(folder: Pa
         unpack_adapter([payload], {other: shape for other, shape in shapes.items() if other != name})
     with pytest.raises(WeightSyncError, match=f"'{name}'"):
         unpack_adapter([payload], {**shapes, name: (1, 2)})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_one_adapter_for_all_tokens_is_what_vllm_computes(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    widths, rank, inputs = (6, 4, 4), 8, 16
+    x, y = torch.randn(5, inputs).to(dtype), torch.randn(5, sum(widths)).to(dtype)
+    a = tuple(torch.randn(1, 1, rank, inputs).to(dtype) for _ in widths)
+    b = tuple(torch.randn(1, 1, width, rank).to(dtype) for width in widths)
+    theirs, ours, wrapper = y.clone(), y.clone(), PunicaWrapperCPU(8, 8, "cpu")
+    wrapper.is_prefill, wrapper._token_lora_indices, wrapper.indices_len[0] = False, torch.zeros(8, dtype=torch.long), 5
+    wrapper.add_lora_linear(theirs, x, a, b, 1.0, widths)
+    OneAdapter().add_lora_linear(ours, x, a, b, 1.0, widths)
+    torch.testing.assert_close(ours, theirs, atol=1e-5 if dtype == torch.float32 else 0.25, rtol=0)
+    assert (ours - y).abs().max() > 1
+    ours_too = inspect.signature(OneAdapter.add_lora_linear).parameters
+    vllms = inspect.signature(PunicaWrapperCPU.add_lora_linear).parameters
+    assert [*ours_too][:-1] == [name for name, p in vllms.items() if p.kind == p.POSITIONAL_OR_KEYWORD]
