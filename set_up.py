@@ -89,22 +89,29 @@ def machine_extra() -> tuple[str, str]:
     program = shutil.which("nvidia-smi")
     if program is None:
         return "cpu", "no NVIDIA GPU is here (there is no nvidia-smi)"
-    query = [program, "--query-gpu=driver_version,compute_cap", "--format=csv,noheader"]
     try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return "cpu", f"nvidia-smi does not answer ({error})"
-    gpus = re.findall(r"^(\d+)\.[\d.]+(?:, *(\d+\.\d+))?", answer.stdout, re.MULTILINE)
-    if answer.returncode or not gpus:
-        said = " ".join((answer.stdout + answer.stderr).split()) or f"exit status {answer.returncode}"
-        return "cpu", f"nvidia-smi names no GPU ({said})"
-    driver = int(gpus[0][0])
-    if driver < DRIVER:
-        return "cpu", f"torch and vLLM are CUDA 13 builds and need NVIDIA driver R{DRIVER} or newer, here is R{driver}"
-    newest = max(float(capability or CAPABILITY) for _, capability in gpus)
+        drivers = ask(program, "driver_version")
+        if not drivers:
+            return "cpu", "nvidia-smi names no GPU"
+        if drivers[0] < DRIVER:
+            need = f"torch and vLLM are CUDA 13 builds and need NVIDIA driver R{DRIVER} or newer"
+            return "cpu", f"{need}, here is R{int(drivers[0])}"
+        newest = max(ask(program, "compute_cap"))
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        return "cpu", f"nvidia-smi names no GPU ({error})"
     if newest < CAPABILITY:
         return "cpu", f"CUDA 13 needs a GPU of compute capability {CAPABILITY} or more (Turing), here is {newest}"
-    return "gpu", f"{len(gpus)} NVIDIA GPU(s), driver R{driver}"
+    return "gpu", f"{len(drivers)} NVIDIA GPU(s), driver R{int(drivers[0])}"
+
+
+def ask(program: str, field: str) -> list[float]:
+    """One number a GPU, as nvidia-smi tells it; a ValueError with its own words where it tells none."""
+    line = [program, f"--query-gpu={field}", "--format=csv,noheader"]
+    answer = subprocess.run(line, capture_output=True, text=True, timeout=60)
+    numbers = [re.match(r"\d+(\.\d+)?", each) for each in answer.stdout.splitlines()]
+    if answer.returncode or not all(numbers):
+        raise ValueError(" ".join((answer.stdout + answer.stderr).split()) or f"exit status {answer.returncode}")
+    return [float(number[0]) for number in numbers if number]
 
 
 def read_stamp() -> dict[str, str]:

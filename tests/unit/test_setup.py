@@ -33,23 +33,31 @@ def program(file: Path, body: str) -> None:
     file.chmod(0o755)
 
 
+def gpus(*answers: str) -> str:
+    """An nvidia-smi of GPUs, each told as "driver capability"."""
+    told = [each.split() for each in answers]
+    drivers, capabilities = ("; ".join(f"echo {each[index]}" for each in told) for index in (0, 1))
+    return f'case "$1" in *driver*) {drivers};; *) {capabilities};; esac'
+
+
 # --- Which build ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("answer", "extra", "why"),
     [
-        ("echo '580.95.05, 9.0'", "gpu", "1 NVIDIA GPU"),
-        ("echo '580.65.06'", "gpu", "R580"),
-        ("echo '595.71.05, 8.0'; echo '595.71.05, 8.0'", "gpu", "2 NVIDIA GPU"),
-        ("echo '580.95.05, 6.1'; echo '580.95.05, 8.9'", "gpu", "2 NVIDIA GPU"),
-        ("echo '575.57.08, 9.0'", "cpu", "need NVIDIA driver R580 or newer, here is R575"),
-        ("echo '470.256.02, 7.0'", "cpu", "R470"),
-        ("echo '580.95.05, 6.1'", "cpu", "compute capability 7.5"),
-        ("echo 'No devices were found'", "cpu", "No devices were found"),
+        (gpus("580.95.05 9.0"), "gpu", "1 NVIDIA GPU(s), driver R580"),
+        (gpus("595.71.05 8.0", "595.71.05 8.0"), "gpu", "2 NVIDIA GPU(s), driver R595"),
+        (gpus("580.95.05 6.1", "580.95.05 8.9"), "gpu", "2 NVIDIA GPU(s)"),
+        (gpus("575.57.08 9.0"), "cpu", "need NVIDIA driver R580 or newer, here is R575"),
+        # Drivers of those years do not know the question for the capability.
+        ('case "$1" in *driver*) echo 470.256.02;; *) echo not a valid field; exit 2;; esac', "cpu", "here is R470"),
+        (gpus("580.95.05 6.1"), "cpu", "compute capability 7.5 or more (Turing), here is 6.1"),
+        ("echo 'No devices were found'", "cpu", "names no GPU (No devices were found)"),
         ("echo 'Failed to initialize NVML: Driver/library version mismatch'; exit 18", "cpu", "version mismatch"),
-        ("echo '580.95.05, 9.0'; exit 9", "cpu", "names no GPU"),
+        ("echo 580.95.05; exit 9", "cpu", "names no GPU (580.95.05)"),
         ("exit 6", "cpu", "exit status 6"),
+        ("true", "cpu", "names no GPU"),
     ],
 )
 def test_the_build_follows_driver_and_gpu(
@@ -246,7 +254,7 @@ def test_set_up_from_nothing_again_and_after_a_break(tmp_path: Path) -> None:
     assert kept.exists() and checkout.installed() >= cpu and json.loads(stamp.read_text()) == done
 
     # The machine gets a GPU: pip alone would take torch+cpu for torch, and the two vLLMs share their files.
-    program(checkout.programs / "nvidia-smi", "echo '580.95.05, 9.0'")
+    program(checkout.programs / "nvidia-smi", gpus("580.95.05 9.0"))
     made = checkout.make()
     assert made.returncode == 0, made.stderr
     gpu = {f"torch-{set_up.TORCH}", "vllm-0.32.0", "tester-1.0", "small-0.1.0"}
