@@ -139,7 +139,6 @@ def run_job(asked: Experiment, row: str, seed: int) -> None:
     Raises:
         DreamgymError: a stage failed; what was finished is kept.
     """
-    from dreamgym.stages.evaluate import evaluate  # with ray and torch, which whoever plans and waits does not need
     from dreamgym.stages.players import make
     from dreamgym.stages.report import report
 
@@ -154,7 +153,10 @@ def run_job(asked: Experiment, row: str, seed: int) -> None:
         config = asked.settled(row, seed)
         assert config is not None
         take_over(config, STAGES[player], _donors(config))
-        evaluate(config, player, make(config, player, alive))
+        services = make(config, player, alive)
+        from dreamgym.stages.evaluate import evaluate  # with ray and torch, which whoever waits does not need
+
+        evaluate(config, player, services)
     report(config)
     write_json(config.run_dir / "result.json", asked.result(row, seed))
 

@@ -1,18 +1,17 @@
-"""From nothing to a player, stage by stage."""
+"""From nothing to a player, stage by stage; each is imported as it begins, since torch and ray take seconds."""
 
 from __future__ import annotations
 
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from dreamgym.config import RunConfig
-from dreamgym.services import Services
 from dreamgym.stages.annotate import annotate
 from dreamgym.stages.collect import collect
-from dreamgym.stages.dpo import dpo
-from dreamgym.stages.real import real
 from dreamgym.stages.rows import STAGES, Player
-from dreamgym.stages.sft import sft
-from dreamgym.stages.train import train
+
+if TYPE_CHECKING:
+    from dreamgym.services import Services
 
 
 def make(config: RunConfig, who: Player, alive: ExitStack) -> Services | None:
@@ -29,10 +28,20 @@ def make(config: RunConfig, who: Player, alive: ExitStack) -> Services | None:
     """
     collect(config)
     annotate(config)
+    from dreamgym.stages.sft import sft
+
     sft(config)
     if who == "dpo":
+        from dreamgym.stages.dpo import dpo
+
         dpo(config)
-    services = train(config, alive) if "train" in STAGES[who] else None
-    if who == "policy_real":
-        services = real(config, services, alive)
-    return services
+    if "train" not in STAGES[who]:
+        return None
+    from dreamgym.stages.train import train
+
+    services = train(config, alive)
+    if who != "policy_real":
+        return services
+    from dreamgym.stages.real import real
+
+    return real(config, services, alive)

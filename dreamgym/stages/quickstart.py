@@ -9,7 +9,6 @@ from rich.panel import Panel
 
 from dreamgym.config import RunConfig
 from dreamgym.obs.console import console
-from dreamgym.stages.evaluate import evaluate
 from dreamgym.stages.players import make
 from dreamgym.stages.report import report
 
@@ -19,6 +18,8 @@ def quickstart(config: RunConfig) -> None:
     sim_to_real = config.train.world == "dream" and config.real.transitions > 0
     with ExitStack() as alive:
         services = make(config, "policy_real" if sim_to_real else "policy", alive)
+        from dreamgym.stages.evaluate import evaluate  # with torch and ray, which collecting does not need
+
         evaluate(config, "warm_start", services)
         evaluate(config, "policy", services)
         if sim_to_real:
