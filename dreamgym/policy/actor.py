@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import astuple, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +60,6 @@ class PolicyEngine:
         self._parts: list[WeightPayload] = []
         self._offered: list[dict[str, Any]] = []
         self._offers = contextlib.ExitStack()
-        self._folder = tempfile.TemporaryDirectory(prefix="dreamgym-adapter-")
 
     async def ready(self) -> int:
         """Start the engine; returns the version of its weights, 0.
@@ -205,4 +205,10 @@ class PolicyEngine:
     async def close(self) -> None:
         """End the engine."""
         await self._engine.close()
-        self._folder.cleanup()
+        if self._lora is not None:
+            self._folder.cleanup()
+
+    @cached_property
+    def _folder(self) -> tempfile.TemporaryDirectory[str]:
+        """Where the adapter lies from which the engine answers."""
+        return tempfile.TemporaryDirectory(prefix="dreamgym-adapter-")
