@@ -9,12 +9,19 @@ from rich.panel import Panel
 
 from dreamgym.config import RunConfig
 from dreamgym.obs.console import console
+from dreamgym.obs.runlog import duration
+from dreamgym.planning import GB
+from dreamgym.planning.budget import Budget, given
+from dreamgym.planning.check import models_of
+from dreamgym.planning.estimate import estimate
+from dreamgym.planning.machine import here
 from dreamgym.stages.players import make
 from dreamgym.stages.report import report
 
 
 def quickstart(config: RunConfig) -> None:
     """Run every stage that is not done yet, then show what came out."""
+    _forecast(config)
     sim_to_real = config.train.world == "dream" and config.real.transitions > 0
     with ExitStack() as alive:
         services = make(config, "policy_real" if sim_to_real else "policy", alive)
@@ -26,6 +33,21 @@ def quickstart(config: RunConfig) -> None:
             evaluate(config, "policy_real", services)
     report(config)
     console.print(_result(config))
+
+
+def _forecast(config: RunConfig) -> None:
+    """Say how long the whole way takes on this machine, by the rates of `dreamgym plan`, and how much memory.
+
+    Only for models made from nothing: the shape of any other is known by building it, which takes a while.
+    """
+    if {config.world.model.source, config.policy.model.source} - {"scratch", "world"}:
+        return
+    models, on = models_of(config), here()
+    found = estimate(config, models, on)
+    seconds = sum(cost.seconds for cost in Budget(config, models, on, found, given({})).costs())
+    most = max(row.used for row in found.rows if row.stage != "all")
+    told = f"about {duration(seconds)} from beginning to end on {on.name}, and {most / GB:.1f} GB of memory at most"
+    console.print(f"[dim]{told}; `dreamgym plan` says how that is reckoned[/]", soft_wrap=True)
 
 
 def _result(config: RunConfig) -> Panel:
