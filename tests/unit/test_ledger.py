@@ -122,6 +122,8 @@ class Parts:
 class Learner:
     """What the trainer asks of a learner, from `Parts`; its weights go over by reference."""
 
+    direct = False
+
     def __init__(self, parts: Parts) -> None:
         self.rl_step = parts.rl_step
         self.save_checkpoint, self.load_checkpoint = parts.save_checkpoint, parts.load_checkpoint

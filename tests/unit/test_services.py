@@ -33,6 +33,7 @@ class Part:
         self.name, self._told, self._hangs, self._fails = name, told, hangs, fails
         self._closed = threading.Event()
         self.seats = 77
+        self.engines = ["an engine"]
         self.world = SimpleNamespace(sleep=self._later("sleep"), wake=self._later("wake"))
         told.append(f"{name} begins")
 
@@ -54,6 +55,9 @@ class Part:
 
     def empty_cache(self) -> None:
         self._told.append(f"{self.name} empties its cache")
+
+    def connect(self, engines: Any, ranks: int, timeout_s: float) -> None:
+        self._told.append(f"{self.name} meets the engines")
 
     def _later(self, method: str) -> Callable[[], Any]:
         async def call() -> None:
@@ -93,10 +97,10 @@ def test_those_who_share_a_gpu_load_one_after_the_other(start: Any) -> None:
     loading = ["learner begins", "learner is ready", "learner empties its cache"]
     asleep, awake = ["policy sleeps", "dream sleeps"], ["policy wakes", "dream wakes"]
     alone = [f"{name} {does}" for name in ("policy", "dream") for does in ("begins", "is ready")]
-    assert told == [*alone, *asleep, *loading, *awake]
+    assert told == [*alone, *asleep, *loading, *awake, "learner meets the engines"]
     with services.engines_asleep():
         told.append("step")
-    assert told[len(alone) + 7 :] == [*asleep, "step", "learner empties its cache", *awake]
+    assert told[len(alone) + 8 :] == [*asleep, "step", "learner empties its cache", *awake]
 
 
 def test_a_step_that_fails_leaves_the_engines_awake(start: Any) -> None:
@@ -111,7 +115,8 @@ def test_with_gpus_of_their_own_nobody_sleeps_and_seats_are_told(start: Any) -> 
     call, told, given = start({"replay": {"top_k": 0}, "device": "gpu"})
     with call().engines_asleep():
         pass
-    assert sorted(told) == sorted(f"{name} {does}" for name in NAMES for does in ("begins", "is ready"))
+    started = [f"{name} {does}" for name in NAMES for does in ("begins", "is ready")]
+    assert told[-1] == "learner meets the engines" and sorted(told[:-1]) == sorted(started)
     (asks, device), config = given
     assert ([ask.field for ask in asks], device) == (["policy.engines", "world.replicas", "learner.workers"], "gpu")
     assert config.policy.engine.max_num_seqs == config.world.engine.max_num_seqs == 77
