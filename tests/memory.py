@@ -34,6 +34,8 @@ class Alive(TorchDispatchMode):
 
     def add(self, tensor: torch.Tensor) -> None:
         """Count a tensor that was made before."""
+        if tensor.is_meta:
+            return
         storage = tensor.untyped_storage()
         if 0 < storage.nbytes() < self._skip and storage._cdata not in self._besides:
             self._known[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())

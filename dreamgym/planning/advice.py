@@ -75,6 +75,9 @@ def moves(config: RunConfig, parts: set[str]) -> Iterator[tuple[float, Change]]:
     """Single changes that may help parts that do not fit, with their prices."""
     if "precision" in parts:
         yield 0.0, {"policy.model.dtype": "float32", "world.model.dtype": "float32"}
+    if "optimizer" in parts:
+        yield 0.5, {"learner.zero_stage": 2}
+        yield 3.0, {f"{name}.optimizer": "adamw" for name in ("world.sft", "policy.sft", "learner")}
     if parts & {"learner", "host"}:
         yield from _learner(config)
     if "host" in parts and config.learner.workers > 1:

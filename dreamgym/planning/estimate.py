@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -68,7 +69,8 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Misfit:
-    """What does not fit: the part that must change (learner, policy, world, gpus, host, disk, precision), and why."""
+    """What does not fit: the part that must change (learner, policy, world, gpus, host, disk, precision,
+    optimizer), and why."""
 
     part: str
     said: str
@@ -112,6 +114,7 @@ def estimate(config: RunConfig, models: Models, machine: Machine) -> Estimate:
         found.misfits.append(Misfit("gpus", f"device=gpu, but {machine.name} has no GPU"))
         return found
     _precisions(config, machine, found)
+    _muon(config, found)
     longest = max(config.policy.engine.max_model_len, config.world.engine.max_model_len)
     if config.learner.token_budget < longest:
         found.notes.append(
@@ -337,6 +340,18 @@ def _precisions(config: RunConfig, machine: Machine, found: Estimate) -> None:
     if wrong and on_gpus(config, machine) and not machine.bfloat16:
         kind = next(node.gpu for node in machine.nodes if node.gpus)
         found.misfits.append(Misfit("precision", f"{' and '.join(wrong)}: a {kind} has no bfloat16"))
+
+
+def _muon(config: RunConfig, found: Estimate) -> None:
+    """DeepSpeed's ZeRO-3 refuses Muon."""
+    tuned = [f"{name}.sft.optimizer" for name in ("world", "policy") if getattr(config, name).sft.tokens]
+    asked = [name for name in [*tuned, "learner.optimizer"] if _at(config, name) == "muon"]
+    if asked and config.learner.zero_stage == 3:
+        found.misfits.append(Misfit("optimizer", f"{' and '.join(asked)}=muon cannot go with learner.zero_stage=3"))
+
+
+def _at(config: RunConfig, name: str) -> Any:
+    return functools.reduce(getattr, name.split("."), config)
 
 
 def _row(found: Estimate, part: str, row: Row, shown: bool = True) -> None:

@@ -171,6 +171,15 @@ def test_a_gpu_without_bfloat16_is_told_and_float32_advised() -> None:
     assert "world.model.dtype=float32" in check(config, models, on).remedy
 
 
+def test_muon_cannot_go_with_zero_3_and_the_advice_never_says_so(eight_b: tuple[RunConfig, Models]) -> None:
+    config, models = eight_b
+    config_now = apply(config, {"world.sft.optimizer": "muon"})
+    assert config_now is not None
+    verdict = check(config_now, models, parse("8xA100-80"))
+    assert "world.sft.optimizer=muon cannot go with learner.zero_stage=3" in verdict.said
+    assert verdict.remedy == "set learner.zero_stage=2"
+
+
 def test_host_memory_counts_where_it_is_known(eight_b: tuple[RunConfig, Models]) -> None:
     config, _ = eight_b
     big = [Node(gpus=8, gpu="A100", gpu_gb=80, cores=64, ram_gb=512)]

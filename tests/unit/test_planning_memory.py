@@ -136,7 +136,7 @@ CASES = [
     (1, "bfloat16", "muon"),
     (0, "float32", "adamw"),
     (1, "float32", "adamw"),
-    (2, "float32", "muon"),
+    (2, "float32", "adamw"),
 ]
 
 
