@@ -82,6 +82,7 @@ async def test_an_update_that_is_late_leaves_the_engine_still_and_the_next_one_w
     assert agree(gaps(newer, requests(16), found)) and not agree(gaps(late, requests(16), found))
 
 
+@pytest.mark.slow
 async def test_an_engine_of_several_processes_takes_new_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,7 +146,8 @@ class Recorder:
 
 @pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    here = [str(Path(__file__).parents[up]) for up in (2, 0)]  # workers import the classes of this file
+    os.environ["PYTHONPATH"] = os.pathsep.join([*here, os.environ.get("PYTHONPATH", "")])
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()

@@ -35,6 +35,8 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCH_EXTENSIONS_DIR", str(folder))
+        here = [str(Path(__file__).parents[up]) for up in (2, 0)]  # workers import the classes of this file
+        patch.setenv("PYTHONPATH", os.pathsep.join([*here, os.environ.get("PYTHONPATH", "")]))
         ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield folder
     ray.shutdown()
