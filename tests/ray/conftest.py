@@ -23,7 +23,8 @@ def local_ray(compiled: Path) -> None:
         return
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]))
+        here = [str(Path(__file__).parents[up]) for up in (2, 0)]  # workers import the classes of these files
+        patch.setenv("PYTHONPATH", os.pathsep.join([*here, os.environ.get("PYTHONPATH", "")]))
         patch.setenv("TORCH_EXTENSIONS_DIR", str(compiled))
         patch.setenv("RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S", "0.5")
         ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="error")

@@ -81,6 +81,7 @@ async def test_an_update_that_is_late_leaves_the_engine_still_and_the_next_one_w
     assert agree(gaps(newer, requests(16), found)) and not agree(gaps(late, requests(16), found))
 
 
+@pytest.mark.slow
 async def test_an_engine_of_several_processes_takes_new_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
