@@ -142,7 +142,7 @@ CASES = [
 
 @pytest.mark.slow
 def test_deepspeed_holds_after_a_backward_pass_what_is_estimated(tmp_path: Path) -> None:
-    """Two ranks, matrices above ZeRO-3's threshold of 1e5 weights, so that they are really partitioned."""
+    """Two ranks, matrices above ZeRO-3's threshold of 1e5 weights; before a step, what it needs may be there already."""
     rendezvous = (tmp_path / "rendezvous").as_uri()
     code = textwrap.dedent(STATES.format(tests=str(Path(__file__).parents[1]), cases=CASES, rendezvous=rendezvous))
     shared = {"WORLD_SIZE": "2", "LOCAL_SIZE": "1", "LOCAL_RANK": "0", "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -163,8 +163,9 @@ def test_deepspeed_holds_after_a_backward_pass_what_is_estimated(tmp_path: Path)
     counted = shape_of(ModelConfig(source=str(tmp_path)), "policy.model")
     for (stage, dtype, optimizer), found in zip(CASES, taken, strict=True):
         settings = LearnerConfig(zero_stage=stage, optimizer=optimizer, workers=2)
-        parts, _, _ = states(Trained(counted, optimizer, dtype), settings, gpu=True)
-        assert found == pytest.approx(sum(parts.values()), rel=0.03), (stage, dtype, optimizer)
+        parts, _, step = states(Trained(counted, optimizer, dtype), settings, gpu=True)
+        kept = sum(parts.values())
+        assert 0.97 * kept <= found <= 1.03 * (kept + step), (stage, dtype, optimizer)
 
 
 # Activations and head -----------------------------------------------------------------------------------------
