@@ -171,8 +171,9 @@ def _clean_up() -> None:
     watchdog.start()
     ray = sys.modules.get("ray")
     if ray is not None and ray.is_initialized():
-        # Threads of Serve go on asking its controller for news; that it is gone is none.
-        logging.getLogger("asyncio").disabled = True
+        # Threads of Serve go on telling and asking its controller; that it is gone is no news.
+        for name in ("asyncio", "ray.serve"):
+            logging.getLogger(name).disabled = True
         ray.shutdown()
     watchdog.cancel()
     TREE.end()

@@ -142,7 +142,7 @@ CASES = [
 
 @pytest.mark.slow
 def test_deepspeed_holds_after_a_backward_pass_what_is_estimated(tmp_path: Path) -> None:
-    """Two ranks, matrices above ZeRO-3's threshold of 1e5 weights; before a step, what it needs may be there already."""
+    """Two ranks, matrices above ZeRO-3's threshold of 1e5 weights; what a step needs may be there before it."""
     rendezvous = (tmp_path / "rendezvous").as_uri()
     code = textwrap.dedent(STATES.format(tests=str(Path(__file__).parents[1]), cases=CASES, rendezvous=rendezvous))
     shared = {"WORLD_SIZE": "2", "LOCAL_SIZE": "1", "LOCAL_RANK": "0", "PYTHONPATH": os.pathsep.join(sys.path)}
