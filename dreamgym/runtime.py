@@ -82,7 +82,7 @@ def ensure_ray(device: Device = "auto") -> Machine:
             log_to_driver=False,
         )
     counted = ray.cluster_resources().get("GPU", 0) > 0
-    machines = _machines(ray.get_runtime_context().get_job_id(), device != "cpu" and counted)
+    machines = _machines(ray.get_runtime_context().get_session_name(), device != "cpu" and counted)
     gpu = device == "gpu" or (device == "auto" and counted and all(seen.cuda for seen in machines))
     if device == "gpu" and not all(seen.cuda for seen in machines):
         raise ConfigError(
@@ -146,8 +146,8 @@ def _say(line: str) -> None:
 
 
 @functools.cache
-def _machines(job: str, gpus: bool) -> list[Seen]:
-    """What the machines of a Ray job can compute with: this one, or the nodes of a cluster (those with GPUs)."""
+def _machines(session: str, gpus: bool) -> list[Seen]:
+    """What the machines of a Ray session can compute with: this one, or the nodes of a cluster (those with GPUs)."""
     if not os.environ.get("RAY_ADDRESS"):
         return [see()]
     import ray

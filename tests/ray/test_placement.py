@@ -112,7 +112,7 @@ def test_a_start_that_lacks_gpus_ends_and_names_who_asks_for_them(
     one_gpu: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = (
-        "policy.engines for 1, world.replicas for 1, learner.workers for 2, 4 in all, could not .* has 1, of which 1"
+        "policy.engines for 1, world.replicas for 2, learner.workers for 2, 5 in all, could not .* has 1, of which 1"
     )
     with pytest.raises(EngineError, match=f"too few GPUs: {asked}"):
         start_services(wanted(tmp_path), tmp_path, world=tmp_path, learner=True)
