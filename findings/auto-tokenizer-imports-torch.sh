@@ -8,7 +8,7 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
 "$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-    torch==2.13.0 transformers==5.19.0 tokenizers==0.23.1 scikit-learn==1.9.0
+    torch==2.13.0 transformers==5.19.0 tokenizers==0.23.3 scikit-learn==1.9.1
 cd "$folder"
 "$folder/venv/bin/python" - <<'PY'
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers

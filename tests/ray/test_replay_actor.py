@@ -26,11 +26,6 @@ ITEMS = [
 ]
 
 
-def wait_longer_for_company(_: ReplayActor) -> None:
-    """A thousand times as long, so that a slow sender's requests come together as well."""
-    sys.modules[ReplayActor.__module__]._WINDOW_S = 2.0  # type: ignore[attr-defined]
-
-
 @pytest.fixture
 def handle(local_ray: None) -> Iterator[Any]:
     actor = start_replay(CONFIG, 0, "test")
@@ -44,7 +39,11 @@ async def test_many_searches_become_few_batches_and_answers_are_the_buffer_s(
     monkeypatch.setattr("dreamgym.replay.actor.ADD_AT_ONCE", 7)
     client = ReplayClient(handle, HANG_S)
     assert await client.add(ITEMS) == len(ITEMS)
-    await handle.__ray_call__.remote(wait_longer_for_company)
+
+    def wait_longer_for_company(actor: ReplayActor) -> None:  # in here, so that it travels by value
+        sys.modules[type(actor).__module__]._WINDOW_S = 2.0  # type: ignore[attr-defined]
+
+    await handle.__ray_call__.remote(wait_longer_for_company)  # so that a slow sender's requests come together too
     asked = [([(item.state, item.action)], 1 + n % 2, [item.trajectory_id]) for n, item in enumerate(ITEMS)]
     answers = await asyncio.gather(*(client.search(*request) for request in asked))
     buffer = ReplayBuffer(CONFIG)
