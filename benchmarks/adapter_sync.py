@@ -22,7 +22,7 @@ from dreamgym.config import LearnerConfig, LoRAConfig, PolicyConfig, SamplingCon
 from dreamgym.learner.learner import Learner
 from dreamgym.policy.engine import PolicyPool
 from dreamgym.policy.weight_transfer import pack_weights, read_checkpoint
-from dreamgym.runtime import ensure_ray
+from dreamgym.runtime.cluster import ensure_ray
 
 RANK, DTYPE, ROUNDS = 16, "float32", 3
 REQUESTS, PROMPT, ANSWER = 16, 48, 32

@@ -22,8 +22,8 @@ from dreamgym.config import RunConfig
 from dreamgym.controller import Trainer
 from dreamgym.learner.learner import Learner
 from dreamgym.learner.models import prepare_model
-from dreamgym.obs.console import Bar, progress
 from dreamgym.services import Services, start_services
+from dreamgym.telemetry.console import Bar, progress
 
 ROUNDS, ITERATIONS = 5, 8
 

@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 
 import psutil
 
-from dreamgym.obs.ledger import Account, account
-from dreamgym.obs.runlog import read_log
+from dreamgym.runs.ledger import Account, account
+from dreamgym.runs.log import read_log
 from dreamgym.schema import read_parquet
 from tests import tiny
 

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.chaos import DREAM, NAME, REAL, Life, check, failed, kill_node, left_behind, prepare, raylet, until
 from benchmarks.record import ROOT, write
-from dreamgym.obs.processes import TREE
+from dreamgym.runtime.processes import TREE
 
 ITERATIONS = 6
 RESULT = ROOT / "docs" / "results" / "faults.json"

@@ -34,14 +34,14 @@ from dreamgym.actors.episode import Episode
 from dreamgym.actors.fleet import RolloutFleet
 from dreamgym.config import RunConfig
 from dreamgym.learner.models import prepare_model
-from dreamgym.obs.processes import GIB, TREE, no_process_left
-from dreamgym.obs.rollouts import rollout_metrics
+from dreamgym.runtime.processes import GIB, TREE, no_process_left
 from dreamgym.schema import read_parquet
 from dreamgym.services import Services, start_services
 from dreamgym.settings import load_config
 from dreamgym.stages.annotate import annotate
 from dreamgym.stages.collect import collect
 from dreamgym.stages.sft import sft
+from dreamgym.training.rollout_metrics import rollout_metrics
 from dreamgym.types import Task, Trajectory, stable_id
 
 RESULT = ROOT / "benchmarks" / "results" / "growth.json"

@@ -31,7 +31,7 @@ from trl_peer import serve
 
 from dreamgym.config import RunConfig
 from dreamgym.controller import Trainer
-from dreamgym.obs.processes import GIB, memory_of
+from dreamgym.runtime.processes import GIB, memory_of
 from dreamgym.services import start_services
 
 ROUNDS = 5

@@ -25,7 +25,7 @@ from record import ROOT, record
 from dreamgym.config import LearnerConfig
 from dreamgym.learner.batches import RL_SCHEMA
 from dreamgym.learner.learner import Learner
-from dreamgym.runtime import ensure_ray
+from dreamgym.runtime.cluster import ensure_ray
 
 READ, WRITTEN = (20, 36), (4, 9)
 """Tokens that a turn reads and writes, from and up to."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from workload import Call
 
 from dreamgym.config import EngineConfig, SamplingConfig
-from dreamgym.quiet import quiet_environment
+from dreamgym.runtime.quiet import quiet_environment
 from dreamgym.serve.engine import CPU_SEATS
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dreamgym.obs.machine import machine
+from dreamgym.runtime.machine import machine
 
 ROOT = Path(__file__).parents[1]
 

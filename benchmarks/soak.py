@@ -29,9 +29,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.chaos import DREAM, Life, kill_node, left_behind, prepare, raylet
 from benchmarks.record import ROOT, record
-from dreamgym.obs.ledger import add_up
-from dreamgym.obs.processes import TREE
-from dreamgym.obs.runlog import read_log
+from dreamgym.runs.ledger import add_up
+from dreamgym.runs.log import read_log
+from dreamgym.runtime.processes import TREE
 
 EVERY_S = 10.0
 FAULTS = (

@@ -20,7 +20,7 @@ from typing import Any
 
 from record import ROOT, merge
 
-from dreamgym.precision import of_cpu
+from dreamgym.runtime.precision import of_cpu
 
 RECIPE = ROOT / "recipes" / "quickstart.yaml"
 TOKENS = {"before": 12_000, "now": 60_000}

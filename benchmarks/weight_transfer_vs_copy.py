@@ -26,7 +26,7 @@ from dreamgym.config import LearnerConfig, PolicyConfig, SamplingConfig
 from dreamgym.learner.learner import Learner
 from dreamgym.policy.engine import PolicyPool
 from dreamgym.policy.weight_transfer import pack_weights
-from dreamgym.runtime import ensure_ray
+from dreamgym.runtime.cluster import ensure_ray
 
 ROUNDS, IN_FLIGHT = 9, 16
 DTYPES = {"small": "float32", "135m": "bfloat16"}

@@ -175,7 +175,7 @@ def _run(name: str, arguments: Sequence[str]) -> int:
         _print_help(name)
         return 0
     config, options = _parse(name, arguments)
-    from dreamgym.obs.processes import no_process_left
+    from dreamgym.runtime.processes import no_process_left
 
     try:
         with no_process_left():

@@ -18,7 +18,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
-from dreamgym import loops
 from dreamgym.actors.again import again_scores
 from dreamgym.chat import load_chat
 from dreamgym.checkpoints import checkpoints, state_of
@@ -31,18 +30,20 @@ from dreamgym.fidelity import named, predict
 from dreamgym.guard import no_longer_true
 from dreamgym.learner.algorithms import resolve
 from dreamgym.learner.batches import rl_batch
-from dreamgym.obs.console import Bar
-from dreamgym.obs.ledger import Ledger
-from dreamgym.obs.metrics import Sink
-from dreamgym.obs.mirror import Mirror
-from dreamgym.obs.rollouts import rollout_metrics
-from dreamgym.obs.runlog import Clock, RunLog, read_log
-from dreamgym.obs.stages import write_json
 from dreamgym.policy.weight_transfer import pack_weights
 from dreamgym.refresh import Refresher
+from dreamgym.runs.folder import write_json
+from dreamgym.runs.ledger import Ledger
+from dreamgym.runs.log import RunLog, read_log
+from dreamgym.runs.remote_checkpoints import RemoteCheckpoints
+from dreamgym.runtime import event_loop
 from dreamgym.serve.engine import LOAD
 from dreamgym.services import Services
 from dreamgym.supply import Supply
+from dreamgym.telemetry.clock import Clock
+from dreamgym.telemetry.console import Bar
+from dreamgym.telemetry.metrics import Sink
+from dreamgym.training.rollout_metrics import rollout_metrics
 from dreamgym.types import Task, Trajectory, World
 
 log = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ class Trainer:
         heldout: Sequence[Trajectory],
         after: Path | None = None,
         sinks: Sequence[Sink] = (),
-        mirror: Mirror | None = None,
+        mirror: RemoteCheckpoints | None = None,
         seed_data: Sequence[Trajectory] = (),
         renewal: Renewal | None = None,
         usual_groups: int = 0,
@@ -260,7 +261,7 @@ class Trainer:
         """What the dream says along the policy's own real episodes and, at first, along held-out ones."""
         assert self.services.dream is not None
         heldout = self._heldout[: 2 * FIDELITY_EPISODES] if iteration == 0 else []
-        return loops.run(self._along([*own], heldout))
+        return event_loop.run(self._along([*own], heldout))
 
     async def _along(self, own: list[Trajectory], heldout: list[Trajectory]) -> dict[str, Any]:
         assert self.services.dream is not None
@@ -298,7 +299,7 @@ class Trainer:
             partial_home.mkdir(parents=True)
             self.services.learner.save_checkpoint(partial_home / "learner")  # type: ignore[union-attr]
             if self.services.replay is not None:
-                loops.run(self.services.replay.save(partial_home))
+                event_loop.run(self.services.replay.save(partial_home))
             state = {
                 "iteration": iteration,
                 "world": self.services.dream.model.name if self.services.dream is not None else "",
@@ -345,7 +346,7 @@ class Trainer:
         self.clock.go_on(state["clock"])
         self.services.learner.load_checkpoint(found[-1] / "learner")  # type: ignore[union-attr]
         if self.services.replay is not None:
-            loops.run(self.services.replay.load(found[-1]))
+            event_loop.run(self.services.replay.load(found[-1]))
         self._log.truncate_after(iteration)
         self._ledger.write("resumed", iteration)
         self._send_weights(iteration)

@@ -10,7 +10,7 @@ from typing import Any
 from dreamgym.actors.episode import Episode
 from dreamgym.actors.fleet import RolloutFleet
 from dreamgym.config import RunConfig
-from dreamgym.obs.stats import wilson
+from dreamgym.telemetry.stats import wilson
 from dreamgym.types import Fold, Task, Trajectory, World, stable_id
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dreamgym.config import TrainConfig
-from dreamgym.obs.stats import wilson
+from dreamgym.telemetry.stats import wilson
 
 
 def no_longer_true(records: Sequence[Mapping[str, Any]], config: TrainConfig) -> str:

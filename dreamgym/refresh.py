@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from dreamgym import loops
 from dreamgym.config import RunConfig
 from dreamgym.curriculum.curriculum import Curriculum
 from dreamgym.errors import EngineError
@@ -14,6 +13,7 @@ from dreamgym.replay.actor import ReplayClient
 from dreamgym.replay.embed import make_embedder
 from dreamgym.replay.gate import WriteGate
 from dreamgym.replay.records import Candidate, Outcome, from_trajectory
+from dreamgym.runtime import event_loop
 from dreamgym.serve.dream import WorldClient
 from dreamgym.serve.experience import DreamQuery
 from dreamgym.services import Services
@@ -35,7 +35,7 @@ class Refresher:
         """Invent tasks from the most valuable ones; offer transitions to the buffer. Returns the counts."""
         if self._dream is None:
             return {}
-        return loops.run(self._run(trajectories, iteration))
+        return event_loop.run(self._run(trajectories, iteration))
 
     async def _run(self, trajectories: Sequence[Trajectory], iteration: int) -> dict[str, Any]:
         new_tasks, buffer = await asyncio.gather(self._invent(iteration), self._store(trajectories, iteration))

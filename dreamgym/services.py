@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dreamgym import loops
 from dreamgym.actors.fleet import RolloutFleet
 from dreamgym.actors.rollout import WorldAddress
 from dreamgym.config import RunConfig
 from dreamgym.errors import EngineError
 from dreamgym.learner.learner import Learner
-from dreamgym.placement import asks_of_run, require, share_of_gpu
 from dreamgym.policy.engine import PolicyPool
 from dreamgym.replay.actor import ReplayClient, start_replay
 from dreamgym.replay.records import from_trajectory
-from dreamgym.runtime import Machine, ensure_ray, settled
+from dreamgym.runtime import event_loop
+from dreamgym.runtime.cluster import Machine, ensure_ray, settled
+from dreamgym.runtime.placement import asks_of_run, require, share_of_gpu
 from dreamgym.serve.app import WORLD, DreamApp, deploy_dream
 from dreamgym.types import Trajectory
 
@@ -59,7 +59,7 @@ class Services:
             return
         self.policy.sleep()
         if self.dream is not None:
-            loops.run(self.dream.world.sleep())
+            event_loop.run(self.dream.world.sleep())
         try:
             yield
             if self.learner is not None:
@@ -67,7 +67,7 @@ class Services:
         finally:
             self.policy.wake()
             if self.dream is not None:
-                loops.run(self.dream.world.wake())
+                event_loop.run(self.dream.world.wake())
 
     def __enter__(self) -> Services:
         return self
@@ -90,9 +90,9 @@ class Services:
         if self.policy is not None:
             self.policy.versions()
         if self.dream is not None:
-            loops.run(self.dream.world.metrics())
+            event_loop.run(self.dream.world.metrics())
         if self.replay is not None:
-            loops.run(self.replay.check())
+            event_loop.run(self.replay.check())
 
 
 def start_services(
@@ -193,7 +193,7 @@ def _start_dream(
             for t in seed_data
             for item in from_trajectory(t)
         }
-        loops.run(services.replay.add(list(different.values())[: config.replay.capacity]))
+        event_loop.run(services.replay.add(list(different.values())[: config.replay.capacity]))
 
 
 def _start_learner(config: RunConfig, model: Path, machine: Machine, services: Services) -> None:

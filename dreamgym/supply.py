@@ -9,7 +9,7 @@ from dreamgym.actors.episode import Episode
 from dreamgym.actors.fleet import Batch, RolloutFleet
 from dreamgym.config import RunConfig
 from dreamgym.curriculum.curriculum import Curriculum
-from dreamgym.obs.ledger import Draw, Ledger
+from dreamgym.runs.ledger import Draw, Ledger
 from dreamgym.types import Task, Trajectory, stable_id
 
 

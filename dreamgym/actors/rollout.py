@@ -20,11 +20,11 @@ from dreamgym.chat import load_chat
 from dreamgym.config import RunConfig, SamplingConfig
 from dreamgym.envs.base import Environment, RealEnvironment
 from dreamgym.errors import EngineError
-from dreamgym.obs.tracing import Event, log_to_session
 from dreamgym.policy.engine import Answered, PolicyPool
 from dreamgym.schema import from_batch, to_batch
 from dreamgym.serve.dream import DreamEnvironment, Memo, WorldClient
 from dreamgym.serve.engine import CPU_SEATS, Generation
+from dreamgym.telemetry.tracing import Event, log_to_session
 from dreamgym.types import Trajectory, stable_id
 from dreamgym.window import Window
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dreamgym import loops
 from dreamgym.config import EnvConfig
 from dreamgym.envs.base import RealEnvironment
+from dreamgym.runtime import event_loop
 from dreamgym.types import Fold, Task
 
 
@@ -18,4 +18,4 @@ def fold_tasks(config: EnvConfig, fold: Fold, count: int, seed: int) -> list[Tas
         finally:
             await env.close()
 
-    return loops.run(listed())
+    return event_loop.run(listed())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dreamgym.config import LearnerConfig
-from dreamgym.precision import of_cpu
+from dreamgym.runtime.precision import of_cpu
 
 if TYPE_CHECKING:
     from torch import nn

@@ -23,8 +23,8 @@ from dreamgym.learner.batches import SFT_SCHEMA, check_columns, rl_schema
 from dreamgym.learner.rank import Pack
 from dreamgym.learner.spec import LearnerSpec
 from dreamgym.learner.worker import LearnerWorker
-from dreamgym.placement import Reservation
 from dreamgym.policy.weight_transfer import backend_for
+from dreamgym.runtime.placement import Reservation
 
 log = logging.getLogger(__name__)
 OnStep = Callable[[dict[str, float]], None]

@@ -12,8 +12,8 @@ import numpy as np
 
 from dreamgym.learner.engines import forget_momentum, import_deepspeed, initialize, partitioned
 from dreamgym.learner.spec import LearnerSpec
-from dreamgym.obs.tracing import log_to_session
-from dreamgym.spared import spare_imports
+from dreamgym.runtime.spared_imports import spare_imports
+from dreamgym.telemetry.tracing import log_to_session
 
 if TYPE_CHECKING:
     import torch

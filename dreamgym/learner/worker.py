@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from dreamgym.errors import WeightSyncError
 from dreamgym.learner.rank import Rank
-from dreamgym.obs.tracing import Event
+from dreamgym.telemetry.tracing import Event
 
 if TYPE_CHECKING:
     import torch

@@ -24,7 +24,7 @@ from dreamgym.planning.memory import (
 )
 from dreamgym.planning.placement import Placed, place, wanted
 from dreamgym.planning.shapes import Shape
-from dreamgym.runtime import LOCAL_OBJECT_STORE_BYTES
+from dreamgym.runtime.cluster import LOCAL_OBJECT_STORE_BYTES
 
 RAY_GB, ACTOR_GB = 1.5, 0.6
 """Assumed: Ray, Serve and the replay buffer together, and one rollout actor."""

@@ -13,7 +13,7 @@ import psutil
 
 from dreamgym.errors import ConfigError
 from dreamgym.planning import GB
-from dreamgym.precision import of_cpu
+from dreamgym.runtime.precision import of_cpu
 
 FORMS = "8xA100-80, 1x4090-24, 2x8xH100-80 (nodes x GPUs x name-GB) or cpu:16x64 (cores x GB)"
 NVIDIA_TIMEOUT_S = 30

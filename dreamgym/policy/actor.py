@@ -18,8 +18,8 @@ from dreamgym.errors import EngineError
 from dreamgym.policy.adapters import Shapes, adapter_shapes, nothing_added, unpack_adapter, write_adapter
 from dreamgym.policy.updates import Updates
 from dreamgym.policy.weight_transfer import NOTHING, Gpu, WeightPayload, fingerprint, my_gpus, offered, register
+from dreamgym.runtime.spared_imports import spare_imports
 from dreamgym.serve.engine import Generation, TokenEngine
-from dreamgym.spared import spare_imports
 
 if TYPE_CHECKING:
     from torch import Tensor

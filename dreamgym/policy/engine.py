@@ -16,9 +16,9 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 from dreamgym.batching import merged
 from dreamgym.config import PolicyConfig, SamplingConfig
 from dreamgym.errors import DreamgymError, EngineError, WeightSyncError
-from dreamgym.placement import LOAD_TIMEOUT_S, Reservation
 from dreamgym.policy.actor import Answered, PolicyEngine, Request
 from dreamgym.policy.weight_transfer import WeightPayload, fingerprint
+from dreamgym.runtime.placement import LOAD_TIMEOUT_S, Reservation
 from dreamgym.serve.engine import Generation
 
 T = TypeVar("T")

@@ -14,10 +14,10 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from dreamgym.config import ReplayConfig
-from dreamgym.obs.tracing import Event, log_to_session
 from dreamgym.replay.buffer import ReplayBuffer, ReplayStats
 from dreamgym.replay.gate import Verdict
 from dreamgym.replay.records import Candidate, Demo, ReplayError, StoredTransition
+from dreamgym.telemetry.tracing import Event, log_to_session
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)

@@ -15,11 +15,11 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
-from dreamgym import loops
 from dreamgym.config import EngineConfig, RunConfig
 from dreamgym.errors import EngineError
-from dreamgym.placement import LOAD_TIMEOUT_S
 from dreamgym.replay.actor import ReplayClient
+from dreamgym.runtime import event_loop
+from dreamgym.runtime.placement import LOAD_TIMEOUT_S
 from dreamgym.serve.chat_api import ChatRequest, Completion, Fault
 from dreamgym.serve.chat_model import ChatModel
 from dreamgym.serve.dream import WorldClient
@@ -54,7 +54,7 @@ class DreamApp:
             EngineError: none became ready; the sentence is the replica's own where it has one.
         """
         _wait(self.name, f"the experience model at {self.model}")
-        self.seats = loops.run(self.world.seats())
+        self.seats = event_loop.run(self.world.seats())
 
     def load(self, model: Path) -> None:
         """Go on with another model: Serve starts replica after replica anew. With only one, dreams wait meanwhile.

@@ -9,10 +9,10 @@ from jinja2 import TemplateError
 from dreamgym.chat import load_chat
 from dreamgym.config import EngineConfig, SamplingConfig
 from dreamgym.errors import EngineError
+from dreamgym.runtime.spared_imports import spare_imports
 from dreamgym.serve.chat_api import ChatRequest, Completion, Fault
 from dreamgym.serve.engine import ContextFull, TokenEngine
 from dreamgym.serve.scaling import LOAD_STAT
-from dreamgym.spared import spare_imports
 
 
 class ChatModel:

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from dreamgym import precision
 from dreamgym.config import EngineConfig, LoRAConfig, SamplingConfig
 from dreamgym.errors import EngineError, ModelError
-from dreamgym.quiet import quiet_environment
+from dreamgym.runtime import precision
+from dreamgym.runtime.quiet import quiet_environment
 from dreamgym.serve.scaling import engine_load
 
 if TYPE_CHECKING:

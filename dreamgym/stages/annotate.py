@@ -8,10 +8,10 @@ from pathlib import Path
 from dreamgym.config import RunConfig
 from dreamgym.envs.base import rule_of
 from dreamgym.errors import ConfigError, EnvError
-from dreamgym.obs.console import console, progress
-from dreamgym.obs.stages import Stage, stage
+from dreamgym.runs.stage import Stage, stage
 from dreamgym.schema import read_parquet, write_parquet
 from dreamgym.stages.teacher import Answers, ask, questions
+from dreamgym.telemetry.console import console, progress
 from dreamgym.types import Trajectory
 
 INPUTS = ["annotate.by", "annotate.teacher.model", "annotate.teacher.temperature", "annotate.teacher.max_tokens"]

@@ -11,15 +11,15 @@ from typing import Any
 
 from rich.table import Table
 
-from dreamgym import loops
 from dreamgym.config import CollectConfig, RunConfig
 from dreamgym.envs.base import EnvFault, RealEnvironment, TextEnv, act, env_class, pick, start
 from dreamgym.envs.importing import import_files
 from dreamgym.errors import EnvError
-from dreamgym.obs.console import console, progress
-from dreamgym.obs.stages import stage
+from dreamgym.runs.stage import stage
+from dreamgym.runtime import event_loop
 from dreamgym.schema import write_parquet
 from dreamgym.stages.journal import Journal
+from dreamgym.telemetry.console import console, progress
 from dreamgym.types import Fold, Task, Trajectory, Transition, stable_id
 
 SOURCES = ("expert", "noisy", "random")
@@ -117,7 +117,7 @@ def collect_trajectories(
     Raises:
         EnvError: the environment cannot be built, offers nothing to play with, or fails task after task.
     """
-    return loops.run(_collect(config, fold, count, journal, tick))
+    return event_loop.run(_collect(config, fold, count, journal, tick))
 
 
 async def _collect(
@@ -270,7 +270,7 @@ def play_tasks(config: RunConfig, tasks: Sequence[Task], source: str, fold: Fold
             await asyncio.gather(*(environment.close() for environment in environments))
         return [found[task.id] for task in tasks]
 
-    return loops.run(played())
+    return event_loop.run(played())
 
 
 class Episode:

@@ -17,14 +17,14 @@ from rich.markup import escape
 
 from dreamgym.config import ModelConfig, RunConfig
 from dreamgym.errors import ConfigError
-from dreamgym.obs.console import console
-from dreamgym.obs.mirror import FIELD
-from dreamgym.obs.place import Place
 from dreamgym.planning.check import check_cluster
 from dreamgym.planning.machine import here
 from dreamgym.replay.index import connect
-from dreamgym.runtime import Machine, ensure_ray, slow_precisions
+from dreamgym.runs.remote_checkpoints import FIELD
+from dreamgym.runs.remote_folder import RemoteFolder
+from dreamgym.runtime.cluster import Machine, ensure_ray, slow_precisions
 from dreamgym.stages.doctor_cuda import Finding, ask_cuda, cuda_findings, torch_build
+from dreamgym.telemetry.console import console
 
 PACKAGES = ("ray", "torch", "vllm", "deepspeed", "transformers", "qdrant-client", "pyarrow")
 NODE_TIMEOUT_S = 60.0
@@ -203,7 +203,7 @@ def _gpus(config: RunConfig, machine: Machine) -> Finding:
     """Whether the engines and the learner of this configuration fit on the GPUs, by asking Ray to reserve them."""
     import ray
 
-    from dreamgym.placement import asks_of_run, lacking
+    from dreamgym.runtime.placement import asks_of_run, lacking
 
     here = int(ray.cluster_resources().get("GPU", 0))
     if config.device == "cpu" or (config.device == "auto" and not machine.gpu):
@@ -252,7 +252,7 @@ def checkpoints(config: RunConfig) -> Finding:
     if not uri:
         return Finding("checkpoints", True, "in the run folder alone: train.checkpoint_uri is empty")
     try:
-        Place(uri, FIELD)
+        RemoteFolder(uri, FIELD)
     except ConfigError as error:
         said, _, remedy = str(error).removesuffix(".").rpartition("; ")
         return Finding("checkpoints", False, said, remedy)

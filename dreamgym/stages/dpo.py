@@ -9,11 +9,11 @@ from itertools import permutations
 from dreamgym.chat import load_chat
 from dreamgym.config import RunConfig
 from dreamgym.errors import DataError
-from dreamgym.obs.console import progress
-from dreamgym.obs.stages import stage
+from dreamgym.runs.stage import stage
 from dreamgym.schema import read_parquet
 from dreamgym.stages.examples import preference_examples
 from dreamgym.stages.sft import show, tuner
+from dreamgym.telemetry.console import progress
 from dreamgym.types import Trajectory, stable_id
 
 

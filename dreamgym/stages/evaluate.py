@@ -11,10 +11,11 @@ from dreamgym.config import RunConfig
 from dreamgym.envs.tasks import fold_tasks
 from dreamgym.errors import DataError
 from dreamgym.evaluation import Measured, evaluate_policy
-from dreamgym.obs.console import console, waiting
-from dreamgym.obs.stages import stage, write_json
+from dreamgym.runs.folder import write_json
+from dreamgym.runs.stage import stage
 from dreamgym.services import Services, start_services
 from dreamgym.stages.collect import play_tasks
+from dreamgym.telemetry.console import console, waiting
 from dreamgym.types import Task
 
 Who = Literal["policy", "policy_real", "dpo", "warm_start", "random", "expert"]

@@ -21,13 +21,14 @@ from rich.markup import escape
 
 from dreamgym.config import RunConfig
 from dreamgym.errors import ConfigError, DataError, DreamgymError
-from dreamgym.obs.console import console
-from dreamgym.obs.runlog import parse_object
-from dreamgym.obs.sharing import chain, link, take_over
-from dreamgym.obs.stages import Record, digest, fitting_stage, read_stage, settings_of, write_json
-from dreamgym.obs.table import Run, write_table
+from dreamgym.report.table import Run, write_table
+from dreamgym.runs.folder import write_json
+from dreamgym.runs.log import parse_object
+from dreamgym.runs.reuse import chain, link, take_over
+from dreamgym.runs.stage import Record, digest, fitting_stage, read_stage, settings_of
 from dreamgym.settings import COMMAND_LINE, load_config
 from dreamgym.stages.rows import COMMON_START, ROWS, STAGES, TABLES
+from dreamgym.telemetry.console import console
 
 CTRL_C_S, END_S = 5.0, 60.0
 """How long a job may take to end by a Ctrl-C of its own, and then by a signal."""

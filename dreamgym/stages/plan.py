@@ -9,8 +9,6 @@ from rich.table import Table
 
 from dreamgym.config import RunConfig
 from dreamgym.errors import ConfigError
-from dreamgym.obs.console import console
-from dreamgym.obs.runlog import duration
 from dreamgym.planning import GB
 from dreamgym.planning.advice import NONE, nearest, words
 from dreamgym.planning.budget import Budget, Cost, Rates, assumptions, given
@@ -20,6 +18,8 @@ from dreamgym.planning.machine import Machine, here, parse
 from dreamgym.planning.settings import unfit
 from dreamgym.planning.shapes import Shape
 from dreamgym.serve.engine import quiet_environment
+from dreamgym.telemetry.clock import duration
+from dreamgym.telemetry.console import console
 
 
 def plan(

@@ -8,8 +8,6 @@ from contextlib import ExitStack
 from rich.panel import Panel
 
 from dreamgym.config import RunConfig
-from dreamgym.obs.console import console
-from dreamgym.obs.runlog import duration
 from dreamgym.planning import GB
 from dreamgym.planning.budget import Budget, given
 from dreamgym.planning.check import models_of
@@ -17,6 +15,8 @@ from dreamgym.planning.estimate import estimate
 from dreamgym.planning.machine import here
 from dreamgym.stages.players import make
 from dreamgym.stages.report import report
+from dreamgym.telemetry.clock import duration
+from dreamgym.telemetry.console import console
 
 
 def quickstart(config: RunConfig) -> None:

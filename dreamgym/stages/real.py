@@ -6,18 +6,18 @@ import sys
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 
-from dreamgym import loops
 from dreamgym.checkpoints import checkpoints
 from dreamgym.config import RunConfig
 from dreamgym.controller import Trainer
 from dreamgym.errors import ConfigError, EngineError
-from dreamgym.obs.console import progress
-from dreamgym.obs.mirror import fetch_before, open_mirror
-from dreamgym.obs.stages import read_stage, stage
+from dreamgym.runs.remote_checkpoints import fetch_before, open_remote_checkpoints
+from dreamgym.runs.stage import read_stage, stage
+from dreamgym.runtime import event_loop
 from dreamgym.schema import read_parquet
 from dreamgym.services import Services, start_services
 from dreamgym.stages.survival import survive
 from dreamgym.stages.train import check_budget, dev_tasks, sinks, tell, training_tasks
+from dreamgym.telemetry.console import progress
 
 
 def real(config: RunConfig, running: Services | None = None, alive: ExitStack | None = None) -> Services | None:
@@ -45,7 +45,7 @@ def real(config: RunConfig, running: Services | None = None, alive: ExitStack | 
     with stage(config, "real", ["real"], upstream=["train"], scratch=["real"]) as current:
         if current.done:
             return running
-        run_dir, mirror = current.run_dir, open_mirror(config, current, "train")
+        run_dir, mirror = current.run_dir, open_remote_checkpoints(config, current, "train")
         seed_data = read_parquet(run_dir / "data" / "annotated.parquet")
         tasks, dev = training_tasks(seed_data), dev_tasks(config)
         loop = {"world": "real", "groups": config.real.groups, "iterations": sys.maxsize, "minutes": 0.0}
@@ -58,7 +58,7 @@ def real(config: RunConfig, running: Services | None = None, alive: ExitStack | 
             def trainer_of(services: Services) -> Trainer:
                 if config.train.colocate and services.dream is not None:
                     with suppress(EngineError):  # a dream that has died has left the GPU
-                        loops.run(services.dream.world.sleep())  # for good: its GPU is the learner's as well
+                        event_loop.run(services.dream.world.sleep())  # for good: its GPU is the learner's as well
                 awake = replace(services, dream=None, replay=None)
                 return Trainer(
                     settings,

@@ -9,14 +9,14 @@ from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
-from dreamgym import loops
 from dreamgym.chat import load_chat
 from dreamgym.config import RunConfig
 from dreamgym.errors import DataError
 from dreamgym.fidelity import predict, scores
-from dreamgym.placement import Ask, require
 from dreamgym.replay.records import StoredTransition
-from dreamgym.runtime import ensure_ray, settled
+from dreamgym.runtime import event_loop
+from dreamgym.runtime.cluster import ensure_ray, settled
+from dreamgym.runtime.placement import Ask, require
 from dreamgym.serve.app import DreamApp, start_dream
 from dreamgym.services import Services
 from dreamgym.stages.examples import world_examples
@@ -59,7 +59,7 @@ class Renewal:
         """
         dream, replay = services.dream, services.replay
         assert dream is not None and replay is not None
-        dreams = conversations(loops.run(replay.dreamed()), task_of)
+        dreams = conversations(event_loop.run(replay.dreamed()), task_of)
         if not dreams:
             return {"refresh/dreams": 0.0}
         candidate = self._folder / f"world-{iteration:05d}"
@@ -102,7 +102,7 @@ class Renewal:
             return [scores(predictions) for predictions in told]
 
         with closing(other):
-            before, after = loops.run(both())
+            before, after = event_loop.run(both())
         return before, after
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dreamgym.config import RunConfig
-from dreamgym.obs.console import console
-from dreamgym.obs.report import write_report
+from dreamgym.report.page import write_report
+from dreamgym.telemetry.console import console
 
 
 def report(config: RunConfig) -> None:

@@ -11,11 +11,11 @@ import uvicorn
 from dreamgym.config import RunConfig, ServeConfig
 from dreamgym.credentials import credential
 from dreamgym.errors import ConfigError, DataError
-from dreamgym.obs.console import console, waiting
-from dreamgym.placement import Ask, require
-from dreamgym.runtime import ensure_ray, settled
+from dreamgym.runtime.cluster import ensure_ray, settled
+from dreamgym.runtime.placement import Ask, require
 from dreamgym.serve.app import What, start_chat
 from dreamgym.serve.chat_api import chat_app
+from dreamgym.telemetry.console import console, waiting
 
 CONNECTIONS = 1024
 FAREWELL_S = 10

@@ -15,12 +15,12 @@ from dreamgym.errors import DataError
 from dreamgym.learner.drill import drill
 from dreamgym.learner.learner import Learner
 from dreamgym.learner.models import prepare_model
-from dreamgym.obs.console import Bar, progress
-from dreamgym.obs.stages import Stage, stage
-from dreamgym.placement import Ask, require
-from dreamgym.runtime import ensure_ray, tell_precision
+from dreamgym.runs.stage import Stage, stage
+from dreamgym.runtime.cluster import ensure_ray, tell_precision
+from dreamgym.runtime.placement import Ask, require
 from dreamgym.schema import read_parquet
 from dreamgym.stages.examples import policy_examples, tokenizer_texts, world_examples
+from dreamgym.telemetry.console import Bar, progress
 from dreamgym.types import Trajectory
 
 DATA_FIELDS = ["replay.embedder", "replay.dim", "replay.top_k", "replay.min_similarity"]

@@ -14,9 +14,9 @@ from dreamgym.checkpoints import checkpoints
 from dreamgym.config import TrainConfig
 from dreamgym.controller import Trainer
 from dreamgym.errors import DreamgymError, EngineError
-from dreamgym.obs.console import Bar, console
 from dreamgym.replay.records import ReplayError
 from dreamgym.services import Services
+from dreamgym.telemetry.console import Bar, console
 
 SETTLE_S = 10.0
 """How much longer each restart waits than the one before: Ray needs a while to notice that a node is dead, and until

@@ -20,10 +20,10 @@ from tenacity import (
     wait_exponential_jitter,
 )
 
-from dreamgym import loops
 from dreamgym.config import TeacherConfig
 from dreamgym.credentials import credential
 from dreamgym.errors import ConfigError, DataError, EngineError
+from dreamgym.runtime import event_loop
 from dreamgym.types import Task, Trajectory, Transition, stable_id
 
 FAILURES_IN_A_ROW = 16
@@ -121,7 +121,7 @@ def ask(config: TeacherConfig, asked: Sequence[Question], kept: Path, tick: Call
     todo = _resume(config, asked, kept, answers)
     tick(len(asked) - len(todo))
     if todo:
-        loops.run(_ask_all(config, todo, kept, answers, tick))
+        event_loop.run(_ask_all(config, todo, kept, answers, tick))
     if asked and not answers.reasoning:
         raise EngineError(
             f"annotate.teacher: not one usable answer from {config.base_url} ({answers.fault}); mend it and run again."

@@ -13,18 +13,19 @@ from dreamgym.config import RunConfig, TrainConfig
 from dreamgym.controller import Trainer
 from dreamgym.envs.tasks import fold_tasks
 from dreamgym.errors import ConfigError
-from dreamgym.obs.console import console, progress
-from dreamgym.obs.metrics import Sink
-from dreamgym.obs.mirror import fetch_before, open_mirror
-from dreamgym.obs.ray_metrics import RayMetrics
-from dreamgym.obs.runlog import time_table
-from dreamgym.obs.stages import Stage, stage, write_json
-from dreamgym.obs.trackers import open_tracker
+from dreamgym.runs.folder import write_json
+from dreamgym.runs.remote_checkpoints import fetch_before, open_remote_checkpoints
+from dreamgym.runs.stage import Stage, stage
 from dreamgym.schema import read_parquet
 from dreamgym.services import Services, start_services
 from dreamgym.stages.renewal import Renewal
 from dreamgym.stages.survival import survive
 from dreamgym.supply import largest_group
+from dreamgym.telemetry.clock import time_table
+from dreamgym.telemetry.console import console, progress
+from dreamgym.telemetry.metrics import Sink
+from dreamgym.telemetry.ray_metrics import RayMetrics
+from dreamgym.telemetry.trackers import open_tracker
 from dreamgym.types import Task, Trajectory
 
 INPUTS = [
@@ -64,7 +65,7 @@ def train(config: RunConfig, alive: ExitStack | None = None) -> Services | None:
             return None
         if not dream and config.real.transitions:
             check_budget(config)
-        run_dir, mirror = current.run_dir, open_mirror(config, current, "sft-policy")
+        run_dir, mirror = current.run_dir, open_remote_checkpoints(config, current, "sft-policy")
         seed_data = read_parquet(run_dir / "data" / "annotated.parquet")
         total = config.train.iterations if dream else config.real.transitions or config.train.iterations
         dev, tasks = dev_tasks(config), training_tasks(seed_data)

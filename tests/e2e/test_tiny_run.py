@@ -15,10 +15,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from dreamgym.obs.ledger import account
-from dreamgym.obs.metrics import exported_name
-from dreamgym.obs.runlog import read_log
+from dreamgym.runs.ledger import account
+from dreamgym.runs.log import read_log
 from dreamgym.schema import read_parquet
+from dreamgym.telemetry.metrics import exported_name
 from tests.tiny import DREAM, PATIENT, RECIPE
 from tests.waiting import until
 

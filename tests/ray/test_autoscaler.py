@@ -19,7 +19,7 @@ from dreamgym.actors.episode import Episode
 from dreamgym.actors.fleet import RolloutFleet
 from dreamgym.config import RunConfig
 from dreamgym.policy.engine import PolicyPool
-from dreamgym.runtime import ROLLOUT_CPUS
+from dreamgym.runtime.cluster import ROLLOUT_CPUS
 from dreamgym.types import stable_id
 from examples.keyhouse import KeyHouse
 from tests.ray.tiny_model import tiny_model

@@ -10,9 +10,9 @@ import ray
 import torch
 from ray.cluster_utils import Cluster
 
-from dreamgym import placement
 from dreamgym.config import EnvConfig, ModelConfig, PolicyConfig, QdrantConfig, ReplayConfig, RunConfig
-from dreamgym.runtime import ensure_ray
+from dreamgym.runtime import placement
+from dreamgym.runtime.cluster import ensure_ray
 from dreamgym.stages.doctor import Finding, doctor, examine
 
 

@@ -14,13 +14,14 @@ import ray
 from ray import serve
 from ray.cluster_utils import Cluster
 
-from dreamgym import placement, runtime, services
+from dreamgym import services
 from dreamgym.config import ModelConfig, RunConfig, ScratchModel
 from dreamgym.errors import EngineError, ModelError
 from dreamgym.learner.models import prepare_model
-from dreamgym.placement import Reservation
-from dreamgym.precision import Precision
-from dreamgym.runtime import Machine
+from dreamgym.runtime import placement
+from dreamgym.runtime.cluster import Machine
+from dreamgym.runtime.placement import Reservation
+from dreamgym.runtime.precision import Precision
 from dreamgym.services import start_services
 from dreamgym.stages import doctor as room
 from dreamgym.stages.sft import tuner
@@ -86,7 +87,7 @@ def test_seats_are_near_each_other_and_given_all_at_once(
 @pytest.fixture
 def one_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A Ray that believes in one GPU, with a PyTorch for it, and waits no longer than seconds for another."""
-    monkeypatch.setattr(runtime, "torch_is_for_gpus", lambda: True)
+    monkeypatch.setattr("dreamgym.runtime.cluster.torch_is_for_gpus", lambda: True)
     monkeypatch.setattr(placement, "ADD_NODES_TIMEOUT_S", 2.0)
     ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
     yield

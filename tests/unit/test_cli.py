@@ -74,7 +74,7 @@ def test_a_whole_run_imports_torch_and_ray_only_after_it_has_collected() -> None
 def test_a_mistake_is_one_sentence_on_stderr_and_exit_2(
     arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dreamgym.obs.processes.TREE.end", lambda: None)  # children of the other tests live on
+    monkeypatch.setattr("dreamgym.runtime.processes.TREE.end", lambda: None)  # children of the other tests live on
     assert main(arguments) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -141,7 +141,7 @@ def test_a_full_disk_is_one_sentence_and_another_fault_of_a_file_is_not(tmp_path
 def test_a_failing_stage_leaves_no_process_and_shows_its_traceback(tmp_path: Path) -> None:
     """The child does not end by itself, nor does the watchdog's time come: the command itself ends both."""
     body = "def run(config, who): print(subprocess.Popen(['sleep', 'infinity']).pid, flush=True); 1 / 0\n"
-    body += "    import dreamgym.obs.processes; dreamgym.obs.processes.SHUTDOWN_S = 10**6"
+    body += "    import dreamgym.runtime.processes; dreamgym.runtime.processes.SHUTDOWN_S = 10**6"
     process = _run(STAGE.format(body=body), str(tmp_path))
     out, err = process.communicate(timeout=HANG_S)
     assert process.returncode == 1

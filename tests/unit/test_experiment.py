@@ -17,7 +17,8 @@ import pytest
 
 from dreamgym.cli import main
 from dreamgym.config import RunConfig
-from dreamgym.obs.stages import read_stage, stage, write_text
+from dreamgym.runs.folder import write_text
+from dreamgym.runs.stage import read_stage, stage
 from dreamgym.stages.evaluate import MODELS
 from dreamgym.stages.experiment import Experiment
 from dreamgym.stages.rows import COMMON_START, ROWS, STAGES, TABLES
@@ -191,7 +192,7 @@ def test_a_mistake_is_one_sentence_before_anything_runs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(RECIPE.parents[1])
-    monkeypatch.setattr("dreamgym.obs.processes.TREE.end", lambda: None)
+    monkeypatch.setattr("dreamgym.runtime.processes.TREE.end", lambda: None)
     assert main(["experiment", *arguments, f"out={tmp_path}"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1

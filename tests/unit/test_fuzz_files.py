@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from dreamgym.envs.importing import MAX_LINE_BYTES, import_files
 from dreamgym.errors import DataError
-from dreamgym.obs.rundata import read_run
-from dreamgym.obs.runlog import RunLog, read_log
-from dreamgym.obs.stages import read_stage
 from dreamgym.replay import store
 from dreamgym.replay.records import from_trajectory
+from dreamgym.report.rundata import read_run
+from dreamgym.runs.log import RunLog, read_log
+from dreamgym.runs.stage import read_stage
 from dreamgym.schema import read_parquet, write_parquet
 from dreamgym.types import Task, Trajectory, Transition
 

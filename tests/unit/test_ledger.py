@@ -26,12 +26,12 @@ from dreamgym.config import RunConfig
 from dreamgym.controller import Trainer
 from dreamgym.curriculum.curriculum import Curriculum
 from dreamgym.learner.tokenizer import train_tokenizer
-from dreamgym.obs.console import progress
-from dreamgym.obs.ledger import Account, account, add_up
-from dreamgym.obs.mirror import Mirror
-from dreamgym.obs.runlog import Record
+from dreamgym.runs.ledger import Account, account, add_up
+from dreamgym.runs.log import Record
+from dreamgym.runs.remote_checkpoints import RemoteCheckpoints
 from dreamgym.schema import read_parquet
 from dreamgym.services import Services
+from dreamgym.telemetry.console import progress
 from dreamgym.types import Task, TokenSample, Trajectory, Transition
 
 ITERATIONS, GROUPS, SIZE = 4, 3, 2
@@ -166,7 +166,7 @@ def fate(monkeypatch: pytest.MonkeyPatch) -> Fate:
     return mortal(monkeypatch)
 
 
-def live(config: RunConfig, fate: Fate, takes: Iterator[int], mirror: Mirror | None = None) -> Parts:
+def live(config: RunConfig, fate: Fate, takes: Iterator[int], mirror: RemoteCheckpoints | None = None) -> Parts:
     """One life of the run, until it ends or is killed."""
     parts = Parts(fate, takes)
     services = Services(policy=parts, learner=Learner(parts), fleet=parts)  # type: ignore[arg-type]

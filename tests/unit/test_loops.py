@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dreamgym import loops
+from dreamgym.runtime import event_loop
 
 
 async def answer() -> int:
@@ -22,10 +22,10 @@ async def answer() -> int:
 
 def test_the_result_is_returned_also_in_a_thread() -> None:
     told: list[int] = []
-    thread = threading.Thread(target=lambda: told.append(loops.run(answer())))
+    thread = threading.Thread(target=lambda: told.append(event_loop.run(answer())))
     thread.start()
     thread.join()
-    assert told == [42] == [loops.run(answer())]
+    assert told == [42] == [event_loop.run(answer())]
 
 
 @pytest.mark.filterwarnings("error")
@@ -41,7 +41,7 @@ def test_a_ctrl_c_inside_the_constructor_of_the_loop(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(asyncio.events, "new_event_loop", interrupted)
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        loops.run(answer())
+        event_loop.run(answer())
     gc.collect()
     assert made[0].is_closed()
     assert signal.getsignal(signal.SIGINT) is handler
@@ -52,4 +52,4 @@ def test_an_exception_comes_through() -> None:
         raise ValueError("as it was")
 
     with pytest.raises(ValueError, match="as it was"):
-        loops.run(fail())
+        event_loop.run(fail())

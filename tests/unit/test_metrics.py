@@ -12,10 +12,10 @@ import pytest
 import ray.serve
 import vllm.v1.metrics
 
-from dreamgym.obs.metrics import COUNTERS, GAUGES, exported_name, is_counter, numbers
-from dreamgym.obs.runlog import Clock
-from dreamgym.obs.tracing import Event
 from dreamgym.replay.gate import Reason
+from dreamgym.telemetry.clock import Clock
+from dreamgym.telemetry.metrics import COUNTERS, GAUGES, exported_name, is_counter, numbers
+from dreamgym.telemetry.tracing import Event
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD = json.loads((ROOT / "cluster" / "grafana" / "dreamgym.json").read_text())

@@ -15,10 +15,10 @@ from test_ledger import GROUPS, ITERATIONS, SIZE, Fate, Killed, Parts, check, li
 from dreamgym.checkpoints import checkpoints
 from dreamgym.config import RunConfig
 from dreamgym.errors import ConfigError, DataError
-from dreamgym.obs import place
-from dreamgym.obs.mirror import Mirror, fetch_before, open_mirror
-from dreamgym.obs.place import MARKER, Place
-from dreamgym.obs.stages import Stage, read_stage, stage
+from dreamgym.runs import remote_folder
+from dreamgym.runs.remote_checkpoints import RemoteCheckpoints, fetch_before, open_remote_checkpoints
+from dreamgym.runs.remote_folder import MARKER, RemoteFolder
+from dreamgym.runs.stage import Stage, read_stage, stage
 from dreamgym.settings import load_config
 from dreamgym.stages import doctor
 from dreamgym.stages.train import LOOP
@@ -44,13 +44,13 @@ def run(config: RunConfig, fate: Fate, takes: Iterator[int]) -> Parts:
     """The stage `train` until its end or its death."""
     fetch_before(config, "train", "sft-policy")
     with stage(config, "train", LOOP, ["sft-policy"], ["train"]) as current:
-        return live(config, fate, takes, open_mirror(config, current, "sft-policy"))
+        return live(config, fate, takes, open_remote_checkpoints(config, current, "sft-policy"))
 
 
 def put(config: RunConfig, *iterations: int) -> Stage:
     """Checkpoints in a stage that has not ended, one after another; as after a kill."""
     with suppress(Killed), stage(config, "train", LOOP, ["sft-policy"], ["train"]) as current:
-        mirror = open_mirror(config, current, "sft-policy")
+        mirror = open_remote_checkpoints(config, current, "sft-policy")
         for iteration in iterations:
             folder = current.run_dir / "train" / "checkpoints" / f"iteration-{iteration:05d}"
             (folder / "learner").mkdir(parents=True)
@@ -167,7 +167,7 @@ def test_what_was_made_with_other_settings_is_left_alone(here: RunConfig, there:
 def test_the_last_ones_stay_and_remains_go(here: RunConfig, uri: str) -> None:
     make_before(here)
     current = put(here, 10)
-    far, home = Place(uri, "here"), f"{here.run_dir.name}/train-{current.fingerprint}"
+    far, home = RemoteFolder(uri, "here"), f"{here.run_dir.name}/train-{current.fingerprint}"
     far._write(f"{home}/iteration-00015/train/ledger.jsonl", b"cut o")
     put(here, 20, 30)
     assert here.train.keep_checkpoints == 2
@@ -179,7 +179,7 @@ def test_a_marker_that_was_cut_off_is_none(here: RunConfig, there: RunConfig, ur
     make_before(here)
     current = put(here, 10, 20)
     home = f"{here.run_dir.name}/train-{current.fingerprint}"
-    Place(uri, "here")._write(f"{home}/iteration-00020/{MARKER}", marker)
+    RemoteFolder(uri, "here")._write(f"{home}/iteration-00020/{MARKER}", marker)
     fetch_before(there, "train", "sft-policy")
     assert go_on(there) == ["iteration-00010"]
 
@@ -188,7 +188,7 @@ def test_a_file_that_is_not_what_it_was_is_no_checkpoint(here: RunConfig, there:
     make_before(here)
     current = put(here, 10)
     home = f"{here.run_dir.name}/train-{current.fingerprint}"
-    Place(uri, "here")._write(f"{home}/iteration-00010/train/checkpoints/iteration-00010/state.json", b"")
+    RemoteFolder(uri, "here")._write(f"{home}/iteration-00010/train/checkpoints/iteration-00010/state.json", b"")
     fetch_before(there, "train", "sft-policy")
     with pytest.raises(DataError, match=r"train\.checkpoint_uri=.*iteration-00010 are missing or cut off"):
         put(there)
@@ -197,7 +197,7 @@ def test_a_file_that_is_not_what_it_was_is_no_checkpoint(here: RunConfig, there:
 
 def mortal_place(fate: Fate, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kills between files that are copied, and around each that is written or removed."""
-    copy = place.copy_files
+    copy = remote_folder.copy_files
 
     def copied(source: str, target: str, *systems: Any, **options: Any) -> None:
         fate.moment()
@@ -209,16 +209,16 @@ def mortal_place(fate: Fate, monkeypatch: pytest.MonkeyPatch) -> None:
         copy(source, target, *systems, **options)
         fate.moment()
 
-    monkeypatch.setattr(place, "copy_files", copied)
+    monkeypatch.setattr(remote_folder, "copy_files", copied)
     for name in ("_write", "remove"):
-        real = getattr(Place, name)
+        real = getattr(RemoteFolder, name)
 
         def around(*arguments: Any, real: Callable[..., None] = real) -> None:
             fate.moment()
             real(*arguments)
             fate.moment()
 
-        monkeypatch.setattr(Place, name, around)
+        monkeypatch.setattr(RemoteFolder, name, around)
 
 
 def one_after_the_other(home: Path, fate: Fate, first_dies: int, second_dies: int = 0) -> tuple[bool, bool, bool]:
@@ -287,7 +287,7 @@ def test_killed_at_each_moment_another_machine_trains_every_trajectory_once(
 def test_a_place_that_is_none_is_said_before_anything_is_trained(tmp_path: Path, uri: str, said: str) -> None:
     config = load_config(None, [f"out={tmp_path}", f"train.checkpoint_uri={uri}"])
     with pytest.raises(ConfigError, match=rf"train\.checkpoint_uri={uri}: {said}"):
-        Mirror(config, Stage("train", config.run_dir, "f" * 16), "sft-policy")
+        RemoteCheckpoints(config, Stage("train", config.run_dir, "f" * 16), "sft-policy")
     make_before(config)
     with pytest.raises(ConfigError, match=r"train\.checkpoint_uri"):
         go_on(config)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from dreamgym import precision
 from dreamgym.config import DPOConfig, RunConfig, SFTConfig
-from dreamgym.precision import Precision
-from dreamgym.runtime import Machine, settled, torch_is_for_gpus
+from dreamgym.runtime import precision
+from dreamgym.runtime.cluster import Machine, settled, torch_is_for_gpus
+from dreamgym.runtime.precision import Precision
 
 SLOW, FAST = Precision(False, "it has none"), Precision(True, "it has it")
 
@@ -61,7 +61,7 @@ def test_a_variable_that_keeps_pytorch_from_it_counts_and_is_named(
 def test_it_is_what_pytorch_itself_says_of_this_cpu(capped: bool) -> None:
     """The oracle: oneDNN takes bfloat16, and the CPU has instructions for it."""
     asks = (
-        "import torch; from dreamgym.precision import of_cpu; "
+        "import torch; from dreamgym.runtime.precision import of_cpu; "
         "has = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported(); "
         "print(of_cpu().native, bool(has and torch.ops.mkldnn._is_mkldnn_bf16_supported()))"
     )
@@ -123,7 +123,7 @@ def test_the_choice_is_told_once_and_a_slow_one_is_one_warning(capsys: pytest.Ca
 
 
 def test_the_build_of_pytorch_is_known_without_importing_it() -> None:
-    asks = "import sys; from dreamgym.runtime import torch_is_for_gpus as f; print(f(), 'torch' in sys.modules)"
+    asks = "import sys; from dreamgym.runtime.cluster import torch_is_for_gpus as f; print(f(), 'torch' in sys.modules)"
     told = subprocess.run([sys.executable, "-c", asks], capture_output=True, text=True).stdout.split()
     import torch
 

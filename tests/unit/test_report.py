@@ -15,13 +15,13 @@ import pytest
 
 from dreamgym.config import RunConfig
 from dreamgym.errors import DataError
-from dreamgym.obs.report import write_report
-from dreamgym.obs.rundata import read_run
-from dreamgym.obs.runlog import RunLog
-from dreamgym.obs.stages import run_folder, write_json
-from dreamgym.obs.stats import newcombe_paired, wilson
+from dreamgym.report.page import write_report
+from dreamgym.report.rundata import read_run
+from dreamgym.runs.folder import run_folder, write_json
+from dreamgym.runs.log import RunLog
 from dreamgym.schema import write_parquet
 from dreamgym.settings import load_config
+from dreamgym.telemetry.stats import newcombe_paired, wilson
 from dreamgym.types import Task, Trajectory, Transition
 
 ITERATIONS = 40

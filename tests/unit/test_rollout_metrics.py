@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dreamgym.errors import DataError
-from dreamgym.obs.rollouts import rollout_metrics
+from dreamgym.training.rollout_metrics import rollout_metrics
 from dreamgym.types import Task, TokenSample, Trajectory, Transition
 
 STEP = Transition("a", "go", "b", 0.0, False)

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from dreamgym.errors import DataError
-from dreamgym.obs.console import progress, waiting
-from dreamgym.obs.runlog import Clock, RunLog, duration, read_log, time_table
+from dreamgym.runs.log import RunLog, read_log
+from dreamgym.telemetry.clock import Clock, duration, time_table
+from dreamgym.telemetry.console import progress, waiting
 from tests.waiting import HANG_S
 
 
@@ -173,7 +174,7 @@ def test_a_log_file_says_how_long_the_rest_will_take_from_the_second_report_on(
 ) -> None:
     """At the pace since the first report: before it parts were starting, and a resumed run begins with work done."""
     clock = iter(range(0, 1000, 20))
-    monkeypatch.setattr("dreamgym.obs.console.time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("dreamgym.telemetry.console.time.monotonic", lambda: float(next(clock)))
     out = Console(file=io.StringIO(), width=100, force_terminal=False)
     with progress("train", 10, out) as bar:
         for done in (4, 5, 10):
@@ -185,7 +186,7 @@ def test_a_log_file_says_how_long_the_rest_will_take_from_the_second_report_on(
 
 WATCHED = """
 import subprocess, sys, time
-from dreamgym.obs.processes import PeakMemory
+from dreamgym.runtime.processes import PeakMemory
 
 hold = "held = bytearray(b'x') * 2**28; print('held', flush=True); input()"
 with PeakMemory(every_s=0.02) as before:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 from scipy.stats import binomtest, norm
 
-from dreamgym.obs.stats import newcombe, newcombe_paired, wilson
+from dreamgym.telemetry.stats import newcombe, newcombe_paired, wilson
 
 Z = float(norm.ppf(0.975))
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from ray._private.accelerators import NvidiaGPUAcceleratorManager
 
-from dreamgym import placement
 from dreamgym.config import Device, RunConfig
 from dreamgym.errors import ConfigError, EngineError
-from dreamgym.placement import asks_of_run, share_of_gpu
-from dreamgym.precision import Precision
-from dreamgym.runtime import LOCAL_OBJECT_STORE_BYTES, Machine, _object_store_bytes
+from dreamgym.runtime import placement
+from dreamgym.runtime.cluster import LOCAL_OBJECT_STORE_BYTES, Machine, _object_store_bytes
+from dreamgym.runtime.placement import asks_of_run, share_of_gpu
+from dreamgym.runtime.precision import Precision
 from dreamgym.settings import load_config
 from tests.waiting import HANG_S
 

@@ -13,8 +13,8 @@ import pytest
 from dreamgym import services as room
 from dreamgym.config import RunConfig
 from dreamgym.errors import ModelError
-from dreamgym.precision import Precision
-from dreamgym.runtime import Machine
+from dreamgym.runtime.cluster import Machine
+from dreamgym.runtime.precision import Precision
 from dreamgym.services import Services, start_services
 
 SHARED = {

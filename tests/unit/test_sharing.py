@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from dreamgym.config import RunConfig
-from dreamgym.obs import sharing
-from dreamgym.obs.sharing import chain, take_over
-from dreamgym.obs.stages import fitting_stage, forget_stage, read_stage, stage, write_text
+from dreamgym.runs import reuse
+from dreamgym.runs.folder import write_text
+from dreamgym.runs.reuse import chain, take_over
+from dreamgym.runs.stage import fitting_stage, forget_stage, read_stage, stage
 from dreamgym.settings import load_config
 
 NAMES = ("collect", "annotate", "sft-world", "sft-policy")
@@ -33,7 +34,7 @@ def _run(config: RunConfig, until: str = "sft-policy") -> list[str]:
             if s.done:
                 continue
             worked.append(name)
-            for file in sharing.FILES[name]:
+            for file in reuse.FILES[name]:
                 path = s.run_dir / file
                 write_text(path if path.suffix else path / "weights", config.name)
             s.tokens = 7
@@ -118,7 +119,7 @@ def test_a_run_in_which_another_process_works_is_left_alone(tmp_path: Path) -> N
     first, second = (_config(tmp_path, name) for name in ("first", "second"))
     _run(first)
     code = (
-        "import sys; from pathlib import Path; from dreamgym.obs.stages import hold\n"
+        "import sys; from pathlib import Path; from dreamgym.runs.stage import hold\n"
         "with hold(Path(sys.argv[1])):\n"
         "    print('held', flush=True); sys.stdin.read()"
     )
@@ -165,13 +166,13 @@ def test_killed_while_taking_over_it_takes_over_again(
         return call
 
     with monkeypatch.context() as patched:
-        patched.setattr(sharing, "_link_file", mortal(sharing._link_file))
-        patched.setattr(sharing, "keep_stage", mortal(sharing.keep_stage))
+        patched.setattr(reuse, "_link_file", mortal(reuse._link_file))
+        patched.setattr(reuse, "keep_stage", mortal(reuse.keep_stage))
         with pytest.raises(KeyboardInterrupt):
             take_over(second, NAMES, _donors(tmp_path))
     for name in NAMES:
         if fitting_stage(second, name, second.run_dir):
-            assert all((second.run_dir / file).exists() for file in sharing.FILES[name])
+            assert all((second.run_dir / file).exists() for file in reuse.FILES[name])
     take_over(second, NAMES, _donors(tmp_path))
     assert _run(second) == []
     assert {_read(second, f) for f in ("data/train.parquet", "world/weights", "warm_start/weights")} == {"first"}

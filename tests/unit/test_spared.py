@@ -5,7 +5,7 @@ import sys
 
 ASKS = """
 import sys
-from dreamgym.spared import UNUSED, spare_imports
+from dreamgym.runtime.spared_imports import UNUSED, spare_imports
 spare_imports()
 {imports}
 print([name for name in UNUSED if sys.modules[name] is not None])

@@ -15,7 +15,8 @@ import pytest
 
 from dreamgym.config import PolicyConfig, RunConfig, WorldConfig
 from dreamgym.errors import DataError, DreamgymError
-from dreamgym.obs.stages import read_stage, read_stages, run_folder, stage
+from dreamgym.runs.folder import run_folder
+from dreamgym.runs.stage import read_stage, read_stages, stage
 from dreamgym.settings import load_config
 from dreamgym.stages.train import INPUTS
 
@@ -134,7 +135,7 @@ def test_the_time_of_interrupted_attempts_counts(tmp_path: Path, monkeypatch: py
     partial = config.run_dir / "stages" / "collect.partial.json"
     partial.write_text(json.dumps({**json.loads(partial.read_text()), "seconds": 100.0}))
     now = iter([5000.0, 5007.5])
-    monkeypatch.setattr("dreamgym.obs.stages.time", SimpleNamespace(monotonic=lambda: next(now)))
+    monkeypatch.setattr("dreamgym.runs.stage.time", SimpleNamespace(monotonic=lambda: next(now)))
     with stage(config, "collect", inputs=["collect"]):
         pass
     record = read_stage(config.run_dir, "collect")
@@ -152,7 +153,7 @@ def test_the_configuration_stands_in_the_folder_and_loads(tmp_path: Path) -> Non
 
 def test_two_processes_do_not_write_one_folder(tmp_path: Path) -> None:
     code = (
-        "import sys; from dreamgym.obs.stages import run_folder; from dreamgym.settings import load_config\n"
+        "import sys; from dreamgym.runs.stage import run_folder; from dreamgym.settings import load_config\n"
         "with run_folder(load_config(None, ['out=' + sys.argv[1]])):\n"
         "    print('held', flush=True); sys.stdin.read()"
     )

@@ -12,7 +12,7 @@ from dreamgym.actors.episode import Episode
 from dreamgym.actors.fleet import Batch
 from dreamgym.config import RunConfig
 from dreamgym.curriculum.curriculum import Curriculum
-from dreamgym.obs.ledger import Ledger, account
+from dreamgym.runs.ledger import Ledger, account
 from dreamgym.supply import Supply, uneven_groups
 from dreamgym.types import Task, Trajectory, Transition
 

@@ -14,9 +14,9 @@ from rich.console import Console
 
 from dreamgym.config import RunConfig
 from dreamgym.errors import DataError, DreamgymError, EngineError
-from dreamgym.obs.console import progress
 from dreamgym.services import Services
 from dreamgym.stages import survival
+from dreamgym.telemetry.console import progress
 
 Fails = Callable[[Path], Exception | None]
 """What one life of the run comes to: it may leave a checkpoint in the folder, and raises what it returns."""

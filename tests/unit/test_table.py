@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import ttest_1samp, ttest_rel
 
-from dreamgym.obs.stats import t_interval
-from dreamgym.obs.table import summarise, write_table
+from dreamgym.report.table import summarise, write_table
+from dreamgym.telemetry.stats import t_interval
 
 LABELS = {"first": "the first row", "second": "the second", "third": "a third"}
 

@@ -13,7 +13,7 @@ import pytest
 
 from dreamgym.config import RunConfig
 from dreamgym.errors import ConfigError
-from dreamgym.obs.trackers import open_tracker, settings
+from dreamgym.telemetry.trackers import open_tracker, settings
 
 SECRET = "sk-never-to-be-seen"
 METRICS = {"dream/success": np.float32(0.625), "rollout/tokens": 4096, "word": "x", "learner/loss": math.nan}

@@ -1,4 +1,4 @@
-"""The run folder: which stages are finished with which settings, so that a run can go on where it stopped.
+"""Stages and their records: which are finished with which settings, so that a run can go on where it stopped.
 
 `RUN_DIR/stages/NAME.json` is a finished stage, `RUN_DIR/stages/NAME.partial.json` one that was begun.
 A finished stage counts as long as the settings it depends on, and the stages before it, are the same.
@@ -6,10 +6,8 @@ A finished stage counts as long as the settings it depends on, and the stages be
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,19 +15,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from pydantic import BaseModel
 
 from dreamgym.config import RunConfig
-from dreamgym.errors import ConfigError, DataError, DreamgymError
-from dreamgym.obs.console import console
-from dreamgym.obs.processes import PeakMemory
-from dreamgym.obs.runlog import Record, duration, parse_object
-from dreamgym.settings import dump_config
+from dreamgym.errors import DataError
+from dreamgym.runs.folder import run_folder, write_json
+from dreamgym.runs.log import Record, parse_object
+from dreamgym.runtime.processes import PeakMemory
+from dreamgym.telemetry.clock import duration
+from dreamgym.telemetry.console import console, shown
 
 Settings = dict[str, Any]
-_locks: dict[Path, tuple[TextIO, int]] = {}
 
 
 @dataclass
@@ -166,67 +164,6 @@ def read_stages(run_dir: Path) -> list[Record]:
     return sorted((r for r in map(_read, files) if r), key=lambda r: (r["started"], r["ended"]))
 
 
-@contextmanager
-def run_folder(config: RunConfig) -> Iterator[Path]:
-    """The run folder with config.yaml in it, held against other processes; may be entered again inside.
-
-    Raises:
-        DreamgymError: another process holds it, or it cannot be written.
-    """
-    with hold(config.run_dir) as run_dir:
-        write_text(run_dir / "config.yaml", dump_config(config))
-        yield run_dir
-
-
-@contextmanager
-def hold(run_dir: Path) -> Iterator[Path]:
-    """A run folder as it is, held against other processes; may be entered again inside.
-
-    Raises:
-        DreamgymError: another process holds it, or it cannot be written.
-    """
-    _acquire(run_dir)
-    try:
-        yield run_dir
-    finally:
-        _release(run_dir)
-
-
-def _acquire(run_dir: Path) -> None:
-    if run_dir in _locks:
-        file, depth = _locks[run_dir]
-        _locks[run_dir] = (file, depth + 1)
-        return
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        file = (run_dir / ".lock").open("a+", encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            f"out: the run folder {run_dir} cannot be written ({error.strerror}); choose another."
-        ) from None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        holder = file.read().strip() or "unknown"
-        file.close()
-        raise DreamgymError(
-            f"{run_dir} is in use by another dreamgym process (id {holder}); wait for it, or set another name or seed."
-        ) from None
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
-    _locks[run_dir] = (file, 1)
-
-
-def _release(run_dir: Path) -> None:
-    file, depth = _locks.pop(run_dir)
-    if depth > 1:
-        _locks[run_dir] = (file, depth - 1)
-    else:
-        file.close()
-
-
 def _upstream(config: RunConfig, name: str, other: str) -> str:
     """The fingerprint of a finished upstream stage that was run with the settings of this configuration."""
     record = read_stage(config.run_dir, other)
@@ -294,19 +231,6 @@ def _read(path: Path) -> Record | None:
     return record
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all."""
-    write_text(path, json.dumps(value, indent=1, default=str) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all (a temporary file, then a rename)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".tmp")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-
-
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
@@ -315,10 +239,3 @@ def _line(record: Record) -> str:
     """Time and summary of a record, to stand behind its name."""
     words = [duration(record["seconds"]), *(f"{key} {shown(value)}" for key, value in record["summary"].items())]
     return " · " + " · ".join(w.replace("[", "\\[") for w in words)
-
-
-def shown(value: Any) -> str:
-    """A number for people: 12,345 or 0.123; anything else as it is."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return str(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dreamgym import precision
 from dreamgym.config import Device, ModelConfig, RunConfig, TuningConfig
 from dreamgym.errors import ConfigError
-from dreamgym.obs.console import console
-from dreamgym.precision import Precision
-from dreamgym.quiet import quiet_environment
+from dreamgym.runtime import precision
+from dreamgym.runtime.precision import Precision
+from dreamgym.runtime.quiet import quiet_environment
+from dreamgym.telemetry.console import console
 
 LOCAL_OBJECT_STORE_BYTES = 512 * 2**20
 """Of a machine without GPUs, whose models are small: what Ray would take there is a third of a laptop's memory."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -18,7 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from dreamgym.obs.runlog import duration
+from dreamgym.telemetry.clock import duration
 
 console = Console(highlight=False)
 LOG_SECONDS = 10.0
@@ -107,3 +108,10 @@ def waiting(label: str, out: Console | None = None) -> Iterator[None]:
     else:
         yield
     out.print(f"{label} · {duration(time.monotonic() - begin)}", style="dim", markup=False)
+
+
+def shown(value: Any) -> str:
+    """A number for people: 12,345 or 0.123; anything else as it is."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

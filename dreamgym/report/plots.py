@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, PercentFormatter, StrMethodFormatter
 
-from dreamgym.obs.rundata import RunData
+from dreamgym.report.rundata import RunData
 
 WIDTH_IN = 9.8
 DPI = 144

@@ -7,7 +7,7 @@ from typing import Any
 
 from ray.util.metrics import Counter, Gauge
 
-from dreamgym.obs.metrics import COUNTERS, GAUGES, exported_name, is_counter, numbers
+from dreamgym.telemetry.metrics import COUNTERS, GAUGES, exported_name, is_counter, numbers
 
 
 class RayMetrics:

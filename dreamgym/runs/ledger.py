@@ -18,8 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from dreamgym.obs.runlog import Record, RunLog, read_log
-from dreamgym.obs.stages import write_json
+from dreamgym.runs.folder import write_json
+from dreamgym.runs.log import Record, RunLog, read_log
 from dreamgym.schema import read_parquet, write_parquet
 from dreamgym.types import Trajectory
 

@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 import yaml
 
 from dreamgym.errors import DataError
-from dreamgym.obs.runlog import Record, parse_object, read_log
-from dreamgym.obs.stages import read_stages
-from dreamgym.obs.stats import Interval, newcombe, newcombe_paired, wilson
+from dreamgym.runs.log import Record, parse_object, read_log
+from dreamgym.runs.stage import read_stages
 from dreamgym.schema import readable
+from dreamgym.telemetry.stats import Interval, newcombe, newcombe_paired, wilson
 
 EPISODE_FILES = 24
 EPISODES_A_FILE = 256

@@ -1,6 +1,6 @@
 """Stages that several runs have in common are run once: a run takes over what another has finished with its settings.
 
-The fingerprints of `obs/stages.py` say what is the same. Files are hard links, since every file of a run is replaced
+The fingerprints of `runs/stage.py` say what is the same. Files are hard links, since every file of a run is replaced
 and never written in place; the record of a stage comes last, so that a run that was killed in between makes or takes
 the stage again.
 """
@@ -14,8 +14,9 @@ from pathlib import Path
 
 from dreamgym.config import RunConfig
 from dreamgym.errors import DreamgymError
-from dreamgym.obs.console import console
-from dreamgym.obs.stages import fitting_stage, forget_stage, hold, keep_stage, read_stage, run_folder
+from dreamgym.runs.folder import hold, run_folder
+from dreamgym.runs.stage import fitting_stage, forget_stage, keep_stage, read_stage
+from dreamgym.telemetry.console import console
 
 FILES = {
     "collect": ("data/train.parquet", "data/heldout.parquet"),

@@ -12,14 +12,14 @@ import pyarrow as pa
 from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem, copy_files
 
 from dreamgym.errors import ConfigError, DataError
-from dreamgym.obs.runlog import parse_object
+from dreamgym.runs.log import parse_object
 
 MARKER = "whole.json"
 """Written last and removed first: a bundle counts where it stands, and has the files and sizes that it tells."""
 CHUNK = 8 * 2**20
 
 
-class Place:
+class RemoteFolder:
     """A folder by its URL, as Arrow has it (`s3`, `gs`, `abfs`, `hdfs`, `file`), else as fsspec has it.
 
     A bundle is a folder in it, by its path there; its files keep the paths that they have in a local folder.

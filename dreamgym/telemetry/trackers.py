@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from dreamgym.config import RunConfig, TrackerName
 from dreamgym.errors import ConfigError, DreamgymError
-from dreamgym.obs.metrics import Sink, numbers
+from dreamgym.telemetry.metrics import Sink, numbers
 
 log = logging.getLogger(__name__)
 

@@ -8,12 +8,13 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from dreamgym.obs import plots
-from dreamgym.obs.render import Block, Cards, Listing, Pair, Plot, Section, Table, Text, to_html, to_markdown
-from dreamgym.obs.rundata import RunData, busy_seconds, gain, headline, interval, read_run, real_transitions
-from dreamgym.obs.runlog import duration
-from dreamgym.obs.stages import shown, write_json, write_text
-from dreamgym.obs.stats import Interval
+from dreamgym.report import plots
+from dreamgym.report.render import Block, Cards, Listing, Pair, Plot, Section, Table, Text, to_html, to_markdown
+from dreamgym.report.rundata import RunData, busy_seconds, gain, headline, interval, read_run, real_transitions
+from dreamgym.runs.folder import write_json, write_text
+from dreamgym.telemetry.clock import duration
+from dreamgym.telemetry.console import shown
+from dreamgym.telemetry.stats import Interval
 
 PLOT_FOLDER = "report-plots"
 ALARM_POINTS = 15

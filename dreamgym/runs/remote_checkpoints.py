@@ -3,7 +3,7 @@
     URI/RUN/STAGE-FINGERPRINT/before/             what the stages before have made, and their records
     URI/RUN/STAGE-FINGERPRINT/iteration-00010/    a checkpoint, and ledger, draws and log as they were then
 
-The fingerprint is that of `obs/stages.py`, so nothing made with other settings is ever gone on with.
+The fingerprint is that of `runs/stage.py`, so nothing made with other settings is ever gone on with.
 """
 
 from __future__ import annotations
@@ -14,23 +14,24 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from dreamgym.config import RunConfig
-from dreamgym.obs.console import console
-from dreamgym.obs.place import Place
-from dreamgym.obs.runlog import parse_object
-from dreamgym.obs.sharing import FILES, chain, link
-from dreamgym.obs.stages import Stage, fitting_stage, forget_stage, keep_stage, read_stage, run_folder
+from dreamgym.runs.folder import run_folder
+from dreamgym.runs.log import parse_object
+from dreamgym.runs.remote_folder import RemoteFolder
+from dreamgym.runs.reuse import FILES, chain, link
+from dreamgym.runs.stage import Stage, fitting_stage, forget_stage, keep_stage, read_stage
+from dreamgym.telemetry.console import console
 
 FIELD = "train.checkpoint_uri"
 BEFORE = "before"
 STAGING = "fetched.partial"
 
 
-class Mirror:
+class RemoteCheckpoints:
     """The second place of the checkpoints of one stage; `after` is the stage before it."""
 
     def __init__(self, config: RunConfig, stage: Stage, after: str) -> None:
         """Raises ConfigError where `train.checkpoint_uri` is no place to write to."""
-        self._place = Place(config.train.checkpoint_uri, FIELD)
+        self._place = RemoteFolder(config.train.checkpoint_uri, FIELD)
         self._home = f"{stage.run_dir.name}/{stage.name}-{stage.fingerprint}"
         self._stage = stage
         self._after = after
@@ -91,7 +92,7 @@ class Mirror:
         return parse_object(record or b"") == read_stage(self._stage.run_dir, self._after)
 
 
-def open_mirror(config: RunConfig, stage: Stage, after: str) -> Mirror | None:
+def open_remote_checkpoints(config: RunConfig, stage: Stage, after: str) -> RemoteCheckpoints | None:
     """The second place of a stage's checkpoints, from which it has what it lacks here; None where none is set.
 
     Raises:
@@ -100,7 +101,7 @@ def open_mirror(config: RunConfig, stage: Stage, after: str) -> Mirror | None:
     """
     if not config.train.checkpoint_uri:
         return None
-    mirror = Mirror(config, stage, after)
+    mirror = RemoteCheckpoints(config, stage, after)
     mirror.fetch()
     return mirror
 
@@ -114,7 +115,7 @@ def fetch_before(config: RunConfig, name: str, after: str) -> None:
     """
     if not config.train.checkpoint_uri or read_stage(config.run_dir, after):
         return
-    place = Place(config.train.checkpoint_uri, FIELD)
+    place = RemoteFolder(config.train.checkpoint_uri, FIELD)
     with run_folder(config) as run_dir:
         for folder in place.folders(run_dir.name):
             home = f"{run_dir.name}/{folder}"
@@ -124,7 +125,7 @@ def fetch_before(config: RunConfig, name: str, after: str) -> None:
                 return
 
 
-def _fits(config: RunConfig, place: Place, home: str, after: str) -> bool:
+def _fits(config: RunConfig, place: RemoteFolder, home: str, after: str) -> bool:
     """Whether a stage and all before it are there, whole and run with the settings of this configuration."""
     if not place.is_whole(f"{home}/{BEFORE}"):
         return False
@@ -139,7 +140,7 @@ def _fits(config: RunConfig, place: Place, home: str, after: str) -> bool:
         return fitting_stage(config, after, Path(folder)) is not None
 
 
-def _take_before(place: Place, home: str, run_dir: Path, after: str) -> None:
+def _take_before(place: RemoteFolder, home: str, run_dir: Path, after: str) -> None:
     staging = run_dir / STAGING
     place.get(f"{home}/{BEFORE}", staging)
     for name in reversed(chain(staging, after)):

@@ -11,11 +11,11 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from dreamgym.obs.machine import machine
-from dreamgym.obs.plots import LIGHT, WIDTH_IN, Theme, render
-from dreamgym.obs.render import Plot, Section, Table, Text, to_markdown
-from dreamgym.obs.stages import write_json, write_text
-from dreamgym.obs.stats import t_interval
+from dreamgym.report.plots import LIGHT, WIDTH_IN, Theme, render
+from dreamgym.report.render import Plot, Section, Table, Text, to_markdown
+from dreamgym.runs.folder import write_json, write_text
+from dreamgym.runtime.machine import machine
+from dreamgym.telemetry.stats import t_interval
 
 Run = dict[str, Any]
 """What came of one row and one seed: seed, success, wilson95, games, real_transitions, tokens, minutes and more."""

@@ -1,1 +1,0 @@
-"""What a run tells about itself: stages, metrics, statistics, processes, plots and the report."""

@@ -1,0 +1,1 @@
+"""What is shown of finished work: the page, its pictures, the tables."""
