@@ -21,7 +21,7 @@ from skewed import Skewed
 from dreamgym.config import RunConfig
 from dreamgym.controller import Trainer
 from dreamgym.learner.learner import Learner
-from dreamgym.learner.models import prepare_model
+from dreamgym.models.checkpoint import prepare_model
 from dreamgym.services import Services, start_services
 from dreamgym.telemetry.console import Bar, progress
 

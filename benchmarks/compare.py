@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from dreamgym.config import ModelConfig, ScratchModel
-from dreamgym.learner.models import prepare_model
+from dreamgym.models.checkpoint import prepare_model
 
 WORDS = ("amber", "birch", "cedar", "dune", "ember", "fern", "grove", "heath", "inlet", "larch", "moor", "nook")
 SMALL = ScratchModel(layers=3, hidden=192, intermediate=512, heads=4, vocab=640, context=8192)

@@ -33,11 +33,11 @@ from workload import episodes_of, tasks_of
 from dreamgym.actors.episode import Episode
 from dreamgym.actors.fleet import RolloutFleet
 from dreamgym.config import RunConfig
-from dreamgym.learner.models import prepare_model
+from dreamgym.config.loading import load_config
+from dreamgym.models.checkpoint import prepare_model
 from dreamgym.runtime.processes import GIB, TREE, no_process_left
 from dreamgym.schema import read_parquet
 from dreamgym.services import Services, start_services
-from dreamgym.settings import load_config
 from dreamgym.stages.annotate import annotate
 from dreamgym.stages.collect import collect
 from dreamgym.stages.sft import sft

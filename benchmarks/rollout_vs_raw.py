@@ -31,7 +31,7 @@ from record import ROOT, record
 from workload import Played, episodes_of, play, recorded_services, tasks_of
 
 from dreamgym.config import RunConfig
-from dreamgym.settings import load_config
+from dreamgym.config.loading import load_config
 from dreamgym.stages.annotate import annotate
 from dreamgym.stages.collect import collect
 from dreamgym.stages.sft import sft

@@ -36,7 +36,7 @@ def serve(
     from transformers import AutoTokenizer, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
-    from dreamgym.chat import ChatFormat
+    from dreamgym.models.chat import ChatFormat
 
     torch.set_num_threads(len(psutil.Process().cpu_affinity()))
     tokenizer = AutoTokenizer.from_pretrained(model)

@@ -19,12 +19,12 @@ import torch
 from record import ROOT, record
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from dreamgym.chat import ChatFormat, load_chat
 from dreamgym.config import RunConfig
+from dreamgym.config.loading import load_config
 from dreamgym.envs.mapreader import DIRECTIONS, parse_map, parse_state
+from dreamgym.models.chat import ChatFormat, load_chat
+from dreamgym.models.prompts import ParseError, begin, parse_variation, vary_message
 from dreamgym.schema import read_parquet
-from dreamgym.serve.prompts import ParseError, begin, parse_variation, vary_message
-from dreamgym.settings import load_config
 from dreamgym.types import Task
 
 RESULT = ROOT / "docs" / "results" / "variations.json"

@@ -18,14 +18,14 @@ from dataclasses import dataclass
 
 from record import ROOT, record
 
-from dreamgym.chat import ChatFormat, load_chat
 from dreamgym.config import RunConfig
+from dreamgym.config.loading import load_config
+from dreamgym.models.chat import ChatFormat, load_chat
+from dreamgym.models.prompts import answer_parts, ask, begin, first_message, query
 from dreamgym.replay.bulk import exact_top_k
 from dreamgym.replay.embed import make_embedder, query_text
 from dreamgym.replay.records import Demo, from_trajectory
 from dreamgym.schema import read_parquet
-from dreamgym.serve.prompts import answer_parts, ask, begin, first_message, query
-from dreamgym.settings import load_config
 from dreamgym.types import Trajectory
 
 BLOCK, EVERY = 32, 4

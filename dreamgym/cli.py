@@ -20,8 +20,8 @@ from rich.padding import Padding
 from rich.table import Table
 
 from dreamgym.config import RunConfig
+from dreamgym.config.loading import COMMAND_LINE, describe_fields, load_config
 from dreamgym.errors import ConfigError, DreamgymError
-from dreamgym.settings import COMMAND_LINE, describe_fields, load_config
 
 QUICKSTART = Path("recipes/quickstart.yaml")
 BY_QUICKSTART = ("quickstart", "experiment")

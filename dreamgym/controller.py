@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dreamgym.actors.again import again_scores
-from dreamgym.chat import load_chat
 from dreamgym.checkpoints import checkpoints, state_of
 from dreamgym.config import RunConfig
 from dreamgym.curriculum.curriculum import Curriculum
@@ -30,6 +29,7 @@ from dreamgym.fidelity import named, predict
 from dreamgym.guard import no_longer_true
 from dreamgym.learner.algorithms import resolve
 from dreamgym.learner.batches import rl_batch
+from dreamgym.models.chat import load_chat
 from dreamgym.policy.weight_transfer import pack_weights
 from dreamgym.refresh import Refresher
 from dreamgym.runs.folder import write_json

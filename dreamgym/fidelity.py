@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from dreamgym.chat import ChatFormat
+from dreamgym.models.chat import ChatFormat
+from dreamgym.models.prompts import answer_parts
 from dreamgym.serve.dream import WorldClient
 from dreamgym.serve.experience import DreamAnswer, DreamQuery
-from dreamgym.serve.prompts import answer_parts
 from dreamgym.types import Trajectory, Transition, stable_id
 
 

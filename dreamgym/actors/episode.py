@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from dreamgym.chat import ChatFormat
 from dreamgym.envs.base import Environment
+from dreamgym.models.chat import ChatFormat, opening
+from dreamgym.models.prompts import one_line
 from dreamgym.serve.engine import ContextFull, Generation
-from dreamgym.serve.prompts import one_line
 from dreamgym.types import Fold, StepResult, Task, TokenSample, Trajectory, Transition, World, stable_id
 
 Act = Callable[[list[int], int], Awaitable[Generation]]
@@ -43,12 +43,6 @@ class Episode:
 
     def turn_seed(self, turn: int) -> int:
         return int(stable_id(self.seed, "policy", turn), 16) & 0x7FFFFFFF
-
-
-def opening(task: Task, first_state: str, system_prompt: str) -> list[dict[str, str]]:
-    """The messages that open an episode: the goal and the first state."""
-    head = [{"role": "system", "content": system_prompt}] if system_prompt else []
-    return [*head, {"role": "user", "content": f"{task.instruction}\n{first_state}"}]
 
 
 async def play(episode: Episode, env: Environment, act: Act, chat: ChatFormat, system_prompt: str = "") -> Trajectory:

@@ -16,10 +16,10 @@ import pyarrow as pa
 from dreamgym.actors.again import Again, play_again
 from dreamgym.actors.episode import Episode, play
 from dreamgym.batching import Coalescer
-from dreamgym.chat import load_chat
 from dreamgym.config import RunConfig, SamplingConfig
 from dreamgym.envs.base import Environment, RealEnvironment
 from dreamgym.errors import EngineError
+from dreamgym.models.chat import load_chat
 from dreamgym.policy.engine import Answered, PolicyPool
 from dreamgym.schema import from_batch, to_batch
 from dreamgym.serve.dream import DreamEnvironment, Memo, WorldClient

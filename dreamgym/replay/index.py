@@ -16,7 +16,7 @@ from qdrant_client.http.exceptions import ApiException, ResponseHandlingExceptio
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
 from dreamgym.config import QdrantConfig
-from dreamgym.credentials import credential
+from dreamgym.config.credentials import credential
 from dreamgym.replay.embed import Vectors
 from dreamgym.replay.embedded import EmbeddedQdrant
 from dreamgym.replay.records import ReplayError

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from dreamgym.config import RunConfig
+from dreamgym.config.loading import dump_config
 from dreamgym.errors import ConfigError, DreamgymError
-from dreamgym.settings import dump_config
 
 _locks: dict[Path, tuple[TextIO, int]] = {}
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from jinja2 import TemplateError
 
-from dreamgym.chat import load_chat
 from dreamgym.config import EngineConfig, SamplingConfig
 from dreamgym.errors import EngineError
+from dreamgym.models.chat import load_chat
 from dreamgym.runtime.spared_imports import spare_imports
 from dreamgym.serve.chat_api import ChatRequest, Completion, Fault
 from dreamgym.serve.engine import ContextFull, TokenEngine

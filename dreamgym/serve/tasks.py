@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from dreamgym.config import RunConfig
 from dreamgym.errors import EngineError
+from dreamgym.models.prompts import ParseError, last_line, parse_variation, vary_message
 from dreamgym.replay.actor import ReplayClient
 from dreamgym.serve.dream import WorldClient
 from dreamgym.serve.experience import DreamQuery, WriteQuery
-from dreamgym.serve.prompts import ParseError, last_line, parse_variation, vary_message
 from dreamgym.types import Task, stable_id
 
 

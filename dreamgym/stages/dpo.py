@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from itertools import permutations
 
-from dreamgym.chat import load_chat
 from dreamgym.config import RunConfig
 from dreamgym.errors import DataError
+from dreamgym.models.chat import load_chat
 from dreamgym.runs.stage import stage
 from dreamgym.schema import read_parquet
 from dreamgym.stages.examples import preference_examples

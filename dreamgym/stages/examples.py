@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import pyarrow as pa
 
-from dreamgym.actors.episode import opening as policy_opening
-from dreamgym.chat import ChatFormat
 from dreamgym.config import RunConfig, SFTConfig
 from dreamgym.envs.base import VariationRule, variation_rule
 from dreamgym.errors import EnvError
 from dreamgym.learner.batches import SFT_SCHEMA
+from dreamgym.models.chat import ChatFormat
+from dreamgym.models.chat import opening as policy_opening
+from dreamgym.models.prompts import answer_parts, ask, edited, edits, opening, query, vary_message, whole
 from dreamgym.replay.bulk import exact_top_k, leave_one_out
 from dreamgym.replay.embed import Embedder, make_embedder
 from dreamgym.replay.records import Demo
-from dreamgym.serve.prompts import answer_parts, ask, edited, edits, opening, query, vary_message, whole
 from dreamgym.types import Task, Trajectory, Transition, stable_id
 
 NEIGHBOURS = 16

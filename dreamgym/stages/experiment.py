@@ -20,13 +20,13 @@ from typing import Any
 from rich.markup import escape
 
 from dreamgym.config import RunConfig
+from dreamgym.config.loading import COMMAND_LINE, load_config
 from dreamgym.errors import ConfigError, DataError, DreamgymError
 from dreamgym.report.table import Run, write_table
 from dreamgym.runs.folder import write_json
 from dreamgym.runs.log import parse_object
 from dreamgym.runs.reuse import chain, link, take_over
 from dreamgym.runs.stage import Record, digest, fitting_stage, read_stage, settings_of
-from dreamgym.settings import COMMAND_LINE, load_config
 from dreamgym.stages.rows import COMMON_START, ROWS, STAGES, TABLES
 from dreamgym.telemetry.console import console
 

@@ -9,10 +9,10 @@ from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
-from dreamgym.chat import load_chat
 from dreamgym.config import RunConfig
 from dreamgym.errors import DataError
 from dreamgym.fidelity import predict, scores
+from dreamgym.models.chat import load_chat
 from dreamgym.replay.records import StoredTransition
 from dreamgym.runtime import event_loop
 from dreamgym.runtime.cluster import ensure_ray, settled

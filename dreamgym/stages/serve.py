@@ -9,7 +9,7 @@ from contextlib import closing
 import uvicorn
 
 from dreamgym.config import RunConfig, ServeConfig
-from dreamgym.credentials import credential
+from dreamgym.config.credentials import credential
 from dreamgym.errors import ConfigError, DataError
 from dreamgym.runtime.cluster import ensure_ray, settled
 from dreamgym.runtime.placement import Ask, require

@@ -9,12 +9,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from dreamgym.chat import ChatFormat, load_chat
 from dreamgym.config import LearnerConfig, ModelConfig, RunConfig, SFTConfig, TuningConfig
 from dreamgym.errors import DataError
 from dreamgym.learner.drill import drill
 from dreamgym.learner.learner import Learner
-from dreamgym.learner.models import prepare_model
+from dreamgym.models.chat import ChatFormat, load_chat
+from dreamgym.models.checkpoint import prepare_model
 from dreamgym.runs.stage import Stage, stage
 from dreamgym.runtime.cluster import ensure_ray, tell_precision
 from dreamgym.runtime.placement import Ask, require

@@ -21,7 +21,7 @@ from tenacity import (
 )
 
 from dreamgym.config import TeacherConfig
-from dreamgym.credentials import credential
+from dreamgym.config.credentials import credential
 from dreamgym.errors import ConfigError, DataError, EngineError
 from dreamgym.runtime import event_loop
 from dreamgym.types import Task, Trajectory, Transition, stable_id

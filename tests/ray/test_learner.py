@@ -23,8 +23,8 @@ from dreamgym.config import LearnerConfig, ModelConfig, ScratchModel, SFTConfig
 from dreamgym.errors import DataError, EngineError, ModelError, WeightSyncError
 from dreamgym.learner.batches import RL_SCHEMA, SFT_SCHEMA, TRAJECTORY
 from dreamgym.learner.learner import Learner
-from dreamgym.learner.models import prepare_model
 from dreamgym.learner.worker import LearnerWorker
+from dreamgym.models.checkpoint import prepare_model
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 SFT = SFTConfig(tokens=1_500, batch_tokens=600, lr=1e-3, warmup=0.0)

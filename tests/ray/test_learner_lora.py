@@ -26,7 +26,7 @@ from dreamgym.config import (
 from dreamgym.errors import WeightSyncError
 from dreamgym.learner.batches import RL_SCHEMA
 from dreamgym.learner.learner import Learner
-from dreamgym.learner.models import prepare_model
+from dreamgym.models.checkpoint import prepare_model
 from dreamgym.policy.engine import PolicyPool
 from dreamgym.policy.weight_transfer import pack_weights
 from dreamgym.serve.engine import Generation

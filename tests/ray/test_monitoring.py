@@ -16,7 +16,7 @@ from dreamgym.actors.episode import Episode
 from dreamgym.actors.fleet import RolloutFleet
 from dreamgym.actors.rollout import WorldAddress
 from dreamgym.config import ModelConfig, RunConfig, SamplingConfig, ScratchModel
-from dreamgym.learner.models import prepare_model
+from dreamgym.models.checkpoint import prepare_model
 from dreamgym.policy.engine import PolicyPool
 from dreamgym.replay.actor import ReplayClient, start_replay
 from dreamgym.replay.records import Candidate, from_trajectory

@@ -17,7 +17,7 @@ from ray.cluster_utils import Cluster
 from dreamgym import services
 from dreamgym.config import ModelConfig, RunConfig, ScratchModel
 from dreamgym.errors import EngineError, ModelError
-from dreamgym.learner.models import prepare_model
+from dreamgym.models.checkpoint import prepare_model
 from dreamgym.runtime import placement
 from dreamgym.runtime.cluster import Machine
 from dreamgym.runtime.placement import Reservation

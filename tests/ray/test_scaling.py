@@ -11,7 +11,7 @@ from ray import serve
 
 from dreamgym.config import ModelConfig, RunConfig, ScratchModel
 from dreamgym.errors import EngineError
-from dreamgym.learner.models import prepare_model
+from dreamgym.models.checkpoint import prepare_model
 from dreamgym.serve.app import WORLD, DreamApp, start_dream
 from dreamgym.serve.experience import DreamQuery
 from dreamgym.types import Task

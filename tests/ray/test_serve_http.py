@@ -18,9 +18,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dreamgym.chat import ChatFormat
 from dreamgym.config import ModelConfig, ScratchModel
-from dreamgym.learner.models import prepare_model
+from dreamgym.models.chat import ChatFormat
+from dreamgym.models.checkpoint import prepare_model
 from tests.waiting import HANG_S, until_ended
 
 pytestmark = pytest.mark.usefixtures("no_ray")

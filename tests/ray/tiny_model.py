@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from dreamgym.config import ModelConfig, ScratchModel
 from dreamgym.learner.batches import RL_SCHEMA
 from dreamgym.learner.learner import Learner
-from dreamgym.learner.models import prepare_model
+from dreamgym.models.checkpoint import prepare_model
 
 Weights = dict[str, torch.Tensor]
 

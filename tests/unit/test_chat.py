@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase
 
-from dreamgym.chat import ChatFormat, load_chat
 from dreamgym.config import ModelConfig, ScratchModel
 from dreamgym.errors import ModelError
-from dreamgym.learner.models import prepare_model, scratch_model
-from dreamgym.learner.tokenizer import train_tokenizer
+from dreamgym.models.chat import ChatFormat, load_chat
+from dreamgym.models.checkpoint import prepare_model
+from dreamgym.models.scratch import scratch_model
+from dreamgym.models.tokenizer import train_tokenizer
 
 CONTENT = st.text(max_size=30).filter(lambda text: "<|" not in text)
 WORDS = st.from_regex(r"[a-z]{1,9}( [a-z]{1,9}){0,5}[.!]?", fullmatch=True)

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from dreamgym.cli import COMMANDS, main
-from dreamgym.settings import describe_fields
+from dreamgym.config.loading import describe_fields
 from tests.waiting import HANG_S, until_ended
 
 ENVIRONMENT = {**os.environ, "COLUMNS": "100", "PYTHONPATH": os.pathsep.join(sys.path)}

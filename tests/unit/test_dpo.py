@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from dreamgym.chat import ChatFormat
 from dreamgym.config import RunConfig, ScratchModel
 from dreamgym.errors import DataError
 from dreamgym.learner.dpo import dpo_loss
-from dreamgym.learner.tokenizer import train_tokenizer
+from dreamgym.models.chat import ChatFormat
+from dreamgym.models.tokenizer import train_tokenizer
 from dreamgym.stages.dpo import preference_pairs
 from dreamgym.stages.examples import preference_examples
 from dreamgym.types import Task, Trajectory, Transition

@@ -9,7 +9,7 @@ from vllm.engine.arg_utils import EngineArgs
 from vllm.usage.usage_lib import UsageContext
 
 from dreamgym.config import EngineConfig, ModelConfig, ScratchModel
-from dreamgym.learner.models import prepare_model
+from dreamgym.models.checkpoint import prepare_model
 from dreamgym.serve.engine import TokenEngine
 
 SERVER = UsageContext.OPENAI_API_SERVER

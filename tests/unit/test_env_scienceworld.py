@@ -10,7 +10,7 @@ import pytest
 
 from dreamgym.envs.scienceworld import DOORS, ScienceWorld
 from dreamgym.errors import EnvError
-from dreamgym.serve.prompts import edited
+from dreamgym.models.prompts import edited
 from dreamgym.types import Task, Transition
 
 pytest.importorskip("scienceworld", reason="the extra 'scienceworld' is not installed")

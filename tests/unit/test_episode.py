@@ -9,12 +9,12 @@ from collections.abc import Iterator
 import pytest
 
 from dreamgym.actors.episode import Episode, play
-from dreamgym.chat import ChatFormat
 from dreamgym.config import EnvConfig
 from dreamgym.envs.base import RealEnvironment
 from dreamgym.envs.mapreader import MapReader
 from dreamgym.errors import EngineError
-from dreamgym.learner.tokenizer import train_tokenizer
+from dreamgym.models.chat import ChatFormat
+from dreamgym.models.tokenizer import train_tokenizer
 from dreamgym.serve.dream import DreamEnvironment
 from dreamgym.serve.engine import ContextFull, Generation
 from dreamgym.serve.experience import DreamAnswer, DreamQuery

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dreamgym.config import RunConfig
+from dreamgym.config.loading import MAX_RECIPE_BYTES, describe_fields, dump_config, load_config
 from dreamgym.errors import ConfigError
-from dreamgym.settings import MAX_RECIPE_BYTES, describe_fields, dump_config, load_config
 
 RECIPE = (Path(__file__).parents[2] / "recipes" / "quickstart.yaml").read_bytes()
 NAMES = [field.name for field in describe_fields()]

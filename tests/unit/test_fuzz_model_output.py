@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dreamgym.serve import prompts
-from dreamgym.serve.prompts import MAX_ANSWER_CHARS, ParseError, answer_parts, parse_answer, parse_text
+from dreamgym.models import prompts
+from dreamgym.models.prompts import MAX_ANSWER_CHARS, ParseError, answer_parts, parse_answer, parse_text
 from dreamgym.types import MAX_REWARD, Transition
 
 FRAGMENTS = [

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tenacity import wait_none
 
 from dreamgym.config import QdrantConfig, TeacherConfig
-from dreamgym.credentials import credential
+from dreamgym.config.credentials import credential
 from dreamgym.errors import ConfigError
 from dreamgym.replay.index import connect
 from dreamgym.stages import teacher

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dreamgym.chat import ChatFormat
 from dreamgym.config import RunConfig
-from dreamgym.learner.tokenizer import train_tokenizer
+from dreamgym.config.loading import load_config
+from dreamgym.models.chat import ChatFormat
+from dreamgym.models.prompts import answer_parts, ask, in_full
+from dreamgym.models.tokenizer import train_tokenizer
 from dreamgym.replay.records import Demo
-from dreamgym.serve.prompts import answer_parts, ask, in_full
-from dreamgym.settings import load_config
 from dreamgym.stages.examples import policy_examples, world_examples
 from dreamgym.types import Task, Trajectory, Transition
 

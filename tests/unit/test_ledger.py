@@ -21,11 +21,11 @@ from rich.console import Console
 
 from dreamgym.actors.episode import Episode
 from dreamgym.actors.fleet import Batch
-from dreamgym.chat import ChatFormat
 from dreamgym.config import RunConfig
 from dreamgym.controller import Trainer
 from dreamgym.curriculum.curriculum import Curriculum
-from dreamgym.learner.tokenizer import train_tokenizer
+from dreamgym.models.chat import ChatFormat
+from dreamgym.models.tokenizer import train_tokenizer
 from dreamgym.runs.ledger import Account, account, add_up
 from dreamgym.runs.log import Record
 from dreamgym.runs.remote_checkpoints import RemoteCheckpoints

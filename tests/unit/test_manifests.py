@@ -20,7 +20,7 @@ import pytest
 import yaml
 from kustomization import Document, build, read, select
 
-from dreamgym.settings import load_config
+from dreamgym.config.loading import load_config
 from tests.waiting import HANG_S
 
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,7 @@ import pytest
 from dreamgym.envs.mapreader import COMMANDS, DIRECTIONS, MapReader, Room, explain, parse_map, parse_state
 from dreamgym.envs.textworld import _start_machine
 from dreamgym.errors import EnvError
-from dreamgym.serve.prompts import edited
+from dreamgym.models.prompts import edited
 from dreamgym.types import Task, Transition
 from tests.waiting import HANG_S
 

@@ -14,12 +14,12 @@ from test_ledger import GROUPS, ITERATIONS, SIZE, Fate, Killed, Parts, check, li
 
 from dreamgym.checkpoints import checkpoints
 from dreamgym.config import RunConfig
+from dreamgym.config.loading import load_config
 from dreamgym.errors import ConfigError, DataError
 from dreamgym.runs import remote_folder
 from dreamgym.runs.remote_checkpoints import RemoteCheckpoints, fetch_before, open_remote_checkpoints
 from dreamgym.runs.remote_folder import MARKER, RemoteFolder
 from dreamgym.runs.stage import Stage, read_stage, stage
-from dreamgym.settings import load_config
 from dreamgym.stages import doctor
 from dreamgym.stages.train import LOOP
 

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from dreamgym.chat import load_tokenizer
 from dreamgym.config import ModelConfig, ScratchModel
 from dreamgym.errors import ModelError
-from dreamgym.learner.models import prepare_model, scratch_model
-from dreamgym.learner.tokenizer import train_tokenizer
+from dreamgym.models.chat import load_tokenizer
+from dreamgym.models.checkpoint import prepare_model
+from dreamgym.models.scratch import scratch_model
+from dreamgym.models.tokenizer import train_tokenizer
 
 TEXTS = ["state: you are in the kitchen | exits: north, south\ntask: bring the coin to the box\n"] * 20
 SHAPE = ScratchModel(layers=2, hidden=64, intermediate=96, heads=2, head_dim=32, vocab=400, context=128)

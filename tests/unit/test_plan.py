@@ -9,6 +9,7 @@ import pytest
 
 from dreamgym.cli import main
 from dreamgym.config import RunConfig
+from dreamgym.config.loading import load_config
 from dreamgym.errors import ConfigError
 from dreamgym.planning.advice import apply, nearest, words
 from dreamgym.planning.budget import Budget, given
@@ -16,7 +17,6 @@ from dreamgym.planning.check import check, check_cluster, models_of
 from dreamgym.planning.estimate import Estimate, Models, estimate, precision
 from dreamgym.planning.machine import FORMS, Node, chip_of, here, parse, parse_nvidia
 from dreamgym.planning.placement import Seats, place, wanted
-from dreamgym.settings import load_config
 
 ROOT = Path(__file__).parents[2]
 MODELS = ROOT / "tests" / "models"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from dreamgym.serve.prompts import (
+from dreamgym.models.prompts import (
     MAX_ANSWER_CHARS,
     ParseError,
     answer_parts,

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 from dreamgym.config import RunConfig
+from dreamgym.config.loading import load_config
 from dreamgym.errors import DataError
 from dreamgym.report.page import write_report
 from dreamgym.report.rundata import read_run
 from dreamgym.runs.folder import run_folder, write_json
 from dreamgym.runs.log import RunLog
 from dreamgym.schema import write_parquet
-from dreamgym.settings import load_config
 from dreamgym.telemetry.stats import newcombe_paired, wilson
 from dreamgym.types import Task, Trajectory, Transition
 

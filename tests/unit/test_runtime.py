@@ -10,12 +10,12 @@ import pytest
 from ray._private.accelerators import NvidiaGPUAcceleratorManager
 
 from dreamgym.config import Device, RunConfig
+from dreamgym.config.loading import load_config
 from dreamgym.errors import ConfigError, EngineError
 from dreamgym.runtime import placement
 from dreamgym.runtime.cluster import LOCAL_OBJECT_STORE_BYTES, Machine, _object_store_bytes
 from dreamgym.runtime.placement import asks_of_run, share_of_gpu
 from dreamgym.runtime.precision import Precision
-from dreamgym.settings import load_config
 from tests.waiting import HANG_S
 
 NATIVE = Precision(True, "it has it")

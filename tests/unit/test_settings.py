@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from dreamgym.config import RunConfig
+from dreamgym.config.loading import describe_fields, dump_config, load_config
 from dreamgym.errors import ConfigError
-from dreamgym.settings import describe_fields, dump_config, load_config
 
 
 def _value(config: RunConfig, name: str) -> object:

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from dreamgym.config import RunConfig
+from dreamgym.config.loading import load_config
 from dreamgym.runs import reuse
 from dreamgym.runs.folder import write_text
 from dreamgym.runs.reuse import chain, take_over
 from dreamgym.runs.stage import fitting_stage, forget_stage, read_stage, stage
-from dreamgym.settings import load_config
 
 NAMES = ("collect", "annotate", "sft-world", "sft-policy")
 UPSTREAM = dict(zip(NAMES[1:], NAMES, strict=False))

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from dreamgym.config import PolicyConfig, RunConfig, WorldConfig
+from dreamgym.config.loading import load_config
 from dreamgym.errors import DataError, DreamgymError
 from dreamgym.runs.folder import run_folder
 from dreamgym.runs.stage import read_stage, read_stages, stage
-from dreamgym.settings import load_config
 from dreamgym.stages.train import INPUTS
 
 
@@ -153,7 +153,7 @@ def test_the_configuration_stands_in_the_folder_and_loads(tmp_path: Path) -> Non
 
 def test_two_processes_do_not_write_one_folder(tmp_path: Path) -> None:
     code = (
-        "import sys; from dreamgym.runs.stage import run_folder; from dreamgym.settings import load_config\n"
+        "import sys; from dreamgym.runs.stage import run_folder; from dreamgym.config.loading import load_config\n"
         "with run_folder(load_config(None, ['out=' + sys.argv[1]])):\n"
         "    print('held', flush=True); sys.stdin.read()"
     )

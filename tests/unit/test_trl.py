@@ -19,8 +19,8 @@ from dreamgym.learner.algorithms import resolve
 from dreamgym.learner.algorithms.base import TokenStreams
 from dreamgym.learner.batches import RL_SCHEMA, Columns
 from dreamgym.learner.losses import Totals, policy_loss
-from dreamgym.learner.models import prepare_model
 from dreamgym.learner.network import load_network
+from dreamgym.models.checkpoint import prepare_model
 
 LONGEST = 14
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {

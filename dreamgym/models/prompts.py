@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from dreamgym.chat import ChatFormat
 from dreamgym.config import WorldConfig
+from dreamgym.models.chat import ChatFormat
 from dreamgym.types import MAX_REWARD, Edit, Task, Transition
 
 MAX_ANSWER_CHARS = 20_000

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreamgym.errors import ModelError
+from dreamgym.types import Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -216,3 +217,9 @@ def _unused(texts: Iterable[str]) -> str:
     """A character for private use that stands in none of the texts."""
     used = set().union(*texts)
     return next(mark for mark in map(chr, range(0xF0000, 0xFFFFE)) if mark not in used)
+
+
+def opening(task: Task, first_state: str, system_prompt: str) -> list[dict[str, str]]:
+    """The messages that open an episode: the goal and the first state."""
+    head = [{"role": "system", "content": system_prompt}] if system_prompt else []
+    return [*head, {"role": "user", "content": f"{task.instruction}\n{first_state}"}]

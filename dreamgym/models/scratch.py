@@ -1,60 +1,23 @@
-"""Makes the checkpoint folder that engines and learner load: from scratch, from Hugging Face, or from GGUF."""
+"""Models made from nothing: a small untrained Llama and its tokenizer."""
 
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreamgym.chat import load_tokenizer
-from dreamgym.config import ModelConfig, ScratchModel
-from dreamgym.errors import ModelError
+from dreamgym.config import ScratchModel
+from dreamgym.models.chat import load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
-
+SHARP, STRENGTH = 4, 8.0
 PREVIOUS_TOKENS = ((1, 2, 3), (1,))
 """How far back the heads of the first layers of a scratch model look at first."""
-SHARP, STRENGTH = 4, 8.0
 ROPE_THETA = 1e6
 """Slow rotations let more of a head's width tell what a token is, however far away it stands."""
-
-
-def prepare_model(
-    config: ModelConfig, out: Path, texts: Iterable[str], seed: int, tokenizer_from: Path | None = None
-) -> Path:
-    """Write a Hugging Face checkpoint (safetensors and tokenizer) to `out` and return it.
-
-    Args:
-        config: a `dtype` of auto keeps the precision that the model comes in; float32 where it is made from nothing.
-        texts: what a scratch model's tokenizer is trained on; not read where it is not needed.
-        seed: drives the initial weights of a scratch model.
-        tokenizer_from: a checkpoint whose tokenizer a scratch model takes over.
-
-    Raises:
-        ModelError: the model cannot be loaded or made.
-    """
-    import torch
-
-    if config.source == "scratch":
-        tokenizer = _scratch_tokenizer(config.scratch, texts, tokenizer_from)
-        model: Any = scratch_model(config.scratch, tokenizer, seed)
-    elif config.source.endswith(".gguf"):
-        model, tokenizer = _load_gguf(Path(config.source))
-    else:
-        model, tokenizer = _load_pretrained(config.source)
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    if config.dtype != "auto":
-        model.to(getattr(torch, config.dtype))
-    model.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
-    shutil.rmtree(out, ignore_errors=True)
-    partial.rename(out)
-    return out
 
 
 def scratch_model(shape: ScratchModel, tokenizer: PreTrainedTokenizerBase, seed: int) -> LlamaForCausalLM:
@@ -115,43 +78,12 @@ def _attend_back(attention: Any, head: int, offset: int, size: int) -> None:
         projection.bias[rows][size // 2 : size // 2 + SHARP] = STRENGTH * sine
 
 
-def _scratch_tokenizer(
+def scratch_tokenizer(
     shape: ScratchModel, texts: Iterable[str], tokenizer_from: Path | None
 ) -> PreTrainedTokenizerBase:
-    from dreamgym.learner.tokenizer import train_tokenizer
+    """The tokenizer of `tokenizer_from`; where it is None, a new one, trained on the texts."""
+    from dreamgym.models.tokenizer import train_tokenizer
 
     if tokenizer_from is not None:
         return load_tokenizer(tokenizer_from)
     return train_tokenizer(texts, shape.vocab, shape.context)
-
-
-def _load_pretrained(source: str) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM
-
-    try:
-        model = AutoModelForCausalLM.from_pretrained(source)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(f"model.source: '{source}' cannot be loaded ({_first_line(error)}).") from error
-    return model, load_tokenizer(source)
-
-
-def _load_gguf(path: Path) -> tuple[Any, Any]:
-    """De-quantise through transformers; the result is an ordinary model with no trace of quantisation."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    if not path.is_file():
-        raise ModelError(f"model.source: '{path}' is no file; give the path of a GGUF file.")
-    try:
-        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name)
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        raise ModelError(f"model.source: '{path}' cannot be read as GGUF ({_first_line(error)}).") from error
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    model.hf_quantizer = None
-    model.is_quantized = False
-    return model, tokenizer
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,0 +1,1 @@
+"""What a model reads and writes: its checkpoint, tokenizer, chat format and prompts."""
