@@ -19,9 +19,9 @@ from compare import by_turns, median_ratio, rounded, smollm2
 from record import ROOT, record
 
 from dreamgym.config import LearnerConfig, LoRAConfig, PolicyConfig, SamplingConfig
+from dreamgym.inference.pool import PolicyPool
+from dreamgym.inference.weight_transfer import pack_weights, read_checkpoint
 from dreamgym.learner.learner import Learner
-from dreamgym.policy.engine import PolicyPool
-from dreamgym.policy.weight_transfer import pack_weights, read_checkpoint
 from dreamgym.runtime.cluster import ensure_ray
 
 RANK, DTYPE, ROUNDS = 16, "float32", 3

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from workload import Call
 
 from dreamgym.config import EngineConfig, SamplingConfig
+from dreamgym.inference.engine_args import CPU_SEATS
 from dreamgym.runtime.quiet import quiet_environment
-from dreamgym.serve.engine import CPU_SEATS
 
 
 class RawEngine:

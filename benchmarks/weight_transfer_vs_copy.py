@@ -23,9 +23,9 @@ from compare import by_turns, median_ratio, rounded, small_model, smollm2
 from record import ROOT, record
 
 from dreamgym.config import LearnerConfig, PolicyConfig, SamplingConfig
+from dreamgym.inference.pool import PolicyPool
+from dreamgym.inference.weight_transfer import pack_weights
 from dreamgym.learner.learner import Learner
-from dreamgym.policy.engine import PolicyPool
-from dreamgym.policy.weight_transfer import pack_weights
 from dreamgym.runtime.cluster import ensure_ray
 
 ROUNDS, IN_FLIGHT = 9, 16

@@ -27,17 +27,17 @@ from dreamgym.errors import DataError
 from dreamgym.evaluation import Measured, begun, evaluate_policy
 from dreamgym.fidelity import named, predict
 from dreamgym.guard import no_longer_true
+from dreamgym.inference.engine import LOAD
+from dreamgym.inference.weight_transfer import pack_weights
 from dreamgym.learner.algorithms import resolve
 from dreamgym.learner.batches import rl_batch
 from dreamgym.models.chat import load_chat
-from dreamgym.policy.weight_transfer import pack_weights
 from dreamgym.refresh import Refresher
 from dreamgym.runs.folder import write_json
 from dreamgym.runs.ledger import Ledger
 from dreamgym.runs.log import RunLog, read_log
 from dreamgym.runs.remote_checkpoints import RemoteCheckpoints
 from dreamgym.runtime import event_loop
-from dreamgym.serve.engine import LOAD
 from dreamgym.services import Services
 from dreamgym.supply import Supply
 from dreamgym.telemetry.clock import Clock

@@ -13,8 +13,8 @@ from dreamgym.actors.fleet import RolloutFleet
 from dreamgym.actors.rollout import WorldAddress
 from dreamgym.config import RunConfig
 from dreamgym.errors import EngineError
+from dreamgym.inference.pool import PolicyPool
 from dreamgym.learner.learner import Learner
-from dreamgym.policy.engine import PolicyPool
 from dreamgym.replay.actor import ReplayClient, start_replay
 from dreamgym.replay.records import from_trajectory
 from dreamgym.runtime import event_loop

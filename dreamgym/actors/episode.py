@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from dreamgym.envs.base import Environment
+from dreamgym.inference.engine import ContextFull, Generation
 from dreamgym.models.chat import ChatFormat, opening
 from dreamgym.models.prompts import one_line
-from dreamgym.serve.engine import ContextFull, Generation
 from dreamgym.types import Fold, StepResult, Task, TokenSample, Trajectory, Transition, World, stable_id
 
 Act = Callable[[list[int], int], Awaitable[Generation]]

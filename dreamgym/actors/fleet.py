@@ -20,7 +20,7 @@ from dreamgym.actors.episode import Episode
 from dreamgym.actors.rollout import ATTEMPTS, RolloutActor, WorldAddress
 from dreamgym.config import RunConfig
 from dreamgym.errors import DreamgymError, EngineError, EnvError
-from dreamgym.policy.engine import PolicyPool
+from dreamgym.inference.pool import PolicyPool
 from dreamgym.schema import from_batch, to_batch
 from dreamgym.telemetry.tracing import Event
 from dreamgym.types import Trajectory

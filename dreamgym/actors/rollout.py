@@ -15,18 +15,19 @@ import pyarrow as pa
 
 from dreamgym.actors.again import Again, play_again
 from dreamgym.actors.episode import Episode, play
-from dreamgym.batching import Coalescer
 from dreamgym.config import RunConfig, SamplingConfig
 from dreamgym.envs.base import Environment, RealEnvironment
 from dreamgym.errors import EngineError
+from dreamgym.inference.batching import Coalescer
+from dreamgym.inference.concurrency import ConcurrencyLimit
+from dreamgym.inference.engine import Generation
+from dreamgym.inference.engine_args import CPU_SEATS
+from dreamgym.inference.pool import Answered, PolicyPool
 from dreamgym.models.chat import load_chat
-from dreamgym.policy.engine import Answered, PolicyPool
 from dreamgym.schema import from_batch, to_batch
 from dreamgym.serve.dream import DreamEnvironment, Memo, WorldClient
-from dreamgym.serve.engine import CPU_SEATS, Generation
 from dreamgym.telemetry.tracing import Event, log_to_session
 from dreamgym.types import Trajectory, stable_id
-from dreamgym.window import Window
 
 log = logging.getLogger(__name__)
 ATTEMPTS = 2
@@ -52,7 +53,7 @@ class RolloutActor:
         self._chat = load_chat(tokenizer)
         self._policy = PolicyPool.named(engines, config.policy.engine.timeout_s)
         self._seats = config.policy.engine.max_num_seqs or CPU_SEATS
-        self._window = Window(self._seats * len(engines))
+        self._limit = ConcurrencyLimit(self._seats * len(engines))
         self._clients: dict[float, Coalescer[Turn, Generation | EngineError]] = {}
         self._world_address = world
         self._world: WorldClient | None = None
@@ -144,11 +145,11 @@ class RolloutActor:
             self._clients[temperature] = Coalescer(
                 partial(self._send, sampling), limit=self._seats, timeout_s=policy.engine.timeout_s
             )
-        async with self._window.place(deadline):
+        async with self._limit.place(deadline):
             answer = await self._clients[temperature]((prompt, seed, episode.id))
             if isinstance(answer, EngineError):
                 raise answer
-            self._window.told(answer.load)
+            self._limit.told(answer.load)
         return answer
 
     def _send(self, sampling: SamplingConfig, turns: Sequence[Turn]) -> AsyncIterator[Sequence[Answered]]:

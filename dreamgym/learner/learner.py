@@ -17,13 +17,13 @@ import ray
 
 from dreamgym.config import DPOConfig, LearnerConfig, LoRAConfig, SFTConfig, TuningConfig
 from dreamgym.errors import DataError, DreamgymError, EngineError
+from dreamgym.inference.weight_transfer import backend_for
 from dreamgym.learner import sft
 from dreamgym.learner.algorithms import resolve
 from dreamgym.learner.batches import SFT_SCHEMA, check_columns, rl_schema
 from dreamgym.learner.rank import Pack
 from dreamgym.learner.spec import LearnerSpec
 from dreamgym.learner.worker import LearnerWorker
-from dreamgym.policy.weight_transfer import backend_for
 from dreamgym.runtime.placement import Reservation
 
 log = logging.getLogger(__name__)

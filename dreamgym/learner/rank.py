@@ -102,7 +102,7 @@ class Rank:
         """`host` and a free `port` of this node, and the `gpus` that this rank computes on."""
         import ray
 
-        from dreamgym.policy.weight_transfer import my_gpus
+        from dreamgym.inference.weight_transfer import my_gpus
 
         host = ray.util.get_node_ip_address()
         with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as door:

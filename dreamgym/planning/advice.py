@@ -12,8 +12,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from dreamgym.config import RunConfig
+from dreamgym.inference.engine_args import MOST_SEATS
 from dreamgym.planning.estimate import Estimate
-from dreamgym.serve.engine import MOST_SEATS
 
 Change = dict[str, Any]
 """Fields by dotted name, and their new values."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from dreamgym.config import EngineConfig, LearnerConfig
+from dreamgym.inference.engine_args import CPU_SEATS, MOST_SEATS
 from dreamgym.planning import GB
 from dreamgym.planning.shapes import Shape
-from dreamgym.serve.engine import CPU_SEATS, MOST_SEATS
 
 Parts = dict[str, float]
 """What takes memory, and how many bytes of it."""

@@ -17,13 +17,13 @@ from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
 from dreamgym.config import EngineConfig, RunConfig
 from dreamgym.errors import EngineError
+from dreamgym.inference.engine_args import CPU_SEATS, MOST_SEATS
 from dreamgym.replay.actor import ReplayClient
 from dreamgym.runtime import event_loop
 from dreamgym.runtime.placement import LOAD_TIMEOUT_S
 from dreamgym.serve.chat_api import ChatRequest, Completion, Fault
 from dreamgym.serve.chat_model import ChatModel
 from dreamgym.serve.dream import WorldClient
-from dreamgym.serve.engine import CPU_SEATS, MOST_SEATS
 from dreamgym.serve.experience import ExperienceModel
 from dreamgym.serve.scaling import replicas_for_load
 from dreamgym.serve.tasks import TaskGenerator

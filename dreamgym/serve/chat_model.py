@@ -8,11 +8,11 @@ from jinja2 import TemplateError
 
 from dreamgym.config import EngineConfig, SamplingConfig
 from dreamgym.errors import EngineError
+from dreamgym.inference.engine import ContextFull, TokenEngine
+from dreamgym.inference.engine_load import LOAD_STAT
 from dreamgym.models.chat import load_chat
 from dreamgym.runtime.spared_imports import spare_imports
 from dreamgym.serve.chat_api import ChatRequest, Completion, Fault
-from dreamgym.serve.engine import ContextFull, TokenEngine
-from dreamgym.serve.scaling import LOAD_STAT
 
 
 class ChatModel:

@@ -10,13 +10,13 @@ from typing import Any
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
-from dreamgym.batching import Coalescer
 from dreamgym.config import WorldConfig
 from dreamgym.errors import DataError, EngineError
-from dreamgym.serve.engine import CPU_SEATS
+from dreamgym.inference.batching import Coalescer
+from dreamgym.inference.concurrency import ConcurrencyLimit
+from dreamgym.inference.engine_args import CPU_SEATS
 from dreamgym.serve.experience import DreamAnswer, DreamQuery, WriteQuery
 from dreamgym.types import StepResult, Task, stable_id
-from dreamgym.window import Window
 
 Memo = dict[tuple[int, tuple[str, ...]], "asyncio.Future[DreamAnswer]"]
 """(seed, task and actions so far) -> the dream step that is done or under way."""
@@ -34,7 +34,7 @@ class WorldClient:
         self._handle = handle
         streaming = handle.options(stream=True)
         self._timeout_s = timeout_s = config.engine.timeout_s
-        self._window = Window((config.engine.max_num_seqs or CPU_SEATS) * config.replicas)
+        self._limit = ConcurrencyLimit((config.engine.max_num_seqs or CPU_SEATS) * config.replicas)
         self._steps: Coalescer[DreamQuery, DreamAnswer] = Coalescer(
             streaming.step_many.remote, limit=limit, timeout_s=timeout_s
         )
@@ -44,9 +44,9 @@ class WorldClient:
 
     async def step(self, query: DreamQuery) -> DreamAnswer:
         """Dream one step, when the replicas have room for it."""
-        async with self._window:
+        async with self._limit:
             answer: DreamAnswer = await self._guarded(self._steps(query), "a dream step")
-            self._window.told(answer.load)
+            self._limit.told(answer.load)
         return answer
 
     async def write(self, query: WriteQuery) -> str:

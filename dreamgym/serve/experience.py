@@ -7,16 +7,16 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dreamgym.batching import as_they_come
 from dreamgym.config import RunConfig
 from dreamgym.errors import EngineError
+from dreamgym.inference.batching import as_they_come
+from dreamgym.inference.engine import ContextFull, Generation, TokenEngine
+from dreamgym.inference.engine_load import LOAD_STAT
 from dreamgym.models.chat import load_chat
 from dreamgym.models.prompts import ParseError, ask, begin, parse_answer, parse_text
 from dreamgym.replay.actor import ReplayClient
 from dreamgym.replay.records import Demo
 from dreamgym.runtime.spared_imports import spare_imports
-from dreamgym.serve.engine import ContextFull, Generation, TokenEngine
-from dreamgym.serve.scaling import LOAD_STAT
 from dreamgym.telemetry.ray_metrics import Tally
 from dreamgym.telemetry.tracing import Event, log_to_session
 from dreamgym.types import Task

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from dreamgym.config import RunConfig
 from dreamgym.errors import ConfigError
+from dreamgym.inference.engine import quiet_environment
 from dreamgym.planning import GB
 from dreamgym.planning.advice import NONE, nearest, words
 from dreamgym.planning.budget import Budget, Cost, Rates, assumptions, given
@@ -17,7 +18,6 @@ from dreamgym.planning.estimate import Estimate, Models, Row, dtype_of, estimate
 from dreamgym.planning.machine import Machine, here, parse
 from dreamgym.planning.settings import unfit
 from dreamgym.planning.shapes import Shape
-from dreamgym.serve.engine import quiet_environment
 from dreamgym.telemetry.clock import duration
 from dreamgym.telemetry.console import console
 

@@ -7,8 +7,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from dreamgym.config import EngineConfig, ModelConfig
-from dreamgym.policy.engine import Request
-from dreamgym.serve.engine import Generation
+from dreamgym.inference.engine import Generation
+from dreamgym.inference.pool import Request
 from tests.waiting import HANG_S
 
 VOCABULARY = 512

@@ -18,7 +18,7 @@ from ray.cluster_utils import Cluster
 from dreamgym.actors.episode import Episode
 from dreamgym.actors.fleet import RolloutFleet
 from dreamgym.config import RunConfig
-from dreamgym.policy.engine import PolicyPool
+from dreamgym.inference.pool import PolicyPool
 from dreamgym.runtime.cluster import ROLLOUT_CPUS
 from dreamgym.types import stable_id
 from examples.keyhouse import KeyHouse

@@ -18,13 +18,13 @@ from small_llama import ENGINE, HALF, agree, gaps, llama, requests
 
 from dreamgym.config import SamplingConfig
 from dreamgym.errors import WeightSyncError
+from dreamgym.inference import transfer_backend
+from dreamgym.inference.engine import Generation, TokenEngine
+from dreamgym.inference.policy_engine import PolicyEngine
+from dreamgym.inference.pool import PolicyPool
+from dreamgym.inference.weight_transfer import offered, pack_weights, register
+from dreamgym.inference.weight_updates import Updates
 from dreamgym.learner.direct import Sender
-from dreamgym.policy import transfer_backend
-from dreamgym.policy.actor import PolicyEngine
-from dreamgym.policy.engine import PolicyPool
-from dreamgym.policy.updates import Updates
-from dreamgym.policy.weight_transfer import offered, pack_weights, register
-from dreamgym.serve.engine import Generation, TokenEngine
 
 SAMPLING = SamplingConfig(max_tokens=32)
 

@@ -17,9 +17,9 @@ from dreamgym.actors.fleet import RolloutFleet
 from dreamgym.config import ModelConfig, RunConfig, ScratchModel
 from dreamgym.errors import EnvError
 from dreamgym.evaluation import Measured
+from dreamgym.inference.pool import PolicyPool
+from dreamgym.inference.weight_transfer import pack_weights
 from dreamgym.models.checkpoint import prepare_model
-from dreamgym.policy.engine import PolicyPool
-from dreamgym.policy.weight_transfer import pack_weights
 from dreamgym.types import stable_id
 from examples.keyhouse import KeyHouse
 from tests.waiting import HANG_S, until

@@ -24,12 +24,12 @@ from dreamgym.config import (
     ScratchModel,
 )
 from dreamgym.errors import WeightSyncError
+from dreamgym.inference.engine import Generation
+from dreamgym.inference.pool import PolicyPool
+from dreamgym.inference.weight_transfer import pack_weights
 from dreamgym.learner.batches import RL_SCHEMA
 from dreamgym.learner.learner import Learner
 from dreamgym.models.checkpoint import prepare_model
-from dreamgym.policy.engine import PolicyPool
-from dreamgym.policy.weight_transfer import pack_weights
-from dreamgym.serve.engine import Generation
 from tests.waiting import HANG_S
 
 pytestmark = pytest.mark.usefixtures("local_ray")

@@ -16,14 +16,14 @@ from dreamgym.actors.episode import Episode
 from dreamgym.actors.fleet import RolloutFleet
 from dreamgym.actors.rollout import WorldAddress
 from dreamgym.config import ModelConfig, RunConfig, SamplingConfig, ScratchModel
+from dreamgym.inference import engine_stats
+from dreamgym.inference.engine import TokenEngine
+from dreamgym.inference.pool import PolicyPool
 from dreamgym.models.checkpoint import prepare_model
-from dreamgym.policy.engine import PolicyPool
 from dreamgym.replay.actor import ReplayClient, start_replay
 from dreamgym.replay.records import Candidate, from_trajectory
 from dreamgym.runtime.cluster import ensure_ray
-from dreamgym.serve import engine_stats
 from dreamgym.serve.app import WORLD, DreamApp, start_dream
-from dreamgym.serve.engine import TokenEngine
 from dreamgym.telemetry.ray_metrics import RayMetrics
 from dreamgym.types import Transition, stable_id
 from examples.keyhouse import KeyHouse

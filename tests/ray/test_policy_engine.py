@@ -18,9 +18,9 @@ from small_llama import ENGINE, HALF, VOCABULARY, agree, gaps, llama, requests
 
 from dreamgym.config import EngineConfig, ModelConfig, PolicyConfig, SamplingConfig
 from dreamgym.errors import EngineError, ModelError, WeightSyncError
-from dreamgym.policy.engine import PolicyPool, Request
-from dreamgym.policy.weight_transfer import WeightPayload, pack_weights
-from dreamgym.serve.engine import ContextFull, Generation, TokenEngine
+from dreamgym.inference.engine import ContextFull, Generation, TokenEngine
+from dreamgym.inference.pool import PolicyPool, Request
+from dreamgym.inference.weight_transfer import WeightPayload, pack_weights
 from tests.waiting import HANG_S
 
 T = TypeVar("T")
@@ -305,7 +305,7 @@ def test_an_episode_stays_with_its_engine_unless_that_has_far_more_to_do(monkeyp
     pool._outstanding = [10, 10]
     assert {pool._book(f"new {n}") for n in range(8)} == {0, 1}
     assert sum(pool._outstanding) == 28 and max(pool._outstanding) == 14
-    monkeypatch.setattr("dreamgym.policy.engine.REMEMBERED", 2)
+    monkeypatch.setattr("dreamgym.inference.pool.REMEMBERED", 2)
     forgetful = PolicyPool([None, None], ["a", "b"], 1.0)
     for name in ("p", "q", "p", "r"):
         forgetful._book(name)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from dreamgym.batching import Coalescer, as_they_come, merged
+from dreamgym.inference.batching import Coalescer, as_they_come, merged
 from tests.waiting import in_virtual_time
 
 Replies = AsyncIterator[list[tuple[int, int]]]

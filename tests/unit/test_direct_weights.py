@@ -18,9 +18,9 @@ from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo, IPCW
 from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo, NCCLWeightTransferInitInfo
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
+from dreamgym.inference.weight_transfer import sums_of
 from dreamgym.learner import direct
 from dreamgym.learner.direct import EngineClient, GatheredSource, Sender
-from dreamgym.policy.weight_transfer import sums_of
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from vllm.engine.arg_utils import EngineArgs
 from vllm.usage.usage_lib import UsageContext
 
 from dreamgym.config import EngineConfig, ModelConfig, ScratchModel
+from dreamgym.inference.engine import TokenEngine
 from dreamgym.models.checkpoint import prepare_model
-from dreamgym.serve.engine import TokenEngine
 
 SERVER = UsageContext.OPENAI_API_SERVER
 

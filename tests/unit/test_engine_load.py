@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ray.serve.config import AutoscalingConfig
 
-from dreamgym.serve.scaling import LOAD_STAT, TARGET, engine_load, replicas_for_load
+from dreamgym.inference.engine_load import LOAD_STAT, engine_load
+from dreamgym.serve.scaling import TARGET, replicas_for_load
 
 
 @given(st.integers(0, 500), st.integers(1, 64), st.integers(1, 1000), st.integers(1, 1000))

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from dreamgym.errors import ModelError, WeightSyncError
-from dreamgym.policy import weight_transfer
-from dreamgym.policy.weight_transfer import (
+from dreamgym.inference import weight_transfer
+from dreamgym.inference.weight_transfer import (
     backend_for,
     checksum_of,
     fingerprint,

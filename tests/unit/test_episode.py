@@ -13,10 +13,10 @@ from dreamgym.config import EnvConfig
 from dreamgym.envs.base import RealEnvironment
 from dreamgym.envs.mapreader import MapReader
 from dreamgym.errors import EngineError
+from dreamgym.inference.engine import ContextFull, Generation
 from dreamgym.models.chat import ChatFormat
 from dreamgym.models.tokenizer import train_tokenizer
 from dreamgym.serve.dream import DreamEnvironment
-from dreamgym.serve.engine import ContextFull, Generation
 from dreamgym.serve.experience import DreamAnswer, DreamQuery
 from dreamgym.types import Task, Trajectory
 from tests.waiting import HANG_S

@@ -16,13 +16,13 @@ from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
 from dreamgym.config import LoRAConfig, ModelConfig, ScratchModel
 from dreamgym.errors import ModelError, WeightSyncError
+from dreamgym.inference.adapters import adapter_shapes, nothing_added, unpack_adapter
+from dreamgym.inference.one_adapter import OneAdapter
+from dreamgym.inference.weight_transfer import pack_weights
 from dreamgym.learner.batches import SFT_SCHEMA, Columns, MicroBatch
 from dreamgym.learner.lora import WithoutAdapters, add_adapters, parts_of, sent_weights, whole_weights
 from dreamgym.learner.network import LogprobModel, load_network
 from dreamgym.models.checkpoint import prepare_model
-from dreamgym.policy.adapters import adapter_shapes, nothing_added, unpack_adapter
-from dreamgym.policy.one_adapter import OneAdapter
-from dreamgym.policy.weight_transfer import pack_weights
 
 RANK = 3
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dreamgym.serve.scaling import engine_load
-from dreamgym.window import Window
+from dreamgym.inference.concurrency import ConcurrencyLimit
+from dreamgym.inference.engine_load import engine_load
 from tests.waiting import HANG_S, in_virtual_time
 
 CALM, BUSY = 0.9, 1.5
@@ -20,7 +20,7 @@ FULL = engine_load(10, 5, 0.99, seats=100)
 
 
 async def test_never_more_calls_than_places_and_first_come_first_served() -> None:
-    window, running, order = Window(4), 0, []
+    window, running, order = ConcurrencyLimit(4), 0, []
 
     async def call(name: int) -> None:
         nonlocal running
@@ -37,7 +37,7 @@ async def test_never_more_calls_than_places_and_first_come_first_served() -> Non
 
 
 async def test_a_high_load_takes_places_once_a_round_and_a_calm_one_gives_them_back_one_a_round() -> None:
-    window = Window(100)
+    window = ConcurrencyLimit(100)
     calls = [asyncio.create_task(_hold(window)) for _ in range(200)]
     await asyncio.sleep(0)
     for _ in range(100):
@@ -55,7 +55,7 @@ async def test_a_high_load_takes_places_once_a_round_and_a_calm_one_gives_them_b
 
 
 async def test_an_idle_window_does_not_grow() -> None:
-    window = Window(8)
+    window = ConcurrencyLimit(8)
     async with window:
         for _ in range(100):
             window.told(CALM)
@@ -66,7 +66,7 @@ async def test_an_idle_window_does_not_grow() -> None:
 @given(st.integers(0, 2**32), st.integers(1, 12))
 def test_cancelled_calls_give_their_place_back(seed: int, places: int) -> None:
     async def run() -> None:
-        rng, window = random.Random(seed), Window(places, floor=1)
+        rng, window = random.Random(seed), ConcurrencyLimit(places, floor=1)
         calls = [asyncio.create_task(_hold(window)) for _ in range(30)]
         while calls:
             await asyncio.sleep(0)
@@ -82,7 +82,7 @@ def test_cancelled_calls_give_their_place_back(seed: int, places: int) -> None:
 
 def test_two_clients_come_to_equal_shares_of_an_engine() -> None:
     """Of an engine with 64 places and a queue, whoever begins with how many."""
-    windows = [Window(100), Window(10)]
+    windows = [ConcurrencyLimit(100), ConcurrencyLimit(10)]
     for _ in range(400):
         sent = [int(w.size) for w in windows]
         load = engine_load(min(sum(sent), 64), max(0, sum(sent) - 64), 0.5, seats=64)
@@ -95,19 +95,19 @@ def test_two_clients_come_to_equal_shares_of_an_engine() -> None:
     assert 50 < sum(mean) < 90
 
 
-async def _hold(window: Window) -> None:
+async def _hold(window: ConcurrencyLimit) -> None:
     async with window:
         await asyncio.Event().wait()
 
 
-async def _use(window: Window) -> None:
+async def _use(window: ConcurrencyLimit) -> None:
     async with window:
         pass
 
 
 @in_virtual_time
 async def test_the_wait_for_a_place_does_not_count_against_a_deadline() -> None:
-    window, now = Window(4), asyncio.get_running_loop().time
+    window, now = ConcurrencyLimit(4), asyncio.get_running_loop().time
     holders = [asyncio.create_task(_hold(window)) for _ in range(4)]
     await asyncio.sleep(0)
     asyncio.get_running_loop().call_later(0.3, holders[0].cancel)
@@ -128,7 +128,7 @@ async def test_the_wait_for_a_place_does_not_count_against_a_deadline() -> None:
 
 @in_virtual_time
 async def test_a_deadline_that_passed_unnoticed_ends_the_turn() -> None:
-    window = Window(4)
+    window = ConcurrencyLimit(4)
 
     async def turn() -> None:
         async with asyncio.timeout(0.01) as deadline:

@@ -13,13 +13,13 @@ from typing import Any, TypeVar
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
-from dreamgym.batching import merged
 from dreamgym.config import PolicyConfig, SamplingConfig
 from dreamgym.errors import DreamgymError, EngineError, WeightSyncError
-from dreamgym.policy.actor import Answered, PolicyEngine, Request
-from dreamgym.policy.weight_transfer import WeightPayload, fingerprint
+from dreamgym.inference.batching import merged
+from dreamgym.inference.engine import Generation
+from dreamgym.inference.policy_engine import Answered, PolicyEngine, Request
+from dreamgym.inference.weight_transfer import WeightPayload, fingerprint
 from dreamgym.runtime.placement import LOAD_TIMEOUT_S, Reservation
-from dreamgym.serve.engine import Generation
 
 T = TypeVar("T")
 SPILL = 4

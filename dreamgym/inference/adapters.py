@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from dreamgym.config import LoRAConfig
 from dreamgym.errors import WeightSyncError
-from dreamgym.policy.weight_transfer import WeightPayload, checksum_of, unpack_weights
+from dreamgym.inference.weight_transfer import WeightPayload, checksum_of, unpack_weights
 
 if TYPE_CHECKING:
     from torch import Tensor

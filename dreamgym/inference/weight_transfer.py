@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dreamgym.errors import ModelError, WeightSyncError
-from dreamgym.serve.engine import WEIGHT_TRANSFER_BACKEND
+from dreamgym.inference.engine_args import WEIGHT_TRANSFER_BACKEND
 
 if TYPE_CHECKING:
     import torch
@@ -231,4 +231,6 @@ def register() -> None:
     """Make the backend known to vLLM: the entry point `dreamgym` of the group `vllm.general_plugins`."""
     from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
-    WeightTransferEngineFactory.register_engine(WEIGHT_TRANSFER_BACKEND, "dreamgym.policy.transfer_backend", "Transfer")
+    WeightTransferEngineFactory.register_engine(
+        WEIGHT_TRANSFER_BACKEND, "dreamgym.inference.transfer_backend", "Transfer"
+    )

@@ -12,10 +12,10 @@ HIGH = 1.25
 """Load above which an engine has more than keeps it busy: it is full, and a quarter of that waits."""
 
 
-class Window:
-    """`async with window:` around each call, and `told(load)` with the load of the engine that answered.
+class ConcurrencyLimit:
+    """`async with limit:` around each call, and `told(load)` with the load of the engine that answered.
 
-    The load is that of `serve.scaling.engine_load`: seats, KV cache and queue in one number, 1 for an engine that is
+    The load is that of `inference.engine_load`: seats, KV cache and queue in one number, 1 for an engine that is
     full. A round is as many answers as there are places. Each round without a high load adds one place, where all were
     taken; a high load takes 30% of them, once a round, since answers that were under way by then tell of the same
     queue. Several clients of one engine so come to equal shares of it (Chiu and Jain 1989). Whoever waits for a place

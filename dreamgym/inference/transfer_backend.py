@@ -19,7 +19,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 from dreamgym.errors import WeightSyncError
-from dreamgym.policy.weight_transfer import TensorEntry, checksum_of, read_checkpoint, sums_of, taken, unpack_weights
+from dreamgym.inference.weight_transfer import TensorEntry, checksum_of, read_checkpoint, sums_of, taken, unpack_weights
 
 
 @dataclass
@@ -65,7 +65,7 @@ class Transfer(WeightTransferEngine[Connection, Update]):
         self._receiver: WeightTransferEngine[Any, Any] | None = None
         self._receiving = False
         if vllm_config.lora_config is not None and device.type == "cpu":
-            from dreamgym.policy.one_adapter import serve_one
+            from dreamgym.inference.one_adapter import serve_one
 
             serve_one(model)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamgym.errors import EngineError, WeightSyncError
-from dreamgym.serve.engine import TokenEngine
+from dreamgym.inference.engine import TokenEngine
 
 
 class Updates:

@@ -12,14 +12,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreamgym.batching import as_they_come
 from dreamgym.config import EngineConfig, LoRAConfig, SamplingConfig
 from dreamgym.errors import EngineError
-from dreamgym.policy.adapters import Shapes, adapter_shapes, nothing_added, unpack_adapter, write_adapter
-from dreamgym.policy.updates import Updates
-from dreamgym.policy.weight_transfer import NOTHING, Gpu, WeightPayload, fingerprint, my_gpus, offered, register
+from dreamgym.inference.adapters import Shapes, adapter_shapes, nothing_added, unpack_adapter, write_adapter
+from dreamgym.inference.batching import as_they_come
+from dreamgym.inference.engine import Generation, TokenEngine
+from dreamgym.inference.weight_transfer import NOTHING, Gpu, WeightPayload, fingerprint, my_gpus, offered, register
+from dreamgym.inference.weight_updates import Updates
 from dreamgym.runtime.spared_imports import spare_imports
-from dreamgym.serve.engine import Generation, TokenEngine
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,13 +10,13 @@ import socket
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 from dreamgym.config import EngineConfig, LoRAConfig, SamplingConfig
 from dreamgym.errors import EngineError, ModelError
-from dreamgym.runtime import precision
+from dreamgym.inference.engine_args import CPU_SEATS, vllm_config
+from dreamgym.inference.engine_load import engine_load
 from dreamgym.runtime.quiet import quiet_environment
-from dreamgym.serve.scaling import engine_load
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -25,21 +25,11 @@ if TYPE_CHECKING:
     from vllm.outputs import RequestOutput
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    from dreamgym.serve.core_thread import CoreThread
-    from dreamgym.serve.engine_stats import LoadLogger
-
-WEIGHT_TRANSFER_BACKEND = "dreamgym"
-"""The name under which `dreamgym.policy.weight_transfer` registers itself with vLLM."""
+    from dreamgym.inference.core_thread import CoreThread
+    from dreamgym.inference.engine_stats import LoadLogger
 
 LOAD = ("running", "waiting", "kv_usage")
 """Those of an engine's metrics that tell its load at a moment; the others are counts."""
-
-_CPU_BLOCK = 32
-"""Tokens a KV block: prefixes are shared in whole blocks, and 32 is the smallest that the CPU kernels run well with."""
-CPU_SEATS = 64
-"""Sequences that an engine on a CPU decodes at once, where its settings leave it open."""
-MOST_SEATS = 1024
-"""The most sequences at once that vLLM's server takes on any GPU, where its settings leave it open."""
 
 
 class ContextFull(EngineError):
@@ -57,7 +47,7 @@ class Generation:
     finish_reason  stop: a stop id was sampled; length: max_tokens or the context window was reached
     prompt_tokens  length of the prompt
     cached_tokens  how many of those came from the prefix cache
-    load           of the engine when the answer ended; see `scaling.engine_load`
+    load           of the engine when the answer ended; see `engine_load`
     """
 
     ids: list[int]
@@ -94,7 +84,7 @@ class TokenEngine:
             dtype: precision of weights and activations; auto is what this machine multiplies natively.
             seed: of requests that bring none.
             threads: OpenMP threads of a CPU engine; None leaves the process as it is.
-            weight_transfer: whether the weights will be replaced (`policy.updates`) and the tokens trained on; logits
+            weight_transfer: whether the weights will be replaced (`weight_updates`) and the tokens trained on; logits
                 are then computed in float32, hidden states times output embedding, as a learner has to do it too.
             lora: the adapters that will be served (`adapt`), if any; `start` wants to know its targets.
             colocated: whether `sleep` will be used, to leave a GPU's memory to others.
@@ -138,7 +128,7 @@ class TokenEngine:
     def _build(self) -> None:
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        from dreamgym.serve.engine_stats import LoadLogger, stat_loggers
+        from dreamgym.inference.engine_stats import LoadLogger, stat_loggers
 
         on_cpu = self._on_cpu()
         self._apart = not on_cpu
@@ -152,7 +142,7 @@ class TokenEngine:
         loggers = stat_loggers(self._told, bool(self._config.export_stats))
         addresses = None
         if on_cpu:
-            from dreamgym.serve.core_thread import CoreThread
+            from dreamgym.inference.core_thread import CoreThread
 
             self._core = CoreThread(config, self._threads, log_stats=bool(loggers))
             addresses = self._core.client_addresses
@@ -166,68 +156,19 @@ class TokenEngine:
         return bool(current_platform.is_cpu())
 
     def _vllm_config(self, on_cpu: bool) -> VllmConfig:
-        from vllm.config import WeightTransferConfig
-        from vllm.engine.arg_utils import AsyncEngineArgs
-        from vllm.usage.usage_lib import UsageContext
-
-        eager = self._config.enforce_eager
-        window = self._config.max_model_len
-        device: dict[str, Any] = {
-            "gpu_memory_utilization": self._config.gpu_memory_utilization,
-            "tensor_parallel_size": self._config.tensor_parallel,
-            # Inside a placement group vLLM would start Ray actors of its own for the other GPUs, which are taken.
-            "distributed_executor_backend": "mp" if self._config.tensor_parallel > 1 else None,
-            "enable_sleep_mode": self._colocated,
-        }
-        if on_cpu:
-            # A prompt cut in two breaks seeded requests on a CPU: vLLM then rewinds a kind of generator that cannot be.
-            device = {
-                "block_size": _CPU_BLOCK,
-                "kv_cache_memory_bytes": int(self._config.kv_cache_gib * 2**30),
-                "enable_chunked_prefill": False,
-                "max_num_batched_tokens": max(window, 4096),
-            }
-        return AsyncEngineArgs(
-            model=self._model,
-            skip_tokenizer_init=True,
-            generation_config="vllm",
-            dtype=self._precision(on_cpu),
+        return vllm_config(
+            self._model,
+            self._config,
+            on_cpu=on_cpu,
+            dtype=self._dtype,
             seed=self._seed,
-            max_model_len=window,
-            max_num_seqs=self._config.max_num_seqs or (CPU_SEATS if on_cpu else None),
-            enforce_eager=on_cpu if eager is None else eager,
-            enable_prefix_caching=True,
-            logprobs_mode="processed_logprobs",
-            # Tokens that are trained on need logits of full precision: the last bit in bf16 is up to 0.1 nats.
-            hf_overrides={"head_dtype": "float32"} if self._weight_transfer else {},
-            use_tqdm_on_load=False,
-            disable_log_stats=True,
-            weight_transfer_config=WeightTransferConfig(WEIGHT_TRANSFER_BACKEND) if self._weight_transfer else None,
-            **self._adapters(),
-            **device,
-        ).create_engine_config(None if on_cpu else UsageContext.OPENAI_API_SERVER)  # whose defaults a GPU gets
-
-    def _precision(self, on_cpu: bool) -> str:
-        suits = precision.of_cpu() if on_cpu else precision.of_gpus()
-        return suits.dtype(self._dtype) if suits else self._dtype
-
-    def _adapters(self) -> dict[str, Any]:
-        """vLLM's options for one adapter at a time; it knows some ranks only, and pads what lies between."""
-        from vllm.config.lora import MaxLoRARanks
-
-        if self.lora is None:
-            return {}
-        ranks = [rank for rank in get_args(MaxLoRARanks) if rank >= self.lora.rank]
-        if not ranks:
-            known = max(get_args(MaxLoRARanks))
-            raise ModelError(
-                f"policy.lora.rank={self.lora.rank} is above what engines serve; set it to {known} or less."
-            )
-        targets = {"lora_target_modules": self.lora.targets}
-        return {"enable_lora": True, "max_lora_rank": min(ranks), "max_loras": 1, **targets}
+            weight_transfer=self._weight_transfer,
+            lora=self.lora,
+            colocated=self._colocated,
+        )
 
     async def adapt(self, folder: Path) -> None:
-        """Answer with the adapter in a folder of PEFT's, which stays there, from now on; see `policy.updates`."""
+        """Answer with the adapter in a folder of PEFT's, which stays there, from now on; see `weight_updates`."""
         from vllm.lora.request import LoRARequest
 
         # The same name and number every time, so that requests in flight go on with the new one.
@@ -387,7 +328,7 @@ class TokenEngine:
         return {**self._counts, **(told.load() if told is not None else {})}
 
     def load(self) -> float:
-        """How full the engine is; see `scaling.engine_load`."""
+        """How full the engine is; see `engine_load`."""
         told = self._core or self._told
         return engine_load(**told.load(), seats=self._seats) if told is not None else 0.0
 
