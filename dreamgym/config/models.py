@@ -25,7 +25,7 @@ class ScratchModel(Section):
     vocab: int = Field(512, ge=300)
     """Size of the BPE vocabulary."""
     drill_tokens: int = Field(400_000, ge=0)
-    """Tokens of look-ups among random words that the experience model learns before its data (see learner/drill.py)."""
+    """Tokens of look-ups among random words that the experience model learns before its data (data/lookup_drill.py)."""
     tied: bool = True
     """Input and output embeddings share their weights."""
     context: int = Field(2048, ge=64)

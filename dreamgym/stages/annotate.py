@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from dreamgym.config import RunConfig
+from dreamgym.data.teacher import Answers, ask, questions
 from dreamgym.envs.base import rule_of
 from dreamgym.errors import ConfigError, EnvError
 from dreamgym.runs.stage import Stage, stage
 from dreamgym.schema import read_parquet, write_parquet
-from dreamgym.stages.teacher import Answers, ask, questions
 from dreamgym.telemetry.console import console, progress
 from dreamgym.types import Trajectory
 

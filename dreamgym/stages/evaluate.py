@@ -8,13 +8,13 @@ from contextlib import nullcontext
 from typing import Literal
 
 from dreamgym.config import RunConfig
+from dreamgym.data.seed_play import play_tasks
 from dreamgym.envs.tasks import fold_tasks
 from dreamgym.errors import DataError
 from dreamgym.evaluation import Measured, evaluate_policy
 from dreamgym.runs.folder import write_json
 from dreamgym.runs.stage import stage
 from dreamgym.services import Services, start_services
-from dreamgym.stages.collect import play_tasks
 from dreamgym.telemetry.console import console, waiting
 from dreamgym.types import Task
 

@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from dreamgym.config import RunConfig
+from dreamgym.data.examples import world_examples
 from dreamgym.errors import DataError
 from dreamgym.fidelity import predict, scores
 from dreamgym.models.chat import load_chat
@@ -19,7 +20,6 @@ from dreamgym.runtime.cluster import ensure_ray, settled
 from dreamgym.runtime.placement import Ask, require
 from dreamgym.serve.app import DreamApp, start_dream
 from dreamgym.services import Services
-from dreamgym.stages.examples import world_examples
 from dreamgym.stages.sft import tuner
 from dreamgym.types import Task, Trajectory, Transition
 

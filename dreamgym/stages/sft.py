@@ -10,8 +10,9 @@ from typing import Any
 import pyarrow as pa
 
 from dreamgym.config import LearnerConfig, ModelConfig, RunConfig, SFTConfig, TuningConfig
+from dreamgym.data.examples import policy_examples, tokenizer_texts, world_examples
+from dreamgym.data.lookup_drill import drill
 from dreamgym.errors import DataError
-from dreamgym.learner.drill import drill
 from dreamgym.learner.learner import Learner
 from dreamgym.models.chat import ChatFormat, load_chat
 from dreamgym.models.checkpoint import prepare_model
@@ -19,7 +20,6 @@ from dreamgym.runs.stage import Stage, stage
 from dreamgym.runtime.cluster import ensure_ray, tell_precision
 from dreamgym.runtime.placement import Ask, require
 from dreamgym.schema import read_parquet
-from dreamgym.stages.examples import policy_examples, tokenizer_texts, world_examples
 from dreamgym.telemetry.console import Bar, progress
 from dreamgym.types import Trajectory
 

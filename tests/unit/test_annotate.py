@@ -20,12 +20,12 @@ import pytest
 from tenacity import RetryCallState, wait_none
 
 from dreamgym.config import RunConfig, TeacherConfig
+from dreamgym.data import teacher
+from dreamgym.data.teacher import ask, questions
 from dreamgym.errors import ConfigError, DataError, EngineError, EnvError
 from dreamgym.schema import read_parquet, write_parquet
-from dreamgym.stages import teacher
 from dreamgym.stages.annotate import annotate, by_rule
 from dreamgym.stages.collect import collect
-from dreamgym.stages.teacher import ask, questions
 from dreamgym.types import Task, Trajectory, Transition
 from tests.waiting import HANG_S
 
@@ -406,7 +406,7 @@ def test_ctrl_c_keeps_the_answers_and_the_next_run_asks_only_for_the_rest(serve:
         "from pathlib import Path\n"
         "from dreamgym.config import TeacherConfig\n"
         "from dreamgym.schema import read_parquet\n"
-        "from dreamgym.stages.teacher import ask, questions\n"
+        "from dreamgym.data.teacher import ask, questions\n"
         "asked = list(questions(read_parquet(Path('rooms.parquet'))))\n"
         f"config = TeacherConfig(base_url={endpoint.url!r}, model='m', concurrency=2)\n"
         "try:\n"

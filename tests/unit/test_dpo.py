@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from dreamgym.config import RunConfig, ScratchModel
+from dreamgym.data.examples import preference_examples
+from dreamgym.data.preferences import preference_pairs
 from dreamgym.errors import DataError
 from dreamgym.learner.dpo import dpo_loss
 from dreamgym.models.chat import ChatFormat
 from dreamgym.models.tokenizer import train_tokenizer
-from dreamgym.stages.dpo import preference_pairs
-from dreamgym.stages.examples import preference_examples
 from dreamgym.types import Task, Trajectory, Transition
 
 BETA, SFT_WEIGHT = 0.3, 0.7

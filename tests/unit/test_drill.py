@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dreamgym.learner.drill import drill
+from dreamgym.data.lookup_drill import drill
 
 WORDS = range(100, 400)
 

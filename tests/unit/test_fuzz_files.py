@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dreamgym.envs.importing import MAX_LINE_BYTES, import_files
+from dreamgym.data.importing import MAX_LINE_BYTES, import_files
 from dreamgym.errors import DataError
 from dreamgym.replay import store
 from dreamgym.replay.records import from_trajectory

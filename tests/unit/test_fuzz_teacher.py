@@ -17,10 +17,10 @@ from tenacity import wait_none
 
 from dreamgym.config import QdrantConfig, TeacherConfig
 from dreamgym.config.credentials import credential
+from dreamgym.data import teacher
+from dreamgym.data.teacher import MAX_ANSWER_BYTES, Answers, Question, ask
 from dreamgym.errors import ConfigError
 from dreamgym.replay.index import connect
-from dreamgym.stages import teacher
-from dreamgym.stages.teacher import MAX_ANSWER_BYTES, Answers, Question, ask
 from tests.waiting import HANG_S
 
 GOOD = {

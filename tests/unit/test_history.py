@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from dreamgym.config import RunConfig
 from dreamgym.config.loading import load_config
+from dreamgym.data.examples import policy_examples, world_examples
 from dreamgym.models.chat import ChatFormat
 from dreamgym.models.prompts import answer_parts, ask, in_full
 from dreamgym.models.tokenizer import train_tokenizer
 from dreamgym.replay.records import Demo
-from dreamgym.stages.examples import policy_examples, world_examples
 from dreamgym.types import Task, Trajectory, Transition
 
 TASK = Task("t", "e", "bring the coin", first_state="map a: b\nat a")

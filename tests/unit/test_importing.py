@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dreamgym.config.loading import load_config
-from dreamgym.envs.importing import FINAL_STATE, UserStep, UserTask, UserTrajectory, import_files
+from dreamgym.data.importing import FINAL_STATE, UserStep, UserTask, UserTrajectory, import_files
 from dreamgym.errors import DataError
 from dreamgym.schema import read_parquet, write_parquet
 from dreamgym.stages.annotate import annotate

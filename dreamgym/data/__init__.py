@@ -1,0 +1,1 @@
+"""What models are tuned on: seed play, imported logs, a teacher's words, token examples."""
