@@ -19,11 +19,11 @@ from record import ROOT, record
 from skewed import Skewed
 
 from dreamgym.config import RunConfig
-from dreamgym.controller import Trainer
 from dreamgym.learner.learner import Learner
 from dreamgym.models.checkpoint import prepare_model
-from dreamgym.services import Services, start_services
 from dreamgym.telemetry.console import Bar, progress
+from dreamgym.training.services import Services, start_services
+from dreamgym.training.trainer import Trainer
 
 ROUNDS, ITERATIONS = 5, 8
 

@@ -30,18 +30,18 @@ from record import ROOT, write
 from skewed import Skewed
 from workload import episodes_of, tasks_of
 
-from dreamgym.actors.episode import Episode
+from dreamgym.actors.episode import EpisodeSpec
 from dreamgym.actors.fleet import RolloutFleet
 from dreamgym.config import RunConfig
 from dreamgym.config.loading import load_config
 from dreamgym.models.checkpoint import prepare_model
 from dreamgym.runtime.processes import GIB, TREE, no_process_left
 from dreamgym.schema import read_parquet
-from dreamgym.services import Services, start_services
 from dreamgym.stages.annotate import annotate
 from dreamgym.stages.collect import collect
 from dreamgym.stages.sft import sft
 from dreamgym.training.rollout_metrics import rollout_metrics
+from dreamgym.training.services import Services, start_services
 from dreamgym.types import Task, Trajectory, stable_id
 
 RESULT = ROOT / "benchmarks" / "results" / "growth.json"
@@ -266,12 +266,12 @@ def play(fleet: RolloutFleet, count: int, number: int) -> list[Trajectory]:
     return fleet.play(skewed(count, number))
 
 
-def skewed(count: int, number: int) -> list[Episode]:
+def skewed(count: int, number: int) -> list[EpisodeSpec]:
     """Episodes of different tasks, other ones in every round."""
     tasks = Skewed().tasks("train", (number + 1) * count, 0)[number * count :]
     names = [stable_id(number, task.id) for task in tasks]
     return [
-        Episode(name, task, int(name, 16), 1.0, group=task.id, iteration=number, world="real")
+        EpisodeSpec(name, task, int(name, 16), 1.0, group=task.id, iteration=number, world="real")
         for name, task in zip(names, tasks, strict=True)
     ]
 

@@ -30,9 +30,9 @@ from skewed import TURNS, Skewed
 from trl_peer import serve
 
 from dreamgym.config import RunConfig
-from dreamgym.controller import Trainer
 from dreamgym.runtime.processes import GIB, memory_of
-from dreamgym.services import start_services
+from dreamgym.training.services import start_services
+from dreamgym.training.trainer import Trainer
 
 ROUNDS = 5
 TURN = 16

@@ -245,7 +245,7 @@ class Outcome:
 
 
 class Run:
-    """The loop of dreamgym/controller.py on a cluster."""
+    """The loop of dreamgym/training/trainer.py on a cluster."""
 
     def __init__(self, cluster: Cluster, workload: Workload, staleness: int, seed: int = 0) -> None:
         self._cluster, self._load, self._staleness, self._seed = cluster, workload, staleness, seed

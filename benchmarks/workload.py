@@ -12,14 +12,14 @@ from unittest.mock import patch
 
 import ray
 
-from dreamgym.actors.episode import Episode
+from dreamgym.actors.episode import EpisodeSpec
 from dreamgym.actors.rollout import RolloutActor
 from dreamgym.config import RunConfig
 from dreamgym.errors import DataError
 from dreamgym.schema import read_parquet
 from dreamgym.serve.dream import WorldClient
 from dreamgym.serve.experience import DreamAnswer, DreamQuery, WriteQuery
-from dreamgym.services import Services, start_services
+from dreamgym.training.services import Services, start_services
 from dreamgym.types import Task, Trajectory, stable_id
 
 
@@ -86,7 +86,7 @@ def tasks_of(config: RunConfig) -> list[Task]:
     return [found[name] for name in sorted(found)]
 
 
-def episodes_of(config: RunConfig, tasks: Sequence[Task], number: int) -> list[Episode]:
+def episodes_of(config: RunConfig, tasks: Sequence[Task], number: int) -> list[EpisodeSpec]:
     """An iteration's episodes: groups of the next tasks, none of which an earlier number has had."""
     groups = config.train.groups
     chosen = tasks[number * groups : (number + 1) * groups]
@@ -97,7 +97,7 @@ def episodes_of(config: RunConfig, tasks: Sequence[Task], number: int) -> list[E
         for index in range(config.train.group_size):
             name = stable_id(config.seed, number, task.id, index)
             temperature = config.policy.sampling.temperature
-            episodes.append(Episode(name, task, int(name, 16), temperature, group=task.id, iteration=number))
+            episodes.append(EpisodeSpec(name, task, int(name, 16), temperature, group=task.id, iteration=number))
     return episodes
 
 
@@ -116,7 +116,7 @@ class Played:
         return sum(len(call.written) for call in [*self.policy, *self.dream])
 
 
-def play(services: Services, episodes: Sequence[Episode]) -> Played:
+def play(services: Services, episodes: Sequence[EpisodeSpec]) -> Played:
     """Play episodes end to end, as the training loop does, and tell what they came to."""
     fleet = services.fleet
     assert fleet is not None
@@ -127,7 +127,7 @@ def play(services: Services, episodes: Sequence[Episode]) -> Played:
     return Played(seconds, trajectories, policy_calls(trajectories, episodes), dream)
 
 
-def policy_calls(trajectories: Sequence[Trajectory], episodes: Sequence[Episode]) -> list[Call]:
+def policy_calls(trajectories: Sequence[Trajectory], episodes: Sequence[EpisodeSpec]) -> list[Call]:
     """The policy's turns, first those of all episodes' first turn, then their second, and so on."""
     turns: list[tuple[int, Call]] = []
     for trajectory, episode in zip(trajectories, episodes, strict=True):

@@ -17,7 +17,7 @@ Act = Callable[[list[int], int], Awaitable[Generation]]
 
 
 @dataclass(frozen=True, slots=True)
-class Episode:
+class EpisodeSpec:
     """An episode to play; `seed` drives the policy's sampling and the dream's, `temperature` is the policy's."""
 
     id: str
@@ -45,7 +45,9 @@ class Episode:
         return int(stable_id(self.seed, "policy", turn), 16) & 0x7FFFFFFF
 
 
-async def play(episode: Episode, env: Environment, act: Act, chat: ChatFormat, system_prompt: str = "") -> Trajectory:
+async def play(
+    episode: EpisodeSpec, env: Environment, act: Act, chat: ChatFormat, system_prompt: str = ""
+) -> Trajectory:
     """Play one episode in a real or dreamed environment.
 
     The conversation only ever grows: each turn appends the sampled ids and the ids of the next observation, so

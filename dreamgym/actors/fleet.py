@@ -15,8 +15,8 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 from ray.rllib.utils.actor_manager import FaultTolerantActorManager, RemoteCallResults
 
-from dreamgym.actors.again import Again
-from dreamgym.actors.episode import Episode
+from dreamgym.actors.episode import EpisodeSpec
+from dreamgym.actors.real_replay import RealReplay
 from dreamgym.actors.rollout import ATTEMPTS, RolloutActor, WorldAddress
 from dreamgym.config import RunConfig
 from dreamgym.errors import DreamgymError, EngineError, EnvError
@@ -57,7 +57,7 @@ class Batch:
     """
 
     tag: str
-    episodes: list[Episode]
+    episodes: list[EpisodeSpec]
     kept: dict[str, Trajectory]
     retried: list[str] = field(default_factory=list)
     actors: set[int] = field(default_factory=set)
@@ -101,11 +101,11 @@ class RolloutFleet:
         self._manager = FaultTolerantActorManager(self._handles, max_remote_requests_in_flight_per_actor=1)
         self._starting = {handle.ping.remote(): actor for actor, handle in enumerate(self._handles)}
 
-    def play(self, episodes: Sequence[Episode]) -> list[Trajectory]:
+    def play(self, episodes: Sequence[EpisodeSpec]) -> list[Trajectory]:
         """Play every episode; the result has their order. Blocks."""
         return self.finish(self.begin(episodes))
 
-    def begin(self, episodes: Sequence[Episode], kept: Iterable[Trajectory] = ()) -> Batch:
+    def begin(self, episodes: Sequence[EpisodeSpec], kept: Iterable[Trajectory] = ()) -> Batch:
         """Send out the episodes that are not `kept` from before, group by group over the started actors; at once."""
         batch = Batch(str(next(self._tags)), list(episodes), {t.id: t for t in kept})
         self._send(batch, [e for e in batch.episodes if e.id not in batch.kept])
@@ -144,14 +144,14 @@ class RolloutFleet:
         """End whatever is being played; nobody will `finish` it."""
         self._manager.foreach_actor("abandon", remote_actor_ids=self._awake(), timeout_seconds=10.0)
 
-    def play_again(self, dreams: Sequence[Trajectory]) -> list[Again]:
+    def replay_for_real(self, dreams: Sequence[Trajectory]) -> list[RealReplay]:
         """What the actions of dreamed episodes come to in the real environment; without those of actors that die."""
         actors = self._awake()
         if not actors or not dreams:
             return []
         shares = _shares(dreams, len(actors))
         results = self._manager.foreach_actor(
-            ["play_again"] * len(shares),
+            ["replay_for_real"] * len(shares),
             kwargs=[{"dreams": to_batch(share)} for share in shares],
             remote_actor_ids=actors[: len(shares)],
             timeout_seconds=self._config.train.episode_timeout_s * self._waves(len(shares[0])),
@@ -165,7 +165,7 @@ class RolloutFleet:
             ray.kill(handle)
         self._manager.clear()
 
-    def _send(self, batch: Batch, episodes: Sequence[Episode]) -> None:
+    def _send(self, batch: Batch, episodes: Sequence[EpisodeSpec]) -> None:
         if not episodes:
             return
         actors = self._awake(first=True)

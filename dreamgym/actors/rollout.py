@@ -13,8 +13,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from dreamgym.actors.again import Again, play_again
-from dreamgym.actors.episode import Episode, play
+from dreamgym.actors.episode import EpisodeSpec, play
+from dreamgym.actors.real_replay import RealReplay, replay_for_real
 from dreamgym.config import RunConfig, SamplingConfig
 from dreamgym.envs.base import Environment, RealEnvironment
 from dreamgym.errors import EngineError
@@ -69,7 +69,7 @@ class RolloutActor:
         result = func(self, *args, **kwargs)
         return await result if inspect.isawaitable(result) else result
 
-    async def play_many(self, episodes: Sequence[Episode]) -> pa.RecordBatch:
+    async def play_many(self, episodes: Sequence[EpisodeSpec]) -> pa.RecordBatch:
         """Play episodes concurrently; a record batch of `TRAJECTORY_SCHEMA` in their order, empty if abandoned."""
         memo: Memo = {}
         task = asyncio.create_task(_all(self._play(e, memo) for e in episodes))
@@ -83,12 +83,12 @@ class RolloutActor:
         for task in self._playing:
             task.cancel()
 
-    async def play_again(self, dreams: pa.RecordBatch) -> list[Again]:
+    async def replay_for_real(self, dreams: pa.RecordBatch) -> list[RealReplay]:
         """The actions of dreamed episodes in the real environment, in their order."""
 
-        async def one(dream: Trajectory) -> Again:
+        async def one(dream: Trajectory) -> RealReplay:
             async with self._real_environment() as env:
-                return await play_again(dream, env)
+                return await replay_for_real(dream, env)
 
         return await asyncio.gather(*(one(dream) for dream in from_batch(dreams)))
 
@@ -99,7 +99,7 @@ class RolloutActor:
                 await self._real.get_nowait().close()
             self._real = None
 
-    async def _play(self, episode: Episode, memo: Memo) -> Trajectory:
+    async def _play(self, episode: EpisodeSpec, memo: Memo) -> Trajectory:
         """Up to `ATTEMPTS` tries in fresh environments, each with a deadline; the last failure is what is kept."""
         late, taken = 0.0, 0
         for attempt in range(ATTEMPTS):
@@ -118,13 +118,13 @@ class RolloutActor:
         log.info(Event("episode", trajectory=episode.id, task=episode.task.id, status=trajectory.status, **won))
         return trajectory
 
-    async def _attempt(self, episode: Episode, attempt: int, memo: Memo) -> tuple[Trajectory, int]:
+    async def _attempt(self, episode: EpisodeSpec, attempt: int, memo: Memo) -> tuple[Trajectory, int]:
         """What came of it, and the real transitions that it took."""
         async with self._environment(episode, attempt, memo) as env:
             trajectory = await self._tried(episode, env)
             return trajectory, env.steps if isinstance(env, RealEnvironment) else 0
 
-    async def _tried(self, episode: Episode, env: Environment) -> Trajectory:
+    async def _tried(self, episode: EpisodeSpec, env: Environment) -> Trajectory:
         limit = self._config.train.episode_timeout_s
         try:
             async with asyncio.timeout(limit) as deadline:
@@ -137,7 +137,7 @@ class RolloutActor:
         except EngineError as error:
             return _lost(episode, str(error))
 
-    async def _act(self, episode: Episode, deadline: asyncio.Timeout, prompt: list[int], seed: int) -> Generation:
+    async def _act(self, episode: EpisodeSpec, deadline: asyncio.Timeout, prompt: list[int], seed: int) -> Generation:
         """One policy turn, when the engines have room; the turns that wait together travel in one remote call."""
         temperature, policy = episode.temperature, self._config.policy
         if temperature not in self._clients:
@@ -157,7 +157,7 @@ class RolloutActor:
         return self._policy.generate_many(requests, sampling=sampling, stop_ids=self._chat.stop_ids, whose=whose)
 
     @asynccontextmanager
-    async def _environment(self, episode: Episode, attempt: int, memo: Memo) -> AsyncIterator[Environment]:
+    async def _environment(self, episode: EpisodeSpec, attempt: int, memo: Memo) -> AsyncIterator[Environment]:
         if episode.world == "dream":
             whose = (episode.group, episode.iteration) if self._config.world.memo else (episode.id,)
             seed = int(stable_id(self._config.seed, *whose, attempt), 16) & 0x7FFFFFFF
@@ -198,7 +198,7 @@ async def _all(plays: Iterable[Awaitable[Trajectory]]) -> list[Trajectory]:
     return await asyncio.gather(*plays)
 
 
-def _lost(episode: Episode, why: str) -> Trajectory:
+def _lost(episode: EpisodeSpec, why: str) -> Trajectory:
     lost = episode.trajectory()
     lost.status = "env_failed"
     lost.error = why

@@ -101,9 +101,9 @@ def open_remote_checkpoints(config: RunConfig, stage: Stage, after: str) -> Remo
     """
     if not config.train.checkpoint_uri:
         return None
-    mirror = RemoteCheckpoints(config, stage, after)
-    mirror.fetch()
-    return mirror
+    remote = RemoteCheckpoints(config, stage, after)
+    remote.fetch()
+    return remote
 
 
 def fetch_before(config: RunConfig, name: str, after: str) -> None:

@@ -88,26 +88,26 @@ def share_of_gpu(config: RunConfig) -> float:
     return 10_000 // sharers / 10_000
 
 
-def require(asks: Sequence[Ask], device: Device, again: bool = False) -> None:
+def require(asks: Sequence[Ask], device: Device, resuming: bool = False) -> None:
     """Wait until the cluster can give all that is asked for, at the same time; it is free again afterwards.
 
     Args:
-        again: it could before, so that what is missing may come back.
+        resuming: it could before, so that what is missing may come back.
 
     Raises:
         EngineError: it could not before the deadline; the sentence names who asks for how many, and what there is.
     """
-    if lack := lacking(asks, device, again):
+    if lack := lacking(asks, device, resuming):
         cure = "add GPUs, end other jobs, or ask for fewer"
         raise EngineError(f"too few GPUs: {lack}; {cure}{', or set device=cpu' if device == 'auto' else ''}.")
 
 
-def lacking(asks: Sequence[Ask], device: Device, again: bool = False) -> str:
+def lacking(asks: Sequence[Ask], device: Device, resuming: bool = False) -> str:
     """What is missing for all that is asked for, once the deadline has passed; "" where nothing is. See `require`."""
     asks = [ask for ask in asks if ask.gpus]
     if not asks:
         return ""
-    patience = ADD_NODES_TIMEOUT_S if device == "gpu" or again else PLACE_TIMEOUT_S
+    patience = ADD_NODES_TIMEOUT_S if device == "gpu" or resuming else PLACE_TIMEOUT_S
     group = placement_group([{"GPU": ask.gpus} for ask in asks for _ in range(ask.seats)])
     try:
         if group.wait(timeout_seconds=patience):

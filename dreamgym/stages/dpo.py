@@ -8,8 +8,9 @@ from dreamgym.data.preferences import preference_pairs
 from dreamgym.models.chat import load_chat
 from dreamgym.runs.stage import stage
 from dreamgym.schema import read_parquet
-from dreamgym.stages.sft import show, tuner
+from dreamgym.stages.sft import show
 from dreamgym.telemetry.console import progress
+from dreamgym.training.tuning import tuner
 
 
 def dpo(config: RunConfig) -> None:

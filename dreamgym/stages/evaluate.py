@@ -11,11 +11,11 @@ from dreamgym.config import RunConfig
 from dreamgym.data.seed_play import play_tasks
 from dreamgym.envs.tasks import fold_tasks
 from dreamgym.errors import DataError
-from dreamgym.evaluation import Measured, evaluate_policy
 from dreamgym.runs.folder import write_json
 from dreamgym.runs.stage import stage
-from dreamgym.services import Services, start_services
 from dreamgym.telemetry.console import console, waiting
+from dreamgym.training.evaluation import Measured, evaluate_policy
+from dreamgym.training.services import Services, start_services
 from dreamgym.types import Task
 
 Who = Literal["policy", "policy_real", "dpo", "warm_start", "random", "expert"]

@@ -11,7 +11,7 @@ from dreamgym.stages.collect import collect
 from dreamgym.stages.rows import STAGES, Player
 
 if TYPE_CHECKING:
-    from dreamgym.services import Services
+    from dreamgym.training.services import Services
 
 
 def make(config: RunConfig, who: Player, alive: ExitStack) -> Services | None:

@@ -6,18 +6,18 @@ import sys
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 
-from dreamgym.checkpoints import checkpoints
 from dreamgym.config import RunConfig
-from dreamgym.controller import Trainer
 from dreamgym.errors import ConfigError, EngineError
 from dreamgym.runs.remote_checkpoints import fetch_before, open_remote_checkpoints
 from dreamgym.runs.stage import read_stage, stage
 from dreamgym.runtime import event_loop
 from dreamgym.schema import read_parquet
-from dreamgym.services import Services, start_services
-from dreamgym.stages.survival import survive
-from dreamgym.stages.train import check_budget, dev_tasks, sinks, tell, training_tasks
 from dreamgym.telemetry.console import progress
+from dreamgym.training.checkpoints import checkpoints
+from dreamgym.training.restarts import train_with_restarts
+from dreamgym.training.services import Services, start_services
+from dreamgym.training.shared import check_budget, dev_tasks, sinks, tell, training_tasks
+from dreamgym.training.trainer import Trainer
 
 
 def real(config: RunConfig, running: Services | None = None, alive: ExitStack | None = None) -> Services | None:
@@ -45,7 +45,7 @@ def real(config: RunConfig, running: Services | None = None, alive: ExitStack | 
     with stage(config, "real", ["real"], upstream=["train"], scratch=["real"]) as current:
         if current.done:
             return running
-        run_dir, mirror = current.run_dir, open_remote_checkpoints(config, current, "train")
+        run_dir, remote = current.run_dir, open_remote_checkpoints(config, current, "train")
         seed_data = read_parquet(run_dir / "data" / "annotated.parquet")
         tasks, dev = training_tasks(seed_data), dev_tasks(config)
         loop = {"world": "real", "groups": config.real.groups, "iterations": sys.maxsize, "minutes": 0.0}
@@ -69,16 +69,18 @@ def real(config: RunConfig, running: Services | None = None, alive: ExitStack | 
                     [],
                     after,
                     to,
-                    mirror,
+                    remote,
                     seed_data,
                     usual_groups=config.train.groups,
                 )
 
             def start() -> Services:
-                actors, again = config.train.rollout_actors, bool(checkpoints(folder))
-                return start_services(settings, run_dir / "warm_start", learner=True, actors=actors, again=again)
+                actors, resuming = config.train.rollout_actors, bool(checkpoints(folder))
+                return start_services(settings, run_dir / "warm_start", learner=True, actors=actors, resuming=resuming)
 
-            services, trainer, reached = survive(config.train, folder, start, trainer_of, policy, bar, running)
+            services, trainer, reached = train_with_restarts(
+                config.train, folder, start, trainer_of, policy, bar, running
+            )
             (alive or until_trained).enter_context(services)
         dreamed = read_stage(run_dir, "train")
         assert dreamed is not None

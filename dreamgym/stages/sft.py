@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
-from dreamgym.config import LearnerConfig, ModelConfig, RunConfig, SFTConfig, TuningConfig
+from dreamgym.config import ModelConfig, RunConfig, SFTConfig
 from dreamgym.data.examples import policy_examples, tokenizer_texts, world_examples
 from dreamgym.data.lookup_drill import drill
 from dreamgym.errors import DataError
@@ -17,10 +14,10 @@ from dreamgym.learner.learner import Learner
 from dreamgym.models.chat import ChatFormat, load_chat
 from dreamgym.models.checkpoint import prepare_model
 from dreamgym.runs.stage import Stage, stage
-from dreamgym.runtime.cluster import ensure_ray, tell_precision
-from dreamgym.runtime.placement import Ask, require
+from dreamgym.runtime.cluster import ensure_ray
 from dreamgym.schema import read_parquet
 from dreamgym.telemetry.console import Bar, progress
+from dreamgym.training.tuning import tuner
 from dreamgym.types import Trajectory
 
 DATA_FIELDS = ["replay.embedder", "replay.dim", "replay.top_k", "replay.min_similarity"]
@@ -99,37 +96,6 @@ def _on_this_machine(config: RunConfig, model: ModelConfig) -> ModelConfig:
 
 def _read(run_dir: Path) -> list[Trajectory]:
     return read_parquet(run_dir / "data" / "annotated.parquet")
-
-
-@contextmanager
-def tuner(config: RunConfig, model: Path, tuning: TuningConfig, **options: Any) -> Iterator[Learner]:
-    """A learner of `model` as `tuning` says; its workers start while the caller makes model and examples.
-
-    It computes in `tuning.dtype`, whatever the engines do: master weights and sums are float32. It has no critic.
-    The options are those of `Learner`.
-
-    Raises:
-        EngineError: the cluster has too few GPUs for it.
-    """
-    machine = ensure_ray(config.device)
-    tell_precision(config, machine)
-    dtype = machine.precision.dtype(tuning.dtype)
-    settings = LearnerConfig(
-        **{
-            **config.learner.model_dump(exclude={"algorithm", "advantage"}),
-            "kl_coef": 0.0,
-            "entropy_coef": 0.0,
-            "optimizer": tuning.optimizer,
-            "lr": tuning.lr,
-            "muon_lr": tuning.muon_lr,
-        }
-    )
-    require([Ask("learner.workers", settings.workers, machine.gpus(1))], config.device)
-    learner = Learner(model, settings, dtype=dtype, seed=config.seed, gpus=machine.gpus(1), **options)
-    try:
-        yield learner
-    finally:
-        learner.close()
 
 
 def _drill(config: RunConfig, current: Stage, learner: Learner, chat: ChatFormat) -> None:

@@ -1,1 +1,1 @@
-"""The RL loop."""
+"""The RL loop: rollouts, learner steps, refresh of the dream, evaluation, checkpoints, restarts."""

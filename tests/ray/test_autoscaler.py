@@ -15,7 +15,7 @@ import ray
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FAKE_HEAD_NODE_TYPE
 from ray.cluster_utils import Cluster
 
-from dreamgym.actors.episode import Episode
+from dreamgym.actors.episode import EpisodeSpec
 from dreamgym.actors.fleet import RolloutFleet
 from dreamgym.config import RunConfig
 from dreamgym.inference.pool import PolicyPool
@@ -96,7 +96,7 @@ def test_a_fleet_that_lacks_room_gets_a_node_and_gives_it_back(cluster: Cluster,
     )
     task = KeyHouse().tasks("train", 1, 0)[0]
     names = [stable_id("growing", index) for index in range(12)]
-    episodes = [Episode(n, task, int(n, 16), 1.0, group=n, iteration=0, world="real") for n in names]
+    episodes = [EpisodeSpec(n, task, int(n, 16), 1.0, group=n, iteration=0, world="real") for n in names]
 
     pool = PolicyPool.start(model, config.policy, threads=1, num_cpus=0)
     fleet = RolloutFleet(config, str(model), pool, None, actors=3, cpus=ROLLOUT_CPUS)

@@ -12,14 +12,14 @@ import pytest
 import ray
 from transformers import AutoModelForCausalLM
 
-from dreamgym.actors.episode import Episode
+from dreamgym.actors.episode import EpisodeSpec
 from dreamgym.actors.fleet import RolloutFleet
 from dreamgym.config import ModelConfig, RunConfig, ScratchModel
 from dreamgym.errors import EnvError
-from dreamgym.evaluation import Measured
 from dreamgym.inference.pool import PolicyPool
 from dreamgym.inference.weight_transfer import pack_weights
 from dreamgym.models.checkpoint import prepare_model
+from dreamgym.training.evaluation import Measured
 from dreamgym.types import stable_id
 from examples.keyhouse import KeyHouse
 from tests.waiting import HANG_S, until
@@ -54,11 +54,11 @@ def fleet(policy: tuple[Path, RunConfig, PolicyPool]) -> Iterator[RolloutFleet]:
     fleet.close()
 
 
-def episodes(name: str, count: int) -> list[Episode]:
+def episodes(name: str, count: int) -> list[EpisodeSpec]:
     tasks = KeyHouse().tasks("train", 8, 0)
     names = [stable_id(name, index) for index in range(count)]
     return [
-        Episode(n, tasks[index % len(tasks)], int(n, 16), 1.0, group=str(index // 4), iteration=0, world="real")
+        EpisodeSpec(n, tasks[index % len(tasks)], int(n, 16), 1.0, group=str(index // 4), iteration=0, world="real")
         for index, n in enumerate(names)
     ]
 
@@ -136,11 +136,11 @@ def test_transitions_of_an_attempt_that_failed_are_counted(policy: tuple[Path, R
 def test_dreams_are_played_again_by_all_actors(fleet: RolloutFleet) -> None:
     fleet.play(episodes("warm-up", 4))
     dreams = fleet.play(episodes("dreamed", 7))
-    found = fleet.play_again(dreams)
+    found = fleet.replay_for_real(dreams)
     assert [(a.dreamed, a.won, a.steps, a.parted) for a in found] == [
         (t.success, t.success, len(t.steps), False) for t in dreams
     ]
-    assert fleet.play_again([]) == []
+    assert fleet.replay_for_real([]) == []
 
 
 def test_weights_that_arrive_under_way_sample_the_tokens_that_follow(

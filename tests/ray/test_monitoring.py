@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from dreamgym.actors.episode import Episode
+from dreamgym.actors.episode import EpisodeSpec
 from dreamgym.actors.fleet import RolloutFleet
 from dreamgym.actors.rollout import WorldAddress
 from dreamgym.config import ModelConfig, RunConfig, SamplingConfig, ScratchModel
@@ -108,7 +108,7 @@ def test_what_the_loop_writes_is_at_the_metrics_port_of_the_node(watched: Watche
 def test_a_failed_episode_can_be_followed_through_the_logs_of_the_parts(watched: Watched) -> None:
     task = replace(KeyHouse().tasks("train", 1, 0)[0], first_state="you are in the hall")
     name = stable_id("followed")
-    episode = Episode(name, task, 7, 1.0, group="g", iteration=0, world="dream")
+    episode = EpisodeSpec(name, task, 7, 1.0, group="g", iteration=0, world="dream")
     (lost,) = watched.fleet.play([episode])
     assert lost.status == "env_failed"
     lost.steps.append(Transition("hall", "go north", "kitchen", 0.0, False))

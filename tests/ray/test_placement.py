@@ -14,7 +14,6 @@ import ray
 from ray import serve
 from ray.cluster_utils import Cluster
 
-from dreamgym import services
 from dreamgym.config import ModelConfig, RunConfig, ScratchModel
 from dreamgym.errors import EngineError, ModelError
 from dreamgym.models.checkpoint import prepare_model
@@ -22,9 +21,10 @@ from dreamgym.runtime import placement
 from dreamgym.runtime.cluster import Machine
 from dreamgym.runtime.placement import Reservation
 from dreamgym.runtime.precision import Precision
-from dreamgym.services import start_services
 from dreamgym.stages import doctor as room
-from dreamgym.stages.sft import tuner
+from dreamgym.training import services
+from dreamgym.training.services import start_services
+from dreamgym.training.tuning import tuner
 from tests.waiting import HANG_S, until
 
 ON_GPUS = Machine(threads=None, gpu=True, cpus=0.5, watched=False, precision=Precision(True, "it has it"))

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from dreamgym.actors.again import Again, again_scores, play_again
+from dreamgym.actors.real_replay import RealReplay, real_replay_scores, replay_for_real
 from dreamgym.config import EnvConfig
 from dreamgym.envs.base import RealEnvironment
 from dreamgym.envs.mapreader import MapReader
@@ -34,11 +34,11 @@ def true_dream() -> Iterator[Trajectory]:
     env.close()
 
 
-def again(dream: Trajectory, kind: type[RealEnvironment] = RealEnvironment) -> Again:
-    async def run() -> Again:
+def again(dream: Trajectory, kind: type[RealEnvironment] = RealEnvironment) -> RealReplay:
+    async def run() -> RealReplay:
         env = kind(EnvConfig(name="mapreader", max_steps=12, timeout_s=HANG_S))
         try:
-            return await play_again(dream, env)
+            return await replay_for_real(dream, env)
         finally:
             await env.close()
 
@@ -46,18 +46,20 @@ def again(dream: Trajectory, kind: type[RealEnvironment] = RealEnvironment) -> A
 
 
 def test_a_true_dream_is_won_for_real(true_dream: Trajectory) -> None:
-    assert again(true_dream) == Again(dreamed=True, won=True, steps=len(true_dream.steps), parted=False, obeyed=False)
+    assert again(true_dream) == RealReplay(
+        dreamed=True, won=True, steps=len(true_dream.steps), parted=False, obeyed=False
+    )
 
 
 def test_a_dream_that_obeys_an_impossible_action_is_found_out(true_dream: Trajectory) -> None:
     first = true_dream.steps[0]
     kind = replace(true_dream, steps=[replace(first, action="put coin in box", next_state="solved", done=True)])
-    assert again(kind) == Again(dreamed=True, won=False, steps=1, parted=True, obeyed=True)
+    assert again(kind) == RealReplay(dreamed=True, won=False, steps=1, parted=True, obeyed=True)
 
 
 def test_a_dream_that_goes_another_way_has_not_obeyed(true_dream: Trajectory) -> None:
     other = replace(true_dream, steps=[replace(true_dream.steps[0], next_state="somewhere else")], success=False)
-    assert again(other) == Again(dreamed=False, won=False, steps=1, parted=True, obeyed=False)
+    assert again(other) == RealReplay(dreamed=False, won=False, steps=1, parted=True, obeyed=False)
 
 
 def test_transitions_before_a_fault_are_counted(true_dream: Trajectory) -> None:
@@ -71,9 +73,9 @@ def test_transitions_before_a_fault_are_counted(true_dream: Trajectory) -> None:
 
 
 def test_shares_are_of_the_won_dreams() -> None:
-    def one(dreamed: bool, won: bool, obeyed: bool) -> Again:
-        return Again(dreamed, won, 5, obeyed, obeyed)
+    def one(dreamed: bool, won: bool, obeyed: bool) -> RealReplay:
+        return RealReplay(dreamed, won, 5, obeyed, obeyed)
 
     played = [one(True, True, True), one(True, False, True), one(True, False, False), one(False, True, False)]
-    assert again_scores(played) == {"wins": 3.0, "kept": pytest.approx(1 / 3), "obeyed": pytest.approx(1 / 3)}
-    assert again_scores([one(False, False, True)]) == {"wins": 0.0}
+    assert real_replay_scores(played) == {"wins": 3.0, "kept": pytest.approx(1 / 3), "obeyed": pytest.approx(1 / 3)}
+    assert real_replay_scores([one(False, False, True)]) == {"wins": 0.0}

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from dreamgym.actors.episode import Episode, play
+from dreamgym.actors.episode import EpisodeSpec, play
 from dreamgym.config import EnvConfig
 from dreamgym.envs.base import RealEnvironment
 from dreamgym.envs.mapreader import MapReader
@@ -54,7 +54,7 @@ def played(task: Task, script: Script, chat: ChatFormat, max_steps: int = 4) -> 
     async def run() -> Trajectory:
         env = RealEnvironment(EnvConfig(name="mapreader", max_steps=max_steps, timeout_s=HANG_S))
         try:
-            return await play(Episode("e", task, 0, 1.0, world="real"), env, script, chat)
+            return await play(EpisodeSpec("e", task, 0, 1.0, world="real"), env, script, chat)
         finally:
             await env.close()
 
@@ -116,7 +116,7 @@ def test_what_a_group_shares_is_dreamed_and_counted_once(chat: ChatFormat) -> No
 
     async def one(actions: list[str]) -> Trajectory:
         env = DreamEnvironment(world, 2, 5, memo)  # type: ignore[arg-type]
-        return await play(Episode("e", task, 0, 1.0), env, Script(chat, actions), chat)
+        return await play(EpisodeSpec("e", task, 0, 1.0), env, Script(chat, actions), chat)
 
     async def all_of_them() -> list[Trajectory]:
         return await asyncio.gather(*(one(actions) for actions in scripts))
@@ -140,7 +140,7 @@ def test_a_step_that_the_dream_has_no_room_for_is_none(chat: ChatFormat) -> None
     """Neither a transition that nobody dreamed, nor a sampled turn without one."""
     task, actions = Task("t", "e", "goal", first_state="start"), ["move north", "take coin", "move east"]
     env = DreamEnvironment(Forgetful(), 9, 5)  # type: ignore[arg-type]
-    t = asyncio.run(play(Episode("e", task, 0, 1.0), env, Script(chat, actions), chat))
+    t = asyncio.run(play(EpisodeSpec("e", task, 0, 1.0), env, Script(chat, actions), chat))
     assert (t.status, t.truncated, t.success) == ("ok", True, False)
     assert [s.action for s in t.steps] == actions[:2]
     sampled = [i for i, m in zip(t.samples[0].ids, t.samples[0].mask, strict=True) if m]
@@ -177,7 +177,7 @@ def judged(chat: ChatFormat, verdicts: str, votes: int) -> tuple[Jury, list[Traj
     async def one(name: str) -> Trajectory:
         env = DreamEnvironment(world, 1, 5, memo, name, votes)  # type: ignore[arg-type]
         task = Task("t", "e", "goal", first_state="start")
-        return await play(Episode(name, task, 0, 1.0), env, Script(chat, ["put coin"]), chat)
+        return await play(EpisodeSpec(name, task, 0, 1.0), env, Script(chat, ["put coin"]), chat)
 
     async def group() -> list[Trajectory]:
         return await asyncio.gather(one("a"), one("b"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dreamgym.evaluation import Measured, begun
+from dreamgym.training.evaluation import Measured, begun
 from dreamgym.types import Task, Trajectory, Transition
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dreamgym.fidelity import Prediction, scores, token_f1
 from dreamgym.serve.experience import DreamAnswer
+from dreamgym.training.fidelity import Prediction, scores, token_f1
 from dreamgym.types import Transition
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dreamgym.config import TrainConfig
-from dreamgym.guard import no_longer_true
+from dreamgym.training.guard import stop_reason
 
 CONFIG = TrainConfig(min_kept=0.5, kept_window=2)
 
@@ -15,32 +15,32 @@ def evaluation(wins: int, kept: int) -> dict[str, Any]:
 
 
 def test_a_dream_whose_wins_are_not_won_for_real_ends_the_training() -> None:
-    told = no_longer_true([evaluation(40, 10), evaluation(60, 12)], CONFIG)
+    told = stop_reason([evaluation(40, 10), evaluation(60, 12)], CONFIG)
     assert told.startswith("22 of 100 won dreams were won for real in the last 2 evaluations")
     assert "train.min_kept=0.5" in told
 
 
 def test_what_is_as_true_as_it_should_be_goes_on() -> None:
-    assert no_longer_true([evaluation(40, 30), evaluation(60, 50)], CONFIG) == ""
+    assert stop_reason([evaluation(40, 30), evaluation(60, 50)], CONFIG) == ""
 
 
 def test_few_wins_are_not_held_against_it() -> None:
-    assert no_longer_true([evaluation(2, 0), evaluation(1, 0)], CONFIG) == ""
-    assert no_longer_true([evaluation(0, 0), evaluation(0, 0)], CONFIG) == ""
+    assert stop_reason([evaluation(2, 0), evaluation(1, 0)], CONFIG) == ""
+    assert stop_reason([evaluation(0, 0), evaluation(0, 0)], CONFIG) == ""
 
 
 def test_only_the_last_evaluations_count_and_all_of_them_together() -> None:
     bad, good = evaluation(60, 6), evaluation(60, 60)
-    assert no_longer_true([bad], CONFIG) == ""
-    assert no_longer_true([bad, good], CONFIG) == ""
-    assert no_longer_true([good, bad, bad], CONFIG) != ""
-    assert no_longer_true([bad, bad, good, good], CONFIG) == ""
+    assert stop_reason([bad], CONFIG) == ""
+    assert stop_reason([bad, good], CONFIG) == ""
+    assert stop_reason([good, bad, bad], CONFIG) != ""
+    assert stop_reason([bad, bad, good, good], CONFIG) == ""
 
 
 def test_records_without_dreams_played_again_are_passed_over() -> None:
     others = [{"kind": "eval", "iteration": 0, "real/success": 0.1}, {"kind": "iteration", "iteration": 1}]
-    assert no_longer_true([evaluation(60, 6), *others, evaluation(60, 6), *others], CONFIG) != ""
+    assert stop_reason([evaluation(60, 6), *others, evaluation(60, 6), *others], CONFIG) != ""
 
 
 def test_without_a_floor_nothing_ends_early() -> None:
-    assert no_longer_true([evaluation(60, 0), evaluation(60, 0)], TrainConfig()) == ""
+    assert stop_reason([evaluation(60, 0), evaluation(60, 0)], TrainConfig()) == ""

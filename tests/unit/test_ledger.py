@@ -19,10 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from dreamgym.actors.episode import Episode
+from dreamgym.actors.episode import EpisodeSpec
 from dreamgym.actors.fleet import Batch
 from dreamgym.config import RunConfig
-from dreamgym.controller import Trainer
 from dreamgym.curriculum.curriculum import Curriculum
 from dreamgym.models.chat import ChatFormat
 from dreamgym.models.tokenizer import train_tokenizer
@@ -30,8 +29,9 @@ from dreamgym.runs.ledger import Account, account, add_up
 from dreamgym.runs.log import Record
 from dreamgym.runs.remote_checkpoints import RemoteCheckpoints
 from dreamgym.schema import read_parquet
-from dreamgym.services import Services
 from dreamgym.telemetry.console import progress
+from dreamgym.training.services import Services
+from dreamgym.training.trainer import Trainer
 from dreamgym.types import Task, TokenSample, Trajectory, Transition
 
 ITERATIONS, GROUPS, SIZE = 4, 3, 2
@@ -64,7 +64,7 @@ class Parts:
         self.loaded: list[bool] = []
         self.curriculum: Curriculum | None = None
 
-    def begin(self, episodes: Sequence[Episode], kept: Iterable[Trajectory]) -> Batch:
+    def begin(self, episodes: Sequence[EpisodeSpec], kept: Iterable[Trajectory]) -> Batch:
         self.fate.moment()
         return Batch("", list(episodes), {t.id: t for t in kept})
 
@@ -102,7 +102,7 @@ class Parts:
         self.fate.moment()
         return 0.0
 
-    def _play(self, episode: Episode) -> Trajectory:
+    def _play(self, episode: EpisodeSpec) -> Trajectory:
         """Its token is its name; its logprob and its reward are of this take alone."""
         take = next(self.takes)
         won = float(take // 3 % 2)  # of pairs of takes one in three differs
@@ -157,7 +157,7 @@ def mortal(monkeypatch: pytest.MonkeyPatch) -> Fate:
         monkeypatch.setattr(os, name, around)
     monkeypatch.setattr(ray, "get", lambda reference, timeout: reference)
     tokenizer = train_tokenizer(["go to the room"] * 50, 300, 64)
-    monkeypatch.setattr("dreamgym.controller.load_chat", lambda path: ChatFormat(tokenizer))
+    monkeypatch.setattr("dreamgym.training.trainer.load_chat", lambda path: ChatFormat(tokenizer))
     return fate
 
 
@@ -166,11 +166,11 @@ def fate(monkeypatch: pytest.MonkeyPatch) -> Fate:
     return mortal(monkeypatch)
 
 
-def live(config: RunConfig, fate: Fate, takes: Iterator[int], mirror: RemoteCheckpoints | None = None) -> Parts:
+def live(config: RunConfig, fate: Fate, takes: Iterator[int], remote: RemoteCheckpoints | None = None) -> Parts:
     """One life of the run, until it ends or is killed."""
     parts = Parts(fate, takes)
     services = Services(policy=parts, learner=Learner(parts), fleet=parts)  # type: ignore[arg-type]
-    trainer = Trainer(config, config.run_dir / "train", services, TASKS, [], [], mirror=mirror)
+    trainer = Trainer(config, config.run_dir / "train", services, TASKS, [], [], remote=remote)
     parts.curriculum = trainer.curriculum
     with progress("train", ITERATIONS, Console(file=io.StringIO())) as bar:
         trainer.run(bar)

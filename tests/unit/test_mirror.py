@@ -12,7 +12,6 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from test_ledger import GROUPS, ITERATIONS, SIZE, Fate, Killed, Parts, check, live, mortal, small
 
-from dreamgym.checkpoints import checkpoints
 from dreamgym.config import RunConfig
 from dreamgym.config.loading import load_config
 from dreamgym.errors import ConfigError, DataError
@@ -22,6 +21,7 @@ from dreamgym.runs.remote_folder import MARKER, RemoteFolder
 from dreamgym.runs.stage import Stage, read_stage, stage
 from dreamgym.stages import doctor
 from dreamgym.stages.train import LOOP
+from dreamgym.training.checkpoints import checkpoints
 
 BEFORE = {"collect": "data/train.parquet", "annotate": "data/annotated.parquet", "sft-world": "world/a/model.bin"}
 BEFORE |= {"sft-policy": "warm_start/model.bin"}

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dreamgym.checkpoints import newest_world
 from dreamgym.config import RunConfig
 from dreamgym.errors import DataError
 from dreamgym.replay.records import StoredTransition
-from dreamgym.stages.renewal import Renewal, conversations, no_less_true
+from dreamgym.training.checkpoints import newest_world
+from dreamgym.training.world_refresh import WorldRefresh, conversations, no_less_true
 from dreamgym.types import Task
 
 TASK = Task("t", "e", "find it", first_state="map\nat s0")
@@ -50,7 +50,7 @@ def test_it_takes_over_only_where_nothing_fell(state: float, outcome: float, may
 def test_without_held_out_steps_there_is_no_guard_and_so_no_refresh(tmp_path: Path) -> None:
     config = RunConfig.model_validate({"world": {"refresh": {"every": 2}}})
     with pytest.raises(DataError, match=r"world\.refresh\.every.*held-out"):
-        Renewal(config, tmp_path, [], [])
+        WorldRefresh(config, tmp_path, [], [])
 
 
 @pytest.mark.parametrize("other", [{"replay": {"top_k": 0}}, {"train": {"colocate": True}}])

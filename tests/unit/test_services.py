@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from dreamgym import services as room
 from dreamgym.config import RunConfig
 from dreamgym.errors import ModelError
 from dreamgym.runtime.cluster import Machine
 from dreamgym.runtime.precision import Precision
-from dreamgym.services import Services, start_services
+from dreamgym.training import services as room
+from dreamgym.training.services import Services, start_services
 
 SHARED = {
     "train": {"colocate": True},

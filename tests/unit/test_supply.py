@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from dreamgym.actors.episode import Episode
+from dreamgym.actors.episode import EpisodeSpec
 from dreamgym.actors.fleet import Batch
 from dreamgym.config import RunConfig
 from dreamgym.curriculum.curriculum import Curriculum
 from dreamgym.runs.ledger import Ledger, account
-from dreamgym.supply import Supply, uneven_groups
+from dreamgym.training.rollout_queue import RolloutQueue, uneven_groups
 from dreamgym.types import Task, Trajectory, Transition
 
 GROUPS, SIZE, STEPS = 4, 2, 3
@@ -25,14 +25,14 @@ class Fleet:
     def __init__(self) -> None:
         self.sent: list[list[str]] = []
 
-    def begin(self, episodes: Sequence[Episode], kept: Iterable[Trajectory]) -> Batch:
+    def begin(self, episodes: Sequence[EpisodeSpec], kept: Iterable[Trajectory]) -> Batch:
         self.sent.append(list(dict.fromkeys(e.task.id for e in episodes)))
         return Batch("", list(episodes), {t.id: t for t in kept})
 
     def finish(self, batch: Batch) -> list[Trajectory]:
         return [self._play(e, at % SIZE == 0) for at, e in enumerate(batch.episodes)]
 
-    def _play(self, episode: Episode, first: bool) -> Trajectory:
+    def _play(self, episode: EpisodeSpec, first: bool) -> Trajectory:
         t = episode.trajectory()
         won = float(first and episode.task.id.startswith("open"))
         t.steps = [Transition("hall", "go", "hall", won * (n == STEPS - 1), n == STEPS - 1) for n in range(STEPS)]
@@ -48,7 +48,7 @@ def play(
     config = RunConfig.model_validate({"train": train, "real": real, "env": {"max_steps": STEPS}})
     tasks = [Task(f"{kind}-{n}", "house", f"{kind} {n}") for kind, count in kinds.items() for n in range(count)]
     fleet, ledger = Fleet(), Ledger(folder)
-    played = Supply(config, fleet, ledger, Curriculum(tasks, config.curriculum, 0)).next(0, learned)  # type: ignore[arg-type]
+    played = RolloutQueue(config, fleet, ledger, Curriculum(tasks, config.curriculum, 0)).next(0, learned)  # type: ignore[arg-type]
     ledger.write("trained", 0, (t.id for t in played))
     told = account(folder / "ledger.jsonl")
     assert (told.started, told.lost, told.trained_twice) == (len(played), 0, 0)

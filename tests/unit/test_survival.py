@@ -14,9 +14,9 @@ from rich.console import Console
 
 from dreamgym.config import RunConfig
 from dreamgym.errors import DataError, DreamgymError, EngineError
-from dreamgym.services import Services
-from dreamgym.stages import survival
 from dreamgym.telemetry.console import progress
+from dreamgym.training import restarts
+from dreamgym.training.services import Services
 
 Fails = Callable[[Path], Exception | None]
 """What one life of the run comes to: it may leave a checkpoint in the folder, and raises what it returns."""
@@ -47,8 +47,8 @@ def survive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tu
         waited.clear()
         config = RunConfig.model_validate({"out": tmp_path, "train": {"max_restarts": max_restarts}})
         fates, said = iter(lives), Console(file=io.StringIO(), width=200)
-        monkeypatch.setattr(survival, "console", said)
-        monkeypatch.setattr(survival.time, "sleep", waited.append)
+        monkeypatch.setattr(restarts, "console", said)
+        monkeypatch.setattr(restarts.time, "sleep", waited.append)
 
         class Trainer:
             folder = tmp_path / "train"
@@ -62,7 +62,7 @@ def survive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tu
                 return 7
 
         with progress("train", 7, Console(file=io.StringIO())) as bar:
-            services, _, iterations = survival.survive(
+            services, _, iterations = restarts.train_with_restarts(
                 config.train,
                 Trainer.folder,
                 start,
@@ -120,7 +120,7 @@ def test_a_start_that_fails_is_tried_again_later_each_time_longer_but_the_first_
     started, said = survive(died, lambda folder: None, max_restarts=3, start=start)
     assert len(started) == 2
     assert said.count("Starting again") == 3
-    assert survive.waited == [0.0, 0.0, survival.SETTLE_S, 2 * survival.SETTLE_S]
+    assert survive.waited == [0.0, 0.0, restarts.SETTLE_S, 2 * restarts.SETTLE_S]
     with pytest.raises(EngineError, match=r"^a policy engine died\.$"):
         survive(start=starting(False))
 

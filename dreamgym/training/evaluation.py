@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-from dreamgym.actors.episode import Episode
+from dreamgym.actors.episode import EpisodeSpec
 from dreamgym.actors.fleet import RolloutFleet
 from dreamgym.config import RunConfig
 from dreamgym.telemetry.stats import wilson
@@ -81,7 +81,7 @@ def begun(tasks: Sequence[Task], real: Measured) -> list[Task]:
     return [replace(task, first_state=task.first_state or first.get(task.id, "")) for task in tasks]
 
 
-def _episode(config: RunConfig, task: Task, fold: Fold, world: World, iteration: int) -> Episode:
+def _episode(config: RunConfig, task: Task, fold: Fold, world: World, iteration: int) -> EpisodeSpec:
     name = stable_id("evaluation", config.seed, fold, world, iteration, task.id)
     seed = int(stable_id("evaluation", config.seed, task.id), 16)
-    return Episode(name, task, seed, config.policy.eval_temperature, iteration=iteration, fold=fold, world=world)
+    return EpisodeSpec(name, task, seed, config.policy.eval_temperature, iteration=iteration, fold=fold, world=world)

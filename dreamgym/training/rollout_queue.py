@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-from dreamgym.actors.episode import Episode
+from dreamgym.actors.episode import EpisodeSpec
 from dreamgym.actors.fleet import Batch, RolloutFleet
 from dreamgym.config import RunConfig
 from dreamgym.curriculum.curriculum import Curriculum
@@ -13,7 +13,7 @@ from dreamgym.runs.ledger import Draw, Ledger
 from dreamgym.types import Task, Trajectory, stable_id
 
 
-class Supply:
+class RolloutQueue:
     """Batches of episodes, one an iteration; those that go on beside the learner are its own affair.
 
     Batches are learned from in the order in which they were sent, so none is more than `train.max_staleness` updates
@@ -109,13 +109,13 @@ class Supply:
         taken = learned + self._config.env.max_steps * sum(len(b.episodes) for b in self._under_way)
         return min(groups, max(self._budget - taken, 0) // largest_group(self._config))
 
-    def _episodes(self, iteration: int, tasks: Iterable[Task]) -> list[Episode]:
+    def _episodes(self, iteration: int, tasks: Iterable[Task]) -> list[EpisodeSpec]:
         episodes = []
         for task in tasks:
             for index in range(self._config.train.group_size):
                 name = stable_id(self._config.seed, iteration, task.id, index)
                 episodes.append(
-                    Episode(
+                    EpisodeSpec(
                         name,
                         task,
                         int(name, 16),

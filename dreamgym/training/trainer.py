@@ -13,48 +13,42 @@ import logging
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from dreamgym.actors.again import again_scores
-from dreamgym.checkpoints import checkpoints, state_of
+from dreamgym.actors.real_replay import real_replay_scores
 from dreamgym.config import RunConfig
 from dreamgym.curriculum.curriculum import Curriculum
 from dreamgym.curriculum.progress import Progress
 from dreamgym.errors import DataError
-from dreamgym.evaluation import Measured, begun, evaluate_policy
-from dreamgym.fidelity import named, predict
-from dreamgym.guard import no_longer_true
 from dreamgym.inference.engine import LOAD
 from dreamgym.inference.weight_transfer import pack_weights
 from dreamgym.learner.algorithms import resolve
 from dreamgym.learner.batches import rl_batch
 from dreamgym.models.chat import load_chat
-from dreamgym.refresh import Refresher
 from dreamgym.runs.folder import write_json
 from dreamgym.runs.ledger import Ledger
 from dreamgym.runs.log import RunLog, read_log
 from dreamgym.runs.remote_checkpoints import RemoteCheckpoints
 from dreamgym.runtime import event_loop
-from dreamgym.services import Services
-from dreamgym.supply import Supply
 from dreamgym.telemetry.clock import Clock
 from dreamgym.telemetry.console import Bar
 from dreamgym.telemetry.metrics import Sink
+from dreamgym.training.checkpoints import checkpoints, state_of
+from dreamgym.training.enrichment import Enrichment
+from dreamgym.training.evaluation import Measured, begun, evaluate_policy
+from dreamgym.training.fidelity import named, predict
+from dreamgym.training.guard import stop_reason
 from dreamgym.training.rollout_metrics import rollout_metrics
+from dreamgym.training.rollout_queue import RolloutQueue
+from dreamgym.training.services import Services
+from dreamgym.training.world_refresh import WorldRefresh
 from dreamgym.types import Task, Trajectory, World
 
 log = logging.getLogger(__name__)
 FIDELITY_EPISODES = 24
-
-
-class Renewal(Protocol):
-    """Tries to replace the experience model by a better one; see `stages/renewal.py`."""
-
-    def due(self, iteration: int) -> bool: ...
-    def run(self, iteration: int, services: Services, task_of: Callable[[str], Task]) -> dict[str, float]: ...
 
 
 class Trainer:
@@ -76,9 +70,9 @@ class Trainer:
         heldout: Sequence[Trajectory],
         after: Path | None = None,
         sinks: Sequence[Sink] = (),
-        mirror: RemoteCheckpoints | None = None,
+        remote: RemoteCheckpoints | None = None,
         seed_data: Sequence[Trajectory] = (),
-        renewal: Renewal | None = None,
+        world_refresh: WorldRefresh | None = None,
         usual_groups: int = 0,
     ) -> None:
         self.config = config
@@ -99,13 +93,13 @@ class Trainer:
         self._sinks = [self._log, *sinks]
         self._ledger = Ledger(folder)
         assert services.fleet is not None
-        self._supply = Supply(config, services.fleet, self._ledger, self.curriculum)
-        self._refresher = Refresher(config, services, self.curriculum)
+        self._queue = RolloutQueue(config, services.fleet, self._ledger, self.curriculum)
+        self._enrichment = Enrichment(config, services, self.curriculum)
         self._world: World = config.train.world
         self._budget = config.real.transitions if self._world == "real" else 0
         self._after = after
-        self._mirror = mirror
-        self._renewal = renewal
+        self._remote = remote
+        self._world_refresh = world_refresh
         self._usual_groups = usual_groups or config.train.groups
         self._dreams: list[Trajectory] = []
         self._versions: list[int] = []
@@ -116,7 +110,7 @@ class Trainer:
         if first == 0:
             self._evaluate(0)
         iteration = first
-        last = self._untrue() or not self._supply.more(first, self.learned["real"])
+        last = self._untrue() or not self._queue.more(first, self.learned["real"])
         with ThreadPoolExecutor(1) as beside:
             while not last:
                 metrics = self._iterate(iteration, beside)
@@ -126,15 +120,15 @@ class Trainer:
                 bar.reach(done, f"{self._world} {metrics['dream/success']:.0%}")
                 minutes = self.clock.total / 60
                 late = 0 < self.config.train.minutes <= minutes
-                last = late or not self._supply.more(iteration, self.learned["real"])
+                last = late or not self._queue.more(iteration, self.learned["real"])
                 if last:
-                    self._supply.abandon(iteration)
+                    self._queue.abandon(iteration)
                 every = self.config.train.eval_every
                 if every and (iteration % every == 0 or last):
                     self._evaluate(iteration)
                     if not last and self._untrue():
                         last = True
-                        self._supply.abandon(iteration)
+                        self._queue.abandon(iteration)
                 if last or iteration % self.config.train.checkpoint_every == 0:
                     self._checkpoint(iteration)
         self._log.close()
@@ -144,7 +138,7 @@ class Trainer:
     def _untrue(self) -> bool:
         """Whether the evaluations so far say to end early; `ended_early` then says why."""
         if self.config.train.min_kept:
-            self.ended_early = no_longer_true(read_log(self._log.path), self.config.train)
+            self.ended_early = stop_reason(read_log(self._log.path), self.config.train)
         return bool(self.ended_early)
 
     # One iteration -----------------------------------------------------------------------------
@@ -152,23 +146,23 @@ class Trainer:
     def _iterate(self, iteration: int, beside: ThreadPoolExecutor) -> dict[str, Any]:
         before = time.monotonic()
         with self.clock("rollout"):
-            trajectories = self._supply.next(iteration, self.learned["real"])
+            trajectories = self._queue.next(iteration, self.learned["real"])
         self._dreams = [t for t in trajectories if t.world == "dream" and t.task.origin == "real" and t.status == "ok"]
         metrics = rollout_metrics(trajectories, time.monotonic() - before, self._versions)
         if self._world == "real":
             self.real_measured += sum(t.lost + (len(t.steps) if t.status != "ok" else 0) for t in trajectories)
         self.tokens += int(metrics["rollout/tokens"] + metrics.get("rollout/dream_computed", 0))
         metrics |= self._value_tasks(trajectories, iteration)
-        refreshed = beside.submit(self._refresher.run, trajectories, iteration)
+        refreshed = beside.submit(self._enrichment.run, trajectories, iteration)
         if self.config.train.colocate:
             refreshed.result()  # it asks the engines, which are to sleep
         metrics |= self._learn(trajectories, iteration)
         self._ledger.write("trained", iteration, (t.id for t in trajectories))
         with self.clock("curriculum and replay"):
             metrics |= refreshed.result()
-        if self._renewal is not None and self._renewal.due(iteration + 1):
+        if self._world_refresh is not None and self._world_refresh.due(iteration + 1):
             with self.clock("refresh of the dream"):
-                metrics |= self._renewal.run(iteration + 1, self.services, self.curriculum.task)
+                metrics |= self._world_refresh.run(iteration + 1, self.services, self.curriculum.task)
             self.tokens += int(metrics.get("refresh/tokens", 0))
         return metrics | self._accounts()
 
@@ -187,7 +181,7 @@ class Trainer:
         ok = {task_id: [t for t in trajectories if t.group == task_id and t.status == "ok"] for task_id in tasks}
         rewards = {task_id: [t.total_reward for t in group] for task_id, group in ok.items()}
         progress = {task_id: [self._progress.of(t) for t in group] for task_id, group in ok.items()}
-        clusters = self.curriculum.clusters(rewards, self._refresher.embed)
+        clusters = self.curriculum.clusters(rewards, self._enrichment.embed)
         values = [self.curriculum.record(task_id, r, iteration, progress[task_id]) for task_id, r in clusters.items()]
         generated = sum(task.origin == "generated" for task in tasks.values())
         return {
@@ -243,7 +237,7 @@ class Trainer:
                 metrics |= {f"dream/dev_{key}": value for key, value in dreamed[0].numbers().items()}
                 with ThreadPoolExecutor(1) as beside:
                     fidelity = beside.submit(self._fidelity, real.ok[:FIDELITY_EPISODES], iteration)
-                    metrics |= self._play_again() | fidelity.result()
+                    metrics |= self._replay_for_real() | fidelity.result()
             metrics["real/transitions"] = self.real_measured
             metrics |= _counts("policy", self.services.policy.metrics())  # type: ignore[union-attr]
         self._record("eval", iteration, metrics)
@@ -274,19 +268,19 @@ class Trainer:
             metrics |= named(told, "heldout") | named([p for p in told if not p.real.valid], "invalid")
         return metrics | _counts("world", await world.metrics())
 
-    def _play_again(self) -> dict[str, Any]:
+    def _replay_for_real(self) -> dict[str, Any]:
         """The dreams that the last iteration learned from, in the real environment: only measured, and counted."""
         assert self.services.fleet is not None
         if not self._dreams:
             return {}
-        played = self.services.fleet.play_again(self._dreams)
+        played = self.services.fleet.replay_for_real(self._dreams)
         self.real_measured += sum(again.steps for again in played)
         played = [again for again in played if not again.failed]
         left_out = {"again/left_out": len(self._dreams) - len(played)}
         if not played:
             log.warning("none of the dreams could be played again for real; train.min_kept has nothing to go by")
             return left_out
-        return {f"again/{key}": value for key, value in again_scores(played).items()} | left_out
+        return {f"again/{key}": value for key, value in real_replay_scores(played).items()} | left_out
 
     # Checkpoints -------------------------------------------------------------------------------
 
@@ -316,11 +310,11 @@ class Trainer:
             partial_home.rename(whole)
             for old in checkpoints(self.folder)[: -self.config.train.keep_checkpoints]:
                 shutil.rmtree(old)
-            if self._renewal is not None:
+            if self._world_refresh is not None:
                 self._forget_worlds()
             self._ledger.forget_draws(before=int(checkpoints(self.folder)[0].name.removeprefix("iteration-")))
-            if self._mirror is not None:
-                self._mirror.put(whole)
+            if self._remote is not None:
+                self._remote.put(whole)
 
     def _forget_worlds(self) -> None:
         """Delete experience models that no checkpoint needs any more."""

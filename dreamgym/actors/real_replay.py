@@ -14,7 +14,7 @@ from dreamgym.types import Trajectory
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
+class RealReplay:
     """What the actions of a dreamed episode came to in the real environment.
 
     dreamed  whether the dream was won
@@ -33,7 +33,7 @@ class Again:
     failed: bool = False
 
 
-async def play_again(t: Trajectory, env: Environment) -> Again:
+async def replay_for_real(t: Trajectory, env: Environment) -> RealReplay:
     """Take the actions of a dreamed episode in the real environment."""
     result = await env.reset(t.task)
     won = parted = obeyed = False
@@ -48,10 +48,10 @@ async def play_again(t: Trajectory, env: Environment) -> Again:
         won = won or result.success
         if not parted and result.observation != step.next_state:
             parted, obeyed = True, not result.info.get("valid", True)
-    return Again(t.success, won, steps, parted, obeyed, failed=result.status != "ok")
+    return RealReplay(t.success, won, steps, parted, obeyed, failed=result.status != "ok")
 
 
-def again_scores(played: Sequence[Again]) -> dict[str, float]:
+def real_replay_scores(played: Sequence[RealReplay]) -> dict[str, float]:
     """Of the won dreams: how many, the share won for real, and the share that the dream won by obeying too much."""
     won = [a for a in played if a.dreamed]
     kept = sum(a.won for a in won)

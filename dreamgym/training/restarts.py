@@ -10,13 +10,13 @@ from pathlib import Path
 from ray.exceptions import RayError, RayTaskError
 from rich.markup import escape
 
-from dreamgym.checkpoints import checkpoints
 from dreamgym.config import TrainConfig
-from dreamgym.controller import Trainer
 from dreamgym.errors import DreamgymError, EngineError
 from dreamgym.replay.records import ReplayError
-from dreamgym.services import Services
 from dreamgym.telemetry.console import Bar, console
+from dreamgym.training.checkpoints import checkpoints
+from dreamgym.training.services import Services
+from dreamgym.training.trainer import Trainer
 
 SETTLE_S = 10.0
 """How much longer each restart waits than the one before: Ray needs a while to notice that a node is dead, and until
@@ -24,7 +24,7 @@ then may place new parts on it."""
 DIED = (EngineError, ReplayError, RayError, TimeoutError)
 
 
-def survive(
+def train_with_restarts(
     config: TrainConfig,
     folder: Path,
     start: Callable[[], Services],

@@ -9,7 +9,7 @@ from dreamgym.config import TrainConfig
 from dreamgym.telemetry.stats import wilson
 
 
-def no_longer_true(records: Sequence[Mapping[str, Any]], config: TrainConfig) -> str:
+def stop_reason(records: Sequence[Mapping[str, Any]], config: TrainConfig) -> str:
     """Why training should end, in one sentence; "" where it may go on.
 
     It should where the upper end of the 95% interval (Wilson) of the share of won dreams that are won for real, over

@@ -12,22 +12,22 @@ from pathlib import Path
 from dreamgym.config import RunConfig
 from dreamgym.data.examples import world_examples
 from dreamgym.errors import DataError
-from dreamgym.fidelity import predict, scores
 from dreamgym.models.chat import load_chat
 from dreamgym.replay.records import StoredTransition
 from dreamgym.runtime import event_loop
 from dreamgym.runtime.cluster import ensure_ray, settled
 from dreamgym.runtime.placement import Ask, require
 from dreamgym.serve.app import DreamApp, start_dream
-from dreamgym.services import Services
-from dreamgym.stages.sft import tuner
+from dreamgym.training.fidelity import predict, scores
+from dreamgym.training.services import Services
+from dreamgym.training.tuning import tuner
 from dreamgym.types import Task, Trajectory, Transition
 
 TRUTH = ("state_exact", "outcome_accuracy")
 """None of these shares of held-out real steps may fall."""
 
 
-class Renewal:
+class WorldRefresh:
     """Tries to replace the experience model; the models that took over are `world-<iteration>` in `folder`."""
 
     def __init__(

@@ -103,12 +103,12 @@ def start_services(
     seed_data: list[Trajectory] | None = None,
     learner: bool = False,
     actors: int = 1,
-    again: bool = False,
+    resuming: bool = False,
 ) -> Services:
     """Start policy engines and rollout actors, and where asked for the dream, its buffer and the learner.
 
     All that loads a model starts at the same time; on a GPU that they share, one after the other. When one part
-    fails, the others are stopped. `again` says that all of it ran before: a node that died may come back.
+    fails, the others are stopped. `resuming` says that all of it ran before: a node that died may come back.
 
     Raises:
         EngineError: the cluster has too few GPUs; who asks for how many is named.
@@ -119,7 +119,7 @@ def start_services(
     if not learner:  # a checkpoint has its adapters merged in
         config.policy.lora.rank = 0
     if machine.gpu:
-        require(asks_of_run(config, world=world is not None, learner=learner), config.device, again)
+        require(asks_of_run(config, world=world is not None, learner=learner), config.device, resuming)
     services = Services(colocated=config.train.colocate)
     jobs: list[Callable[[], None]] = [lambda: _start_policy(config, policy, machine, services)]
     if world is not None:

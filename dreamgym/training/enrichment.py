@@ -16,11 +16,11 @@ from dreamgym.replay.records import Candidate, Outcome, from_trajectory
 from dreamgym.runtime import event_loop
 from dreamgym.serve.dream import WorldClient
 from dreamgym.serve.experience import DreamQuery
-from dreamgym.services import Services
+from dreamgym.training.services import Services
 from dreamgym.types import Trajectory, stable_id
 
 
-class Refresher:
+class Enrichment:
     """Runs in a thread of its own beside the learner; the loop waits for it before it draws the next tasks."""
 
     def __init__(self, config: RunConfig, services: Services, curriculum: Curriculum) -> None:
