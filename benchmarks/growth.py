@@ -32,14 +32,14 @@ from workload import episodes_of, tasks_of
 
 from dreamgym.actors.episode import EpisodeSpec
 from dreamgym.actors.fleet import RolloutFleet
+from dreamgym.commands.annotate import annotate
+from dreamgym.commands.collect import collect
+from dreamgym.commands.sft import sft
 from dreamgym.config import RunConfig
 from dreamgym.config.loading import load_config
 from dreamgym.models.checkpoint import prepare_model
 from dreamgym.runtime.processes import GIB, TREE, no_process_left
 from dreamgym.schema import read_parquet
-from dreamgym.stages.annotate import annotate
-from dreamgym.stages.collect import collect
-from dreamgym.stages.sft import sft
 from dreamgym.training.rollout_metrics import rollout_metrics
 from dreamgym.training.services import Services, start_services
 from dreamgym.types import Task, Trajectory, stable_id

@@ -30,11 +30,11 @@ from raw import RawEngine
 from record import ROOT, record
 from workload import Played, episodes_of, play, recorded_services, tasks_of
 
+from dreamgym.commands.annotate import annotate
+from dreamgym.commands.collect import collect
+from dreamgym.commands.sft import sft
 from dreamgym.config import RunConfig
 from dreamgym.config.loading import load_config
-from dreamgym.stages.annotate import annotate
-from dreamgym.stages.collect import collect
-from dreamgym.stages.sft import sft
 
 RECIPE = ROOT / "recipes" / "quickstart.yaml"
 ROUNDS = 5

@@ -115,25 +115,25 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "quickstart": Command("dreamgym.stages.quickstart:quickstart", "The whole way, from collecting to the report."),
+    "quickstart": Command("dreamgym.commands.quickstart:quickstart", "The whole way, from collecting to the report."),
     "collect": Command(
-        "dreamgym.stages.collect:collect", "Record expert, noisy and random play of the real environment."
+        "dreamgym.commands.collect:collect", "Record expert, noisy and random play of the real environment."
     ),
-    "annotate": Command("dreamgym.stages.annotate:annotate", "Write the reasoning of every recorded transition."),
-    "sft": Command("dreamgym.stages.sft:sft", "Train the experience model, and warm-start the policy."),
-    "train": Command("dreamgym.stages.train:train", "Train the policy by reinforcement learning in the dream."),
-    "real": Command("dreamgym.stages.real:real", "Go on in the real environment, for a budget of transitions."),
-    "dpo": Command("dreamgym.stages.dpo:dpo", "Tune the warm start by DPO on pairs of recorded trajectories."),
+    "annotate": Command("dreamgym.commands.annotate:annotate", "Write the reasoning of every recorded transition."),
+    "sft": Command("dreamgym.commands.sft:sft", "Train the experience model, and warm-start the policy."),
+    "train": Command("dreamgym.commands.train:train", "Train the policy by reinforcement learning in the dream."),
+    "real": Command("dreamgym.commands.real:real", "Go on in the real environment, for a budget of transitions."),
+    "dpo": Command("dreamgym.commands.dpo:dpo", "Tune the warm start by DPO on pairs of recorded trajectories."),
     "eval": Command(
-        "dreamgym.stages.evaluate:evaluate", "Measure a player in the real environment, with a 95% interval."
+        "dreamgym.commands.evaluate:evaluate", "Measure a player in the real environment, with a 95% interval."
     ),
     "experiment": Command(
-        "dreamgym.stages.experiment:experiment", "Run rows x seeds of the paper's tables, and write the table."
+        "dreamgym.commands.experiment:experiment", "Run rows x seeds of the paper's tables, and write the table."
     ),
-    "report": Command("dreamgym.stages.report:report", "Write one page on the run: report.html and report.md."),
-    "serve": Command("dreamgym.stages.serve:serve", "Open a trained model as an OpenAI-compatible HTTP endpoint."),
-    "plan": Command("dreamgym.stages.plan:plan", "Tell what a run needs: memory, hours, money, before it starts."),
-    "doctor": Command("dreamgym.stages.doctor:doctor", "Check a cluster, or this machine, before a run."),
+    "report": Command("dreamgym.commands.report:report", "Write one page on the run: report.html and report.md."),
+    "serve": Command("dreamgym.commands.serve:serve", "Open a trained model as an OpenAI-compatible HTTP endpoint."),
+    "plan": Command("dreamgym.commands.plan:plan", "Tell what a run needs: memory, hours, money, before it starts."),
+    "doctor": Command("dreamgym.commands.doctor:doctor", "Check a cluster, or this machine, before a run."),
 }
 
 
@@ -259,7 +259,7 @@ def _print_help(name: str) -> None:
 
 def _print_tables(console: Console) -> None:
     """The rows of each table, and what they set over the recipe and over `field=value`."""
-    from dreamgym.stages.rows import ROWS, TABLES
+    from dreamgym.commands.paper_tables import ROWS, TABLES
 
     for name, rows in TABLES.items():
         console.print(f"\n[bold]{name}[/] [dim]rows; ROW:field=value sets a field of one of them[/]")

@@ -29,7 +29,7 @@ def adapter_shapes(model: str | Path, config: LoRAConfig) -> Shapes:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from dreamgym.learner.lora import add_adapters, parts_of, sent_weights
+    from dreamgym.models.lora import add_adapters, parts_of, sent_weights
 
     with torch.device("meta"):
         lm = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))

@@ -15,7 +15,7 @@ from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
 from dreamgym.inference.pool import translated
 from dreamgym.inference.weight_transfer import sums_of
-from dreamgym.learner.lora import parts_of, sent_weights
+from dreamgym.models.lora import parts_of, sent_weights
 
 BUFFER_BYTES = 256 * 2**20
 """Weights are gathered and sent in chunks of about so many bytes; a chunk holds the largest tensor in any case."""

@@ -72,7 +72,7 @@ class Learner:
             reference=str(reference) if reference else None,
             lora=lora or LoRAConfig(),
             threads=threads or (0 if gpu else max(1, (os.cpu_count() or 1) // config.workers)),
-            world=config.workers,
+            world_size=config.workers,
             gpu=gpu,
         )
         self.config = config

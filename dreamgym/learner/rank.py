@@ -31,7 +31,7 @@ class Rank:
         if not spec.gpu:  # DeepSpeed compiles Muon's kernels at import, for which a CPU needs a C++ compiler
             os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
             spare_imports()
-        os.environ.update(RANK=str(rank), LOCAL_RANK="0", WORLD_SIZE=str(spec.world), LOCAL_SIZE="1")
+        os.environ.update(RANK=str(rank), LOCAL_RANK="0", WORLD_SIZE=str(spec.world_size), LOCAL_SIZE="1")
         log_to_session()
         self.spec = spec
         self.rank = rank
@@ -48,7 +48,7 @@ class Rank:
         door = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
         port: int = door.getsockname()[1]
         self._store = TCPStore(
-            host, port, self.spec.world, is_master=True, wait_for_workers=False, master_listen_fd=door.detach()
+            host, port, self.spec.world_size, is_master=True, wait_for_workers=False, master_listen_fd=door.detach()
         )
         return host, port
 
@@ -69,9 +69,11 @@ class Rank:
         deepspeed = import_deepspeed()
         torch.manual_seed(self.spec.seed)
         if self._store is None:
-            self._store = TCPStore(host, port, self.spec.world, is_master=False)
+            self._store = TCPStore(host, port, self.spec.world_size, is_master=False)
         backend = "nccl" if self.spec.gpu else "gloo"
-        torch.distributed.init_process_group(backend, store=self._store, rank=self.rank, world_size=self.spec.world)
+        torch.distributed.init_process_group(
+            backend, store=self._store, rank=self.rank, world_size=self.spec.world_size
+        )
         deepspeed.init_distributed(backend)
         self._device = torch.device("cuda:0" if self.spec.gpu else "cpu")
         self._build_engine()
@@ -90,7 +92,7 @@ class Rank:
 
         While a part is on its way the next one is gathered, so no rank ever holds more than one whole.
         """
-        from dreamgym.learner.lora import parts_of, sent_weights
+        from dreamgym.models.lora import parts_of, sent_weights
 
         for names in parts_of(self._network.lm, part_bytes):
             with self._gathered(names):
@@ -124,8 +126,8 @@ class Rank:
         """Write a Hugging Face checkpoint with its tokenizer; all ranks must be called."""
         with self._gathered():
             if self.rank == 0:
-                from dreamgym.learner.lora import whole_weights
                 from dreamgym.models.chat import load_tokenizer
+                from dreamgym.models.lora import whole_weights
 
                 merged = dict(whole_weights(self._network.lm)) if self.spec.lora.rank else None
                 self._network.lm.save_pretrained(path, state_dict=merged)
@@ -169,8 +171,8 @@ class Rank:
         import torch
 
         from dreamgym.learner.algorithms import resolve
-        from dreamgym.learner.lora import WithoutAdapters, add_adapters
         from dreamgym.learner.network import load_network
+        from dreamgym.models.lora import WithoutAdapters, add_adapters
 
         spec, config = self.spec, self.spec.config
         self._algorithm = resolve(config)
@@ -203,13 +205,13 @@ class Rank:
         from dreamgym.learner.packing import pack
 
         units = np.asarray(rows).reshape(-1, together)
-        bins = pack(columns.lengths[units].sum(1).tolist(), self.spec.config.token_budget, self.spec.world)
-        for part in bins[self.rank :: self.spec.world]:
+        bins = pack(columns.lengths[units].sum(1).tolist(), self.spec.config.token_budget, self.spec.world_size)
+        for part in bins[self.rank :: self.spec.world_size]:
             yield columns.micro_batch(units[part].flatten().tolist()).to(self._device)
 
     def _backward(self, loss: torch.Tensor) -> None:
         """DeepSpeed averages gradients over ranks; losses here are shares of one global sum."""
-        self._engine.backward(loss * self.spec.world, scale_wrt_gas=False)
+        self._engine.backward(loss * self.spec.world_size, scale_wrt_gas=False)
 
     def _step(self, lr: float) -> float:
         config = self.spec.config

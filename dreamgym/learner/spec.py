@@ -22,5 +22,5 @@ class LearnerSpec:
     reference: str | None
     lora: LoRAConfig
     threads: int
-    world: int
+    world_size: int
     gpu: bool

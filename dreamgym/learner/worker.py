@@ -264,7 +264,7 @@ class LearnerWorker(Rank):
         from dreamgym.learner.algorithms.importance import mismatch
 
         gap = torch.cat([b.streams["own"] - b.streams["logprobs"] for b in batches if "own" in b.streams]).cpu()
-        gathered: list[Any] = [None] * self.spec.world
+        gathered: list[Any] = [None] * self.spec.world_size
         torch.distributed.all_gather_object(gathered, gap.numpy())
         metrics = mismatch(np.concatenate(gathered), self.spec.config.tis_cap)
         limit = self.spec.config.max_logprob_gap

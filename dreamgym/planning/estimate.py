@@ -135,7 +135,7 @@ def estimate(config: RunConfig, models: Models, machine: Machine) -> Estimate:
 def _learner_of(
     config: RunConfig, shape: Shape, tuning: TuningConfig, machine: Machine, gpu: bool
 ) -> tuple[Parts, Parts]:
-    """A worker that tunes a model, as `stages.sft.tuner` sets it up."""
+    """A worker that tunes a model, as `training.tuning.tuner` sets it up."""
     settings = config.learner.model_copy(update={"optimizer": tuning.optimizer, "kl_coef": 0.0, "entropy_coef": 0.0})
     return learner(Trained(shape, tuning.optimizer, dtype_of(tuning, machine)), settings, gpu)
 

@@ -83,7 +83,7 @@ def adapter_weights(config: Any, lora: LoRAConfig, field: str = "policy.lora") -
         ConfigError: a target is no layer of the model.
     """
     from dreamgym.errors import ModelError
-    from dreamgym.learner.lora import add_adapters
+    from dreamgym.models.lora import add_adapters
 
     lm = _on_meta(config, field)
     try:

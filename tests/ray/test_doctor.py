@@ -10,10 +10,10 @@ import ray
 import torch
 from ray.cluster_utils import Cluster
 
+from dreamgym.commands.doctor import Finding, doctor, examine
 from dreamgym.config import EnvConfig, ModelConfig, PolicyConfig, QdrantConfig, ReplayConfig, RunConfig
 from dreamgym.runtime import placement
 from dreamgym.runtime.cluster import ensure_ray
-from dreamgym.stages.doctor import Finding, doctor, examine
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ import ray
 from ray import serve
 from ray.cluster_utils import Cluster
 
+from dreamgym.commands import doctor as room
 from dreamgym.config import ModelConfig, RunConfig, ScratchModel
 from dreamgym.errors import EngineError, ModelError
 from dreamgym.models.checkpoint import prepare_model
@@ -21,7 +22,6 @@ from dreamgym.runtime import placement
 from dreamgym.runtime.cluster import Machine
 from dreamgym.runtime.placement import Reservation
 from dreamgym.runtime.precision import Precision
-from dreamgym.stages import doctor as room
 from dreamgym.training import services
 from dreamgym.training.services import start_services
 from dreamgym.training.tuning import tuner

@@ -19,13 +19,13 @@ from typing import Any
 import pytest
 from tenacity import RetryCallState, wait_none
 
+from dreamgym.commands.annotate import annotate, by_rule
+from dreamgym.commands.collect import collect
 from dreamgym.config import RunConfig, TeacherConfig
 from dreamgym.data import teacher
 from dreamgym.data.teacher import ask, questions
 from dreamgym.errors import ConfigError, DataError, EngineError, EnvError
 from dreamgym.schema import read_parquet, write_parquet
-from dreamgym.stages.annotate import annotate, by_rule
-from dreamgym.stages.collect import collect
 from dreamgym.types import Task, Trajectory, Transition
 from tests.waiting import HANG_S
 

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dreamgym.commands.serve import serve
 from dreamgym.config import RunConfig, SamplingConfig
 from dreamgym.errors import ConfigError, DataError
 from dreamgym.serve.chat_api import MAX_BODY_BYTES, ChatRequest, Completion, Fault, chat_app
-from dreamgym.stages.serve import serve
 
 KEY = "sk-chat-secret"
 HEADERS = {"Authorization": f"Bearer {KEY}"}

@@ -53,7 +53,7 @@ def test_help_imports_neither_torch_nor_ray() -> None:
 def test_a_whole_run_imports_torch_and_ray_only_after_it_has_collected() -> None:
     code = """
         import sys
-        import dreamgym.stages.experiment, dreamgym.stages.quickstart
+        import dreamgym.commands.experiment, dreamgym.commands.quickstart
         print([m for m in ("torch", "ray", "transformers", "vllm") if m in sys.modules], file=sys.stderr)
     """
     assert _run(code).communicate()[1].strip() == "[]"

@@ -11,13 +11,13 @@ from typing import Any, ClassVar
 
 import pytest
 
+from dreamgym.commands.collect import collect, summarise
 from dreamgym.config import RunConfig
 from dreamgym.data.journal import Journal
 from dreamgym.data.seed_episode import garble, slip
 from dreamgym.data.seed_play import collect_trajectories
 from dreamgym.errors import DataError, DreamgymError, EnvError
 from dreamgym.schema import read_parquet
-from dreamgym.stages.collect import collect, summarise
 from dreamgym.types import Fold, Task, Trajectory
 from examples.keyhouse import KeyHouse
 from tests.waiting import HANG_S

@@ -8,8 +8,8 @@ from importlib.metadata import version
 import pytest
 import torch
 
+from dreamgym.commands.doctor_cuda import Cuda, ask_cuda, cuda_findings, torch_build
 from dreamgym.config import Device
-from dreamgym.stages.doctor_cuda import Cuda, ask_cuda, cuda_findings, torch_build
 
 SOUND = Cuda(8, "2.13.0+cu130", "13.0", "580.65.06", "")
 CPU_BUILD = Cuda(2, "2.13.0+cpu", "", "580.65.06", "Torch not compiled with CUDA enabled")

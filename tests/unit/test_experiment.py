@@ -16,12 +16,12 @@ import psutil
 import pytest
 
 from dreamgym.cli import main
+from dreamgym.commands.evaluate import MODELS
+from dreamgym.commands.experiment import Experiment
+from dreamgym.commands.paper_tables import COMMON_START, ROWS, STAGES, TABLES
 from dreamgym.config import RunConfig
 from dreamgym.runs.folder import write_text
 from dreamgym.runs.stage import read_stage, stage
-from dreamgym.stages.evaluate import MODELS
-from dreamgym.stages.experiment import Experiment
-from dreamgym.stages.rows import COMMON_START, ROWS, STAGES, TABLES
 from tests.waiting import HANG_S, until_ended
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"

@@ -16,12 +16,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dreamgym.commands.annotate import annotate
+from dreamgym.commands.collect import collect
 from dreamgym.config.loading import load_config
 from dreamgym.data.importing import FINAL_STATE, UserStep, UserTask, UserTrajectory, import_files
 from dreamgym.errors import DataError
 from dreamgym.schema import read_parquet, write_parquet
-from dreamgym.stages.annotate import annotate
-from dreamgym.stages.collect import collect
 from dreamgym.types import Trajectory
 from tests.waiting import HANG_S
 

@@ -20,9 +20,9 @@ from dreamgym.inference.adapters import adapter_shapes, nothing_added, unpack_ad
 from dreamgym.inference.one_adapter import OneAdapter
 from dreamgym.inference.weight_transfer import pack_weights
 from dreamgym.learner.batches import SFT_SCHEMA, Columns, MicroBatch
-from dreamgym.learner.lora import WithoutAdapters, add_adapters, parts_of, sent_weights, whole_weights
 from dreamgym.learner.network import LogprobModel, load_network
 from dreamgym.models.checkpoint import prepare_model
+from dreamgym.models.lora import WithoutAdapters, add_adapters, parts_of, sent_weights, whole_weights
 
 RANK = 3
 

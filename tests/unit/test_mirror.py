@@ -12,6 +12,8 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from test_ledger import GROUPS, ITERATIONS, SIZE, Fate, Killed, Parts, check, live, mortal, small
 
+from dreamgym.commands import doctor
+from dreamgym.commands.train import LOOP
 from dreamgym.config import RunConfig
 from dreamgym.config.loading import load_config
 from dreamgym.errors import ConfigError, DataError
@@ -19,8 +21,6 @@ from dreamgym.runs import remote_folder
 from dreamgym.runs.remote_checkpoints import RemoteCheckpoints, fetch_before, open_remote_checkpoints
 from dreamgym.runs.remote_folder import MARKER, RemoteFolder
 from dreamgym.runs.stage import Stage, read_stage, stage
-from dreamgym.stages import doctor
-from dreamgym.stages.train import LOOP
 from dreamgym.training.checkpoints import checkpoints
 
 BEFORE = {"collect": "data/train.parquet", "annotate": "data/annotated.parquet", "sft-world": "world/a/model.bin"}

@@ -234,7 +234,7 @@ Plan = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def plan(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Plan:
     monkeypatch.setattr("dreamgym.runtime.processes.TREE.end", lambda: None)  # children of the other tests live on
-    monkeypatch.setattr("dreamgym.stages.plan.console.width", 200)
+    monkeypatch.setattr("dreamgym.commands.plan.console.width", 200)
 
     def run(*arguments: str) -> tuple[int, str, str]:
         code = main(["plan", *arguments])

@@ -18,10 +18,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, Qwen2Con
 from dreamgym.config import LearnerConfig, LoRAConfig, ModelConfig, ScratchModel
 from dreamgym.learner import network
 from dreamgym.learner.batches import MicroBatch
-from dreamgym.learner.lora import add_adapters
 from dreamgym.learner.network import LogprobModel
 from dreamgym.learner.packing import register_attention
 from dreamgym.models.checkpoint import prepare_model
+from dreamgym.models.lora import add_adapters
 from dreamgym.planning.memory import Trained, activations, engine, head, kv_bytes, layer_activations, states
 from dreamgym.planning.shapes import Shape, adapter_weights, scratch_config, shape_of
 

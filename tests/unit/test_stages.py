@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
+from dreamgym.commands.train import INPUTS
 from dreamgym.config import PolicyConfig, RunConfig, WorldConfig
 from dreamgym.config.loading import load_config
 from dreamgym.errors import DataError, DreamgymError
 from dreamgym.runs.folder import run_folder
 from dreamgym.runs.stage import read_stage, read_stages, stage
-from dreamgym.stages.train import INPUTS
 
 
 def _config(out: Path, *overrides: str) -> RunConfig:

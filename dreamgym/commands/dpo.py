@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dreamgym.commands.sft import show
 from dreamgym.config import RunConfig
 from dreamgym.data.examples import preference_examples
 from dreamgym.data.preferences import preference_pairs
 from dreamgym.models.chat import load_chat
 from dreamgym.runs.stage import stage
 from dreamgym.schema import read_parquet
-from dreamgym.stages.sft import show
 from dreamgym.telemetry.console import progress
 from dreamgym.training.tuning import tuner
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from dreamgym.commands.annotate import annotate
+from dreamgym.commands.collect import collect
+from dreamgym.commands.paper_tables import STAGES, Player
 from dreamgym.config import RunConfig
-from dreamgym.stages.annotate import annotate
-from dreamgym.stages.collect import collect
-from dreamgym.stages.rows import STAGES, Player
 
 if TYPE_CHECKING:
     from dreamgym.training.services import Services
@@ -28,20 +28,20 @@ def make(config: RunConfig, who: Player, alive: ExitStack) -> Services | None:
     """
     collect(config)
     annotate(config)
-    from dreamgym.stages.sft import sft
+    from dreamgym.commands.sft import sft
 
     sft(config)
     if who == "dpo":
-        from dreamgym.stages.dpo import dpo
+        from dreamgym.commands.dpo import dpo
 
         dpo(config)
     if "train" not in STAGES[who]:
         return None
-    from dreamgym.stages.train import train
+    from dreamgym.commands.train import train
 
     services = train(config, alive)
     if who != "policy_real":
         return services
-    from dreamgym.stages.real import real
+    from dreamgym.commands.real import real
 
     return real(config, services, alive)

@@ -15,6 +15,7 @@ from typing import Any
 
 from rich.markup import escape
 
+from dreamgym.commands.doctor_cuda import Finding, ask_cuda, cuda_findings, torch_build
 from dreamgym.config import ModelConfig, RunConfig
 from dreamgym.errors import ConfigError
 from dreamgym.planning.check import check_cluster
@@ -23,7 +24,6 @@ from dreamgym.replay.index import connect
 from dreamgym.runs.remote_checkpoints import FIELD
 from dreamgym.runs.remote_folder import RemoteFolder
 from dreamgym.runtime.cluster import Machine, ensure_ray, slow_precisions
-from dreamgym.stages.doctor_cuda import Finding, ask_cuda, cuda_findings, torch_build
 from dreamgym.telemetry.console import console
 
 PACKAGES = ("ray", "torch", "vllm", "deepspeed", "transformers", "qdrant-client", "pyarrow")

@@ -7,14 +7,14 @@ from contextlib import ExitStack
 
 from rich.panel import Panel
 
+from dreamgym.commands.pipeline import make
+from dreamgym.commands.report import report
 from dreamgym.config import RunConfig
 from dreamgym.planning import GB
 from dreamgym.planning.budget import Budget, given
 from dreamgym.planning.check import models_of
 from dreamgym.planning.estimate import estimate
 from dreamgym.planning.machine import here
-from dreamgym.stages.players import make
-from dreamgym.stages.report import report
 from dreamgym.telemetry.clock import duration
 from dreamgym.telemetry.console import console
 
@@ -25,7 +25,7 @@ def quickstart(config: RunConfig) -> None:
     sim_to_real = config.train.world == "dream" and config.real.transitions > 0
     with ExitStack() as alive:
         services = make(config, "policy_real" if sim_to_real else "policy", alive)
-        from dreamgym.stages.evaluate import evaluate  # with torch and ray, which collecting does not need
+        from dreamgym.commands.evaluate import evaluate  # with torch and ray, which collecting does not need
 
         evaluate(config, "warm_start", services)
         evaluate(config, "policy", services)

@@ -19,6 +19,7 @@ from typing import Any
 
 from rich.markup import escape
 
+from dreamgym.commands.paper_tables import COMMON_START, ROWS, STAGES, TABLES
 from dreamgym.config import RunConfig
 from dreamgym.config.loading import COMMAND_LINE, load_config
 from dreamgym.errors import ConfigError, DataError, DreamgymError
@@ -27,7 +28,6 @@ from dreamgym.runs.folder import write_json
 from dreamgym.runs.log import parse_object
 from dreamgym.runs.reuse import chain, link, take_over
 from dreamgym.runs.stage import Record, digest, fitting_stage, read_stage, settings_of
-from dreamgym.stages.rows import COMMON_START, ROWS, STAGES, TABLES
 from dreamgym.telemetry.console import console
 
 CTRL_C_S, END_S = 5.0, 60.0
@@ -140,8 +140,8 @@ def run_job(asked: Experiment, row: str, seed: int) -> None:
     Raises:
         DreamgymError: a stage failed; what was finished is kept.
     """
-    from dreamgym.stages.players import make
-    from dreamgym.stages.report import report
+    from dreamgym.commands.pipeline import make
+    from dreamgym.commands.report import report
 
     player = ROWS[row].player
     console.print(f"\n[bold]{row}[/] seed {seed} [dim]{escape(ROWS[row].label)}[/]")
@@ -155,7 +155,7 @@ def run_job(asked: Experiment, row: str, seed: int) -> None:
         assert config is not None
         take_over(config, STAGES[player], _donors(config))
         services = make(config, player, alive)
-        from dreamgym.stages.evaluate import evaluate  # with ray and torch, which whoever waits does not need
+        from dreamgym.commands.evaluate import evaluate  # with ray and torch, which whoever waits does not need
 
         evaluate(config, player, services)
     report(config)

@@ -1,0 +1,1 @@
+"""Real environments: the protocol, and one file each."""
