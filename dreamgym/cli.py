@@ -20,7 +20,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from dreamgym.config import RunConfig
-from dreamgym.config.loading import COMMAND_LINE, describe_fields, load_config
+from dreamgym.config.loading import COMMAND_LINE, describe_fields, load_config, load_run
 from dreamgym.errors import ConfigError, DreamgymError
 
 QUICKSTART = Path("recipes/quickstart.yaml")
@@ -108,24 +108,38 @@ OPTIONS = {
 
 
 class Command(NamedTuple):
-    """A stage: the function that runs it, as `module:function`, and what it does."""
+    """The function that runs it, as `module:function`, what it does, and the stages of a run that it finishes."""
 
     target: str
     help: str
+    stages: tuple[str, ...] = ()
 
 
 COMMANDS = {
     "quickstart": Command("dreamgym.commands.quickstart:quickstart", "The whole way, from collecting to the report."),
     "collect": Command(
-        "dreamgym.commands.collect:collect", "Record expert, noisy and random play of the real environment."
+        "dreamgym.commands.collect:collect", "Record expert, noisy and random play of the real environment.",
+        ("collect",),
     ),
-    "annotate": Command("dreamgym.commands.annotate:annotate", "Write the reasoning of every recorded transition."),
-    "sft": Command("dreamgym.commands.sft:sft", "Train the experience model, and warm-start the policy."),
-    "train": Command("dreamgym.commands.train:train", "Train the policy by reinforcement learning in the dream."),
-    "real": Command("dreamgym.commands.real:real", "Go on in the real environment, for a budget of transitions."),
-    "dpo": Command("dreamgym.commands.dpo:dpo", "Tune the warm start by DPO on pairs of recorded trajectories."),
+    "annotate": Command(
+        "dreamgym.commands.annotate:annotate", "Write the reasoning of every recorded transition.", ("annotate",)
+    ),
+    "sft": Command(
+        "dreamgym.commands.sft:sft", "Train the experience model, and warm-start the policy.",
+        ("sft-world", "sft-policy"),
+    ),
+    "train": Command(
+        "dreamgym.commands.train:train", "Train the policy by reinforcement learning in the dream.", ("train",)
+    ),
+    "real": Command(
+        "dreamgym.commands.real:real", "Go on in the real environment, for a budget of transitions.", ("real",)
+    ),
+    "dpo": Command(
+        "dreamgym.commands.dpo:dpo", "Tune the warm start by DPO on pairs of recorded trajectories.", ("dpo",)
+    ),
     "eval": Command(
-        "dreamgym.commands.evaluate:evaluate", "Measure a player in the real environment, with a 95% interval."
+        "dreamgym.commands.evaluate:evaluate", "Measure a player in the real environment, with a 95% interval.",
+        ("eval-{who}",),
     ),
     "experiment": Command(
         "dreamgym.commands.experiment:experiment", "Run rows x seeds of the paper's tables, and write the table."
@@ -134,7 +148,13 @@ COMMANDS = {
     "serve": Command("dreamgym.commands.serve:serve", "Open a trained model as an OpenAI-compatible HTTP endpoint."),
     "plan": Command("dreamgym.commands.plan:plan", "Tell what a run needs: memory, hours, money, before it starts."),
     "doctor": Command("dreamgym.commands.doctor:doctor", "Check a cluster, or this machine, before a run."),
-}
+}  # fmt: skip
+FORCE = Option(
+    "--force", "", "make the stage anew, though it was done before with these settings", {"action": "store_true"}
+)
+for _name, _command in COMMANDS.items():
+    if _command.stages:
+        OPTIONS[_name] = [*OPTIONS.get(_name, []), FORCE]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -179,6 +199,8 @@ def _run(name: str, arguments: Sequence[str]) -> int:
 
     try:
         with no_process_left():
+            if options.pop("force", False):
+                _forget(config, [stage.format(**options) for stage in COMMANDS[name].stages])
             module, _, function = COMMANDS[name].target.partition(":")
             getattr(importlib.import_module(module), function)(config, **options)
     except KeyboardInterrupt as stop:
@@ -188,6 +210,16 @@ def _run(name: str, arguments: Sequence[str]) -> int:
             raise
         return _stopped(name, config, 128 + signal.SIGTERM)
     return 0
+
+
+def _forget(config: RunConfig, stages: Sequence[str]) -> None:
+    """Remove the records of stages that are to be made anew."""
+    from dreamgym.runs.folder import run_folder
+    from dreamgym.runs.stage import forget_stage
+
+    with run_folder(config) as run_dir:
+        for stage in stages:
+            forget_stage(run_dir, stage)
 
 
 def _parse(name: str, arguments: Sequence[str]) -> tuple[RunConfig, dict[str, Any]]:
@@ -207,9 +239,14 @@ def _parse(name: str, arguments: Sequence[str]) -> tuple[RunConfig, dict[str, An
         recipes = [QUICKSTART]
     if name == "experiment":
         env = options.pop("env")
+        if recipes[0].is_dir():
+            raise ConfigError(f"{COMMAND_LINE}: '{recipes[0]}' is a folder; an experiment starts from a recipe.")
         options |= {"recipe": recipes[0], "words": [*([f"env.name={env}"] if env else []), *overrides]}
         overrides = [w for w in options["words"] if ":" not in w.partition("=")[0]]
-    return load_config(recipes[0] if recipes else None, overrides), options
+    given = recipes[0] if recipes else None
+    if given is not None and given.is_dir():
+        return load_run(given, overrides), options
+    return load_config(given, overrides), options
 
 
 def _stopped(name: str, config: RunConfig, code: int) -> int:
@@ -234,12 +271,12 @@ def _print_overview() -> None:
 def _print_help(name: str) -> None:
     console = Console(highlight=False)
     options = OPTIONS.get(name, [])
-    usage = " ".join(["[RECIPE] [field=value ...]", *(f"[{option.name} {option.value}]" for option in options)])
+    usage = " ".join(["[RECIPE] [field=value ...]", *(f"[{' '.join(filter(None, option[:2]))}]" for option in options)])
     table = "TABLE " if name == "experiment" else ""
     console.print(f"[bold]dreamgym {name}[/] {table}{escape(usage)}\n\n{COMMANDS[name].help}\n")
     recipe = f"the default is {QUICKSTART}" if name in BY_QUICKSTART else "without one, every field has its default"
     words = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    words.add_row("[cyan]RECIPE[/]", f"a YAML file; {recipe}")
+    words.add_row("[cyan]RECIPE[/]", f"a YAML file, or the folder of a run; {recipe}")
     words.add_row(
         "[cyan]field=value[/]", "sets one field, over the recipe: learner.lr=1e-6, env.options.numLocations=5"
     )

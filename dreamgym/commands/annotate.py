@@ -14,8 +14,6 @@ from dreamgym.schema import read_parquet, write_parquet
 from dreamgym.telemetry.console import console, progress
 from dreamgym.types import Trajectory
 
-INPUTS = ["annotate.by", "annotate.teacher.model", "annotate.teacher.temperature", "annotate.teacher.max_tokens"]
-
 
 def annotate(config: RunConfig) -> None:
     """The stage: `data/train.parquet` with reasoning in each step, as `data/annotated.parquet`.
@@ -28,7 +26,7 @@ def annotate(config: RunConfig) -> None:
         EnvError: the environment's rule fails.
         EngineError: the teacher gives nothing usable, time after time.
     """
-    with stage(config, "annotate", INPUTS, upstream=["collect"]) as current:
+    with stage(config, "annotate", ["annotate"], ["collect"], ["data/annotated.parquet"]) as current:
         if current.done:
             return
         data = current.run_dir / "data"

@@ -27,7 +27,8 @@ def collect(config: RunConfig) -> None:
         DataError: a user's file is wrong.
         EnvError: the environment cannot be built, played, or fails too often in a row.
     """
-    with stage(config, "collect", ["env.name", "env.options", "env.max_steps", "collect"]) as current:
+    files = ["data/train.parquet", "data/heldout.parquet"]
+    with stage(config, "collect", ["env", "collect"], makes=files) as current:
         if current.done:
             return
         data = current.run_dir / "data"

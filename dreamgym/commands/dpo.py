@@ -19,7 +19,7 @@ def dpo(config: RunConfig) -> None:
     Raises:
         DataError: the warm start is not there, the seed data holds no pair, or a pair exceeds `learner.token_budget`.
     """
-    with stage(config, "dpo", ["policy.dpo", "policy.lora"], upstream=["sft-policy"]) as current:
+    with stage(config, "dpo", ["policy.dpo", "policy.lora"], ["sft-policy"], ["dpo"]) as current:
         if current.done:
             return
         start, tuning = current.run_dir / "warm_start", config.policy.dpo

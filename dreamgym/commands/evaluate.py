@@ -21,7 +21,8 @@ from dreamgym.types import Task
 Who = Literal["policy", "policy_real", "dpo", "warm_start", "random", "expert"]
 MODELS = {"policy": "train", "policy_real": "real", "dpo": "dpo", "warm_start": "sft-policy"}
 """The players that are checkpoints of the run, and the stages that make them."""
-INPUTS = ["env", "eval", "policy.eval_temperature", "policy.sampling.max_tokens"]
+MODEL = ["policy.eval_temperature", "policy.sampling.max_tokens", "policy.sampling.top_p"]
+WITHOUT_MODEL = ["env", "collect"]
 
 
 def evaluate(config: RunConfig, who: Who = "policy", services: Services | None = None) -> None:
@@ -34,7 +35,9 @@ def evaluate(config: RunConfig, who: Who = "policy", services: Services | None =
         EnvError: the environment cannot be played, or it has no expert.
     """
     upstream = [MODELS[who]] if who in MODELS else []
-    with stage(config, f"eval-{who}", INPUTS, upstream=upstream) as current:
+    depends = ["eval", *(MODEL if upstream else WITHOUT_MODEL)]
+    result = f"eval/{who}-{config.eval.fold}.json"
+    with stage(config, f"eval-{who}", depends, upstream, [result]) as current:
         if current.done:
             return
         tasks = fold_tasks(config.env, config.eval.fold, config.eval.games, config.seed)
@@ -46,7 +49,7 @@ def evaluate(config: RunConfig, who: Who = "policy", services: Services | None =
                 else Measured(play_tasks(config, tasks, who, config.eval.fold))
             )
         record = measured.record(who, config.eval.fold, time.monotonic() - began)
-        write_json(current.run_dir / "eval" / f"{who}-{config.eval.fold}.json", record)
+        write_json(current.run_dir / result, record)
         if record["games"] == 0:
             raise DataError(f"eval: all {len(tasks)} games failed ({measured.trajectories[0].error}).")
         console.print(

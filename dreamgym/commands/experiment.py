@@ -24,10 +24,11 @@ from dreamgym.config import RunConfig
 from dreamgym.config.loading import COMMAND_LINE, load_config
 from dreamgym.errors import ConfigError, DataError, DreamgymError
 from dreamgym.report.table import Run, write_table
+from dreamgym.runs.fingerprint import digest, settings_of
 from dreamgym.runs.folder import write_json
 from dreamgym.runs.log import parse_object
 from dreamgym.runs.reuse import chain, link, take_over
-from dreamgym.runs.stage import Record, digest, fitting_stage, read_stage, settings_of
+from dreamgym.runs.stage import Record, fitting_stage, read_stage
 from dreamgym.telemetry.console import console
 
 CTRL_C_S, END_S = 5.0, 60.0

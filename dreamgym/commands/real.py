@@ -42,7 +42,7 @@ def real(config: RunConfig, running: Services | None = None, alive: ExitStack | 
         raise ConfigError("train.world=real: all of the training is real already; `dreamgym real` follows a dream.")
     check_budget(config)
     fetch_before(config, "real", "train")
-    with stage(config, "real", ["real"], upstream=["train"], scratch=["real"]) as current:
+    with stage(config, "real", ["real"], ["train"], ["real", "policy_real"], scratch=["real"]) as current:
         if current.done:
             return running
         run_dir, remote = current.run_dir, open_remote_checkpoints(config, current, "train")

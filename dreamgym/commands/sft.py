@@ -20,8 +20,6 @@ from dreamgym.telemetry.console import Bar, progress
 from dreamgym.training.tuning import tuner
 from dreamgym.types import Trajectory
 
-DATA_FIELDS = ["replay.embedder", "replay.dim", "replay.top_k", "replay.min_similarity"]
-
 
 def sft(config: RunConfig) -> None:
     """`world/` and `warm_start/`: Hugging Face checkpoints of the experience model and of the policy.
@@ -36,16 +34,10 @@ def sft(config: RunConfig) -> None:
 
 def sft_world(config: RunConfig) -> None:
     """The experience model (`world/`)."""
-    inputs = [
-        "world.model",
-        "world.sft",
-        "world.sft_without_demos",
-        "world.history",
-        "world.system_prompt",
-        "world.engine.max_model_len",
-        *DATA_FIELDS,
-    ]
-    with stage(config, "sft-world", inputs, upstream=["annotate"]) as current:
+    world = ["model", "sft", "sft_without_demos", "history", "system_prompt", "engine"]
+    demos = ["embedder", "dim", "top_k", "min_similarity"]
+    depends = [*(f"world.{name}" for name in world), *(f"replay.{name}" for name in demos)]
+    with stage(config, "sft-world", depends, ["annotate"], ["world"]) as current:
         if current.done:
             return
         base = current.run_dir / "world.base"
@@ -62,8 +54,8 @@ def sft_world(config: RunConfig) -> None:
 
 def sft_policy(config: RunConfig) -> None:
     """The policy's warm start (`warm_start/`)."""
-    inputs = ["policy.model", "policy.sft", "policy.demonstrations", "policy.system_prompt"]
-    with stage(config, "sft-policy", inputs, upstream=["sft-world"]) as current:
+    depends = [f"policy.{name}" for name in ("model", "sft", "demonstrations", "system_prompt", "engine")]
+    with stage(config, "sft-policy", depends, ["sft-world"], ["warm_start"]) as current:
         if current.done:
             return
         base = current.run_dir / "warm_start.base"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
-from dreamgym.config import RunConfig, TrainConfig
+from dreamgym.config import RunConfig
 from dreamgym.runs.folder import write_json
 from dreamgym.runs.remote_checkpoints import fetch_before, open_remote_checkpoints
 from dreamgym.runs.stage import stage
@@ -19,21 +19,11 @@ from dreamgym.training.trainer import Trainer
 from dreamgym.training.world_refresh import WorldRefresh
 from dreamgym.types import Trajectory
 
-INPUTS = [
-    "env.max_steps",
-    "world.sampling",
-    "world.attempts",
-    "world.votes",
-    "world.memo",
-    "world.refresh",
-    "policy.sampling",
-    "policy.eval_temperature",
-    "policy.lora",
+DEPENDS = [
+    "world",
+    *(f"policy.{name}" for name in ("lora", "sampling", "eval_temperature")),
+    *("replay", "curriculum", "learner", "train"),
 ]
-LOOP = [
-    f"train.{name}" for name in TrainConfig.model_fields if name not in ("trackers", "checkpoint_uri")
-]  # another tracker, or another place, trains nothing anew
-SECTIONS = ["replay", "curriculum", "learner", *LOOP]
 
 
 def train(config: RunConfig, alive: ExitStack | None = None) -> Services | None:
@@ -49,9 +39,9 @@ def train(config: RunConfig, alive: ExitStack | None = None) -> Services | None:
         DreamgymError: whatever part failed says so in its own sentence; the last checkpoint is kept.
     """
     dream = config.train.world == "dream"
-    inputs = [*INPUTS, *SECTIONS, *([] if dream else ["real.transitions"])]
+    depends = [*DEPENDS, *([] if dream else ["real.transitions"])]
     fetch_before(config, "train", "sft-policy")
-    with stage(config, "train", inputs, upstream=["sft-policy"], scratch=["train"]) as current:
+    with stage(config, "train", depends, ["sft-policy"], ["train", "policy"], scratch=["train"]) as current:
         if current.done:
             return None
         if not dream and config.real.transitions:

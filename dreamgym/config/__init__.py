@@ -9,6 +9,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from dreamgym.config.base import (
+    Operational,
     Section,
 )
 from dreamgym.config.data import (
@@ -86,15 +87,15 @@ Device = Literal["auto", "cpu", "gpu"]
 class RunConfig(Section):
     """One experiment."""
 
-    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: Operational[str] = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Name of the run; its folder is `out/name-seed<seed>`."""
     seed: int = Field(0, ge=0, lt=2**31)
     """Drives everything that can be driven: data, initial weights, sampling, task order."""
-    out: Path = Path("runs")
+    out: Operational[Path] = Path("runs")
     """Where runs are written."""
-    log_level: Literal["debug", "info", "warning"] = "info"
+    log_level: Operational[Literal["debug", "info", "warning"]] = "info"
     """What the parts write to the logs of Ray's session; `debug` follows a trajectory through every dream step."""
-    device: Device = "auto"
+    device: Operational[Device] = "auto"
     """auto: GPUs where the cluster has some by now; gpu: wait for those that it will add; cpu: none."""
     env: EnvConfig = EnvConfig()
     """The real environment."""

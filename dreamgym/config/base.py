@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
+
+T = TypeVar("T")
+_OPERATIONAL = "operational"
+Operational = Annotated[T, _OPERATIONAL]
+"""A field that says where, how fast or how patiently something runs, and changes nothing that is made.
+
+A finished stage stays finished when it changes; every other field of a section that the stage depends on undoes it.
+"""
 
 
 class Section(BaseModel):
     """A group of settings: unknown fields are refused, and docstrings become the help."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_assignment=True)
+
+    @classmethod
+    def is_operational(cls, field: str) -> bool:
+        """Whether a field changes nothing that is made; see `Operational`."""
+        return _OPERATIONAL in cls.model_fields[field].metadata
 
 
 def _without_secret(url: str) -> str:

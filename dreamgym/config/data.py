@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from dreamgym.config.base import Section, Url
+from dreamgym.config.base import Operational, Section, Url
 
 
 class EnvConfig(Section):
@@ -19,9 +19,9 @@ class EnvConfig(Section):
     """Keyword arguments for the environment, such as {numLocations: 5}."""
     max_steps: int = Field(15, ge=1)
     """An episode is truncated after this many actions, in the real environment and in the dream."""
-    workers: int = Field(2, ge=1)
+    workers: Operational[int] = Field(2, ge=1)
     """How many environments run side by side."""
-    timeout_s: float = Field(30.0, gt=0)
+    timeout_s: Operational[float] = Field(30.0, gt=0)
     """Deadline of one reset or step of a real environment, in seconds."""
 
 
@@ -55,21 +55,21 @@ class CollectConfig(Section):
 class TeacherConfig(Section):
     """A teacher LLM behind an OpenAI-compatible endpoint that explains transitions."""
 
-    base_url: Url = ""
+    base_url: Operational[Url] = ""
     """Such as http://127.0.0.1:8000/v1."""
     model: str = ""
     """The model's name at that endpoint."""
-    api_key_env: str = "OPENAI_API_KEY"
+    api_key_env: Operational[str] = "OPENAI_API_KEY"
     """The environment variable that holds the key; it may be unset for a local endpoint."""
-    concurrency: int = Field(16, ge=1)
+    concurrency: Operational[int] = Field(16, ge=1)
     """Requests in flight at once."""
     max_tokens: int = Field(256, ge=1)
     """The longest explanation, in tokens."""
     temperature: float = Field(0.3, ge=0)
     """Sampling temperature of the teacher."""
-    attempts: int = Field(5, ge=1)
+    attempts: Operational[int] = Field(5, ge=1)
     """Tries for one transition before it is left out and counted."""
-    timeout_s: float = Field(60.0, gt=0)
+    timeout_s: Operational[float] = Field(60.0, gt=0)
     """Deadline of one request, in seconds."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
@@ -108,6 +109,22 @@ def load_config(recipe: Path | None, overrides: Sequence[str] = ()) -> RunConfig
         return RunConfig.model_validate_json(json.dumps(merged, default=str), strict=True)
     except ValidationError as error:
         raise ConfigError(_sentence(error, merged, origins)) from None
+
+
+def load_run(run_dir: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The configuration that a run folder was last used with, wherever the folder lies now; then the `overrides`.
+
+    Raises:
+        ConfigError: it is no run folder, its name is no longer that of its run, or a value does not fit.
+    """
+    recipe = run_dir / "config.yaml"
+    if not recipe.is_file():
+        raise ConfigError(f"{run_dir}: a folder without config.yaml, so no run; give a recipe or the folder of a run.")
+    home = Path(os.path.abspath(run_dir))
+    config = load_config(recipe, [f"out={home.parent}"])
+    if config.run_dir != home:
+        raise ConfigError(f"{run_dir}: holds the run '{config.run_dir.name}'; give the folder that name again.")
+    return load_config(recipe, [f"out={home.parent}", *overrides])
 
 
 def dump_config(config: RunConfig) -> str:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from dreamgym.config.base import Section, Url
+from dreamgym.config.base import Operational, Section, Url
 
 AlgorithmName = Literal[  # the registry: each is the file of this name in dreamgym/learner/algorithms
     "grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "reinforce_pp", "reinforce_pp_baseline", "gigpo", "ppo"
@@ -19,9 +19,9 @@ KLEstimator = Literal["k1", "k2", "k3"]
 class QdrantConfig(Section):
     """Where the vectors live."""
 
-    url: Url = ""
+    url: Operational[Url] = ""
     """A Qdrant service; empty is the embedded one."""
-    api_key_env: str = "QDRANT_API_KEY"
+    api_key_env: Operational[str] = "QDRANT_API_KEY"
     """The environment variable with the service's key."""
 
 
@@ -48,7 +48,7 @@ class ReplayConfig(Section):
     """Share of an iteration's trajectories offered to the buffer (each offer costs a second dream step)."""
     real_share: float = Field(0.5, ge=0, le=1)
     """At least this share of the stored transitions is real."""
-    timeout_s: float = Field(30.0, gt=0)
+    timeout_s: Operational[float] = Field(30.0, gt=0)
     """Deadline of one retrieval, in seconds."""
 
 
@@ -74,7 +74,7 @@ class CurriculumConfig(Section):
 class LearnerConfig(Section):
     """DeepSpeed, the loss and the optimiser of the RL stage."""
 
-    workers: int = Field(1, ge=1)
+    workers: Operational[int] = Field(1, ge=1)
     """Data-parallel learner processes."""
     algorithm: AlgorithmName = "grpo"
     """How advantages are made, the loss and what it is averaged over; `null` below is the algorithm's own form."""
@@ -96,7 +96,7 @@ class LearnerConfig(Section):
     """AdamW weight decay."""
     grad_clip: float = Field(1.0, gt=0)
     """Largest gradient norm."""
-    token_budget: int = Field(8192, ge=64)
+    token_budget: Operational[int] = Field(8192, ge=64)
     """Tokens in one packed micro-batch; memory is bounded by it."""
     minibatches: int = Field(2, ge=1)
     """Optimiser steps in a pass over an iteration's batch; fewer where it has fewer groups than `train.groups`."""
@@ -128,17 +128,17 @@ class LearnerConfig(Section):
     """Weight of the entropy bonus."""
     tis_cap: float = Field(2.0, gt=0)
     """Truncated importance sampling: cap on learner/engine probability of a token."""
-    zero_stage: int = Field(1, ge=0, le=3)
+    zero_stage: Operational[int] = Field(1, ge=0, le=3)
     """DeepSpeed ZeRO stage."""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Operational[bool] = False
     """Recompute activations in the backward pass."""
-    offload: bool = False
+    offload: Operational[bool] = False
     """Keep the optimiser's state in CPU memory."""
     old_logprobs: Literal["learner", "engine"] = "learner"
     """Those of the policy before the update: recomputed, or as the engine told them (fewer passes; for float32)."""
-    max_logprob_gap: float = Field(0.5, gt=0)
+    max_logprob_gap: Operational[float] = Field(0.5, gt=0)
     """Stop when the mean gap between engine and learner logprobs of a batch exceeds this, in nats."""
-    timeout_s: float = Field(600.0, gt=0)
+    timeout_s: Operational[float] = Field(600.0, gt=0)
     """Deadline of one learner step, in seconds; reading and writing the model has longer, as its size asks for."""
 
 
@@ -157,15 +157,15 @@ class TrainConfig(Section):
     """Rounds of further tasks in place of groups whose rewards are all equal (DAPO's dynamic sampling)."""
     max_staleness: int = Field(0, ge=0)
     """Updates by which a rollout may begin before the policy that learns from it; 0 plays and learns by turns."""
-    rollout_actors: int = Field(1, ge=1)
+    rollout_actors: Operational[int] = Field(1, ge=1)
     """Rollout actors (CPU, asyncio); on a cluster each asks for half a CPU, and those with none yet come later."""
-    colocate: bool = False
+    colocate: Operational[bool] = False
     """Engines and learner share one GPU: the engines sleep while the learner steps."""
-    episode_timeout_s: float = Field(120.0, gt=0)
+    episode_timeout_s: Operational[float] = Field(120.0, gt=0)
     """Deadline of one attempt at an episode, in seconds; waiting for a place at the policy's engines is not counted."""
-    max_failures: int = Field(64, ge=1)
+    max_failures: Operational[int] = Field(64, ge=1)
     """The circuit breaker: env_failed episodes in a row that stop the run."""
-    max_restarts: int = Field(3, ge=0)
+    max_restarts: Operational[int] = Field(3, ge=0)
     """Times that a run may start everything again from one checkpoint because an engine, learner or node died."""
     world: Literal["dream", "real"] = "dream"
     """Where the policy learns."""
@@ -177,14 +177,14 @@ class TrainConfig(Section):
     """Training in the dream ends early where clearly less than this share of won dreams is won for real; 0 is never."""
     kept_window: int = Field(2, ge=1)
     """That share is taken over so many evaluations together."""
-    keep_checkpoints: int = Field(2, ge=1)
+    keep_checkpoints: Operational[int] = Field(2, ge=1)
     """Checkpoints kept on disk."""
-    checkpoint_every: int = Field(10, ge=1)
+    checkpoint_every: Operational[int] = Field(10, ge=1)
     """Iterations between checkpoints."""
-    checkpoint_uri: Url = ""
+    checkpoint_uri: Operational[Url] = ""
     """A second place for checkpoints (`s3://bucket/folder`; `gs`, `abfs`, `hdfs`, `file`, or one of fsspec's); training
     goes on from there where the run folder has none."""
-    trackers: list[TrackerName] = Field(default_factory=list)
+    trackers: Operational[list[TrackerName]] = Field(default_factory=list)
     """Where the metrics go beside `metrics.jsonl`; each needs the extra of its name, and stays offline by default."""
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from dreamgym.config.base import Section
+from dreamgym.config.base import Operational, Section
 
 
 class ScratchModel(Section):
@@ -66,6 +66,10 @@ class TuningConfig(Section):
     """Peak learning rate of Muon."""
     warmup: float = Field(0.05, ge=0, le=1)
     """Share of the steps in which the rate rises from 0."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Weight decay of either optimiser."""
+    grad_clip: float = Field(1.0, gt=0)
+    """Largest gradient norm; Muon in float32 takes every gradient as it is."""
     minutes: float = Field(0.0, ge=0)
     """Wall-clock bound, where above 0; the schedule follows whichever bound comes first."""
     dtype: Dtype = "auto"
@@ -125,19 +129,19 @@ class EngineConfig(Section):
 
     max_model_len: int = Field(2048, ge=64)
     """Context window, in tokens."""
-    max_num_seqs: int | None = Field(None, ge=1)
+    max_num_seqs: Operational[int | None] = Field(None, ge=1)
     """Sequences decoded at once; null is 64 on a CPU, and on a GPU as many as vLLM's own server takes there."""
-    kv_cache_gib: float = Field(0.5, gt=0)
+    kv_cache_gib: Operational[float] = Field(0.5, gt=0)
     """KV cache on a CPU, in GiB."""
-    gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
+    gpu_memory_utilization: Operational[float] = Field(0.9, gt=0, le=1)
     """Share of a GPU's memory for the engine."""
-    tensor_parallel: int = Field(1, ge=1)
+    tensor_parallel: Operational[int] = Field(1, ge=1)
     """GPUs an engine."""
-    timeout_s: float = Field(120.0, gt=0)
+    timeout_s: Operational[float] = Field(120.0, gt=0)
     """Deadline of one request to the engine, in seconds."""
-    export_stats: bool | None = None
+    export_stats: Operational[bool | None] = None
     """Export vLLM's own metrics through Ray; null does so where Ray has a dashboard."""
-    enforce_eager: bool | None = None
+    enforce_eager: Operational[bool | None] = None
     """Skip graph compilation: faster to start, slower to decode on a GPU. Null compiles on a GPU, and not on a CPU."""
 
 
@@ -171,13 +175,13 @@ class WorldConfig(Section):
     """How it dreams."""
     engine: EngineConfig = EngineConfig()
     """Its vLLM engine."""
-    replicas: int = Field(1, ge=1)
+    replicas: Operational[int] = Field(1, ge=1)
     """Serve replicas at the start, and the least that autoscaling keeps."""
-    max_replicas: int = Field(1, ge=1)
+    max_replicas: Operational[int] = Field(1, ge=1)
     """The most replicas that autoscaling may start; how many it does start follows the load of their engines."""
-    upscale_delay_s: float = Field(15.0, gt=0)
+    upscale_delay_s: Operational[float] = Field(15.0, gt=0)
     """Seconds for which the engines must be too full before replicas are added."""
-    downscale_delay_s: float = Field(600.0, gt=0)
+    downscale_delay_s: Operational[float] = Field(600.0, gt=0)
     """Seconds for which fewer would do before replicas are ended; should outlast a learner step, which needs none."""
     attempts: int = Field(3, ge=1)
     """Tries for one dream step that cannot be parsed before the episode is env_failed."""
@@ -208,7 +212,7 @@ class PolicyConfig(Section):
     """Temperature in evaluations; 0 is greedy."""
     engine: EngineConfig = EngineConfig()
     """Its vLLM engines."""
-    engines: int = Field(1, ge=1)
+    engines: Operational[int] = Field(1, ge=1)
     """How many engines (Ray actors) serve rollouts."""
     system_prompt: str = ""
     """Instructions at the head of every episode."""
@@ -217,9 +221,9 @@ class PolicyConfig(Section):
 class ServeConfig(Section):
     """The HTTP endpoint of `dreamgym serve`."""
 
-    host: str = "127.0.0.1"
+    host: Operational[str] = "127.0.0.1"
     """The address to serve at; one that others can reach needs a key."""
-    port: int = Field(8000, ge=0, lt=2**16)
+    port: Operational[int] = Field(8000, ge=0, lt=2**16)
     """The port; 0 takes a free one."""
-    api_key_env: str = "DREAMGYM_API_KEY"
+    api_key_env: Operational[str] = "DREAMGYM_API_KEY"
     """The environment variable with the key that clients must bring (or, with _FILE behind it, with a file's path)."""

@@ -17,7 +17,7 @@ from dreamgym.config import RunConfig
 from dreamgym.runs.folder import run_folder
 from dreamgym.runs.log import parse_object
 from dreamgym.runs.remote_folder import RemoteFolder
-from dreamgym.runs.reuse import FILES, chain, link
+from dreamgym.runs.reuse import chain, link
 from dreamgym.runs.stage import Stage, fitting_stage, forget_stage, keep_stage, read_stage
 from dreamgym.telemetry.console import console
 
@@ -133,7 +133,7 @@ def _fits(config: RunConfig, place: RemoteFolder, home: str, after: str) -> bool
         names = [after]
         for name in names:
             record = parse_object(place.read(f"{home}/{BEFORE}/stages/{name}.json") or b"")
-            if record is None or name not in FILES:
+            if record is None or "files" not in record:
                 return False
             keep_stage(Path(folder), record)
             names += record["upstream"]
@@ -150,7 +150,12 @@ def _take_before(place: RemoteFolder, home: str, run_dir: Path, after: str) -> N
 
 def _entries_before(run_dir: Path, after: str) -> list[str]:
     """The files of a finished stage and of all before it; the record that makes each one finished comes behind."""
-    return [entry for name in chain(run_dir, after) for entry in (*FILES[name], f"stages/{name}.json")]
+    return [entry for name in chain(run_dir, after) for entry in (*_files(run_dir, name), f"stages/{name}.json")]
+
+
+def _files(run_dir: Path, name: str) -> list[str]:
+    record = read_stage(run_dir, name)
+    return list(record["files"]) if record else []
 
 
 def _move(staging: Path, run_dir: Path, entries: Sequence[str]) -> None:

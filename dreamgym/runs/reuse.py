@@ -1,8 +1,8 @@
 """Stages that several runs have in common are run once: a run takes over what another has finished with its settings.
 
-The fingerprints of `runs/stage.py` say what is the same. Files are hard links, since every file of a run is replaced
-and never written in place; the record of a stage comes last, so that a run that was killed in between makes or takes
-the stage again.
+The fingerprints of `runs/stage.py` say what is the same, and each record says which files its stage has made. Files are
+hard links, since every file of a run is replaced and never written in place. The record of a stage comes last, so that
+a run that was killed in between makes or takes the stage again.
 """
 
 from __future__ import annotations
@@ -17,17 +17,6 @@ from dreamgym.errors import DreamgymError
 from dreamgym.runs.folder import hold, run_folder
 from dreamgym.runs.stage import fitting_stage, forget_stage, keep_stage, read_stage
 from dreamgym.telemetry.console import console
-
-FILES = {
-    "collect": ("data/train.parquet", "data/heldout.parquet"),
-    "annotate": ("data/annotated.parquet",),
-    "sft-world": ("world",),
-    "sft-policy": ("warm_start",),
-    "dpo": ("dpo",),
-    "train": ("train", "policy"),
-    "real": ("real", "policy_real"),
-}
-"""What later stages need of an earlier one, in the run folder."""
 
 
 def take_over(config: RunConfig, names: Sequence[str], donors: Iterable[Path]) -> None:
@@ -76,7 +65,7 @@ def _link_stage(name: str, donor: Path, run_dir: Path) -> None:
     record = read_stage(donor, name)
     assert record is not None
     forget_stage(run_dir, name)
-    for file in FILES[name]:
+    for file in record["files"]:
         link(donor / file, run_dir / file)
     keep_stage(run_dir, {**record, "taken_over_from": record.get("taken_over_from", donor.name)})
 

@@ -6,28 +6,27 @@ A finished stage counts as long as the settings it depends on, and the stages be
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
 from dreamgym.config import RunConfig
 from dreamgym.errors import DataError
+from dreamgym.runs.fingerprint import Settings, difference, digest, settings_of
 from dreamgym.runs.folder import run_folder, write_json
 from dreamgym.runs.log import Record, parse_object
 from dreamgym.runtime.processes import PeakMemory
 from dreamgym.telemetry.clock import duration
 from dreamgym.telemetry.console import console, shown
 
-Settings = dict[str, Any]
+FORMAT = 2
+"""Of a record. Those of format 1 named the settings that a stage depends on one by one, and forgot some."""
 
 
 @dataclass
@@ -54,38 +53,56 @@ class Stage:
 
 @contextmanager
 def stage(
-    config: RunConfig, name: str, inputs: Sequence[str], upstream: Sequence[str] = (), scratch: Sequence[str] = ()
+    config: RunConfig,
+    name: str,
+    depends: Sequence[str],
+    upstream: Sequence[str] = (),
+    makes: Sequence[str] = (),
+    scratch: Sequence[str] = (),
 ) -> Iterator[Stage]:
     """Run a stage unless it is done; on success, and only then, write its record.
 
-        with stage(config, "collect", inputs=["env", "collect"]) as s:
+        with stage(config, "collect", ["env", "collect"], makes=["data/train.parquet"]) as s:
             if s.done:
                 return
             ...
             s.summary["episodes"] = 2400
 
-    `inputs` are dotted names of sections or fields; the seed always counts. `upstream` stages must be finished.
-    `scratch` names folders of the run in which nothing made with other settings may be found: they are removed first.
+    Args:
+        depends: dotted names of sections or fields; each of their fields undoes the stage, but for those that are
+            `Operational`. The seed always counts.
+        upstream: stages that must be finished.
+        makes: files and folders that it leaves in the run folder; where one is gone, the stage is not done.
+        scratch: folders in which nothing made with other settings may be found; they are removed first.
 
     Raises:
-        DataError: an upstream stage is missing, or was run with other settings.
+        DataError: an upstream stage is missing, was run with other settings, or has lost a file; or an older version
+            wrote the record.
         DreamgymError: another process works in this run folder.
     """
     with run_folder(config) as run_dir:
-        settings = settings_of(config, inputs)
+        settings = settings_of(config, depends)
         before = {other: _upstream(config, name, other) for other in upstream}
+        for other in upstream:
+            _check_files(run_dir, name, other)
         fingerprint = digest({"settings": settings, "upstream": before})
         finished = read_stage(run_dir, name)
-        if finished and finished["fingerprint"] == fingerprint:
+        if finished and finished["fingerprint"] == fingerprint and not (gone := _gone(run_dir, finished)):
             kept = {key: finished[key] for key in ("summary", "tokens", "parts")}
             current = Stage(name, run_dir, fingerprint, done=True, **kept)
             console.print(f"[green]✓[/] [bold]{name}[/] [dim]done before{_line(finished)}[/]")
             yield current
             return
-        yield from _work(Stage(name, run_dir, fingerprint), settings, list(upstream), scratch)
+        if finished:
+            _check_format(run_dir, finished)
+            if finished["fingerprint"] == fingerprint:
+                console.print(f"[yellow]{name}: {gone} is gone; it is made anew[/]")
+        yield from _work(Stage(name, run_dir, fingerprint), settings, list(upstream), list(makes), scratch)
 
 
-def _work(current: Stage, settings: Settings, upstream: list[str], scratch: Sequence[str]) -> Iterator[Stage]:
+def _work(
+    current: Stage, settings: Settings, upstream: list[str], makes: list[str], scratch: Sequence[str]
+) -> Iterator[Stage]:
     partial_path = _path(current.run_dir, current.name, ".partial")
     partial = _read(partial_path)
     current.resuming = partial is not None and partial["fingerprint"] == current.fingerprint
@@ -109,9 +126,11 @@ def _work(current: Stage, settings: Settings, upstream: list[str], scratch: Sequ
         write_json(partial_path, {**begin, "seconds": seconds})
     record = {
         "stage": current.name,
+        "format": FORMAT,
         "fingerprint": current.fingerprint,
         "settings": settings,
         "upstream": upstream,
+        "files": makes,
         "started": started,
         "ended": _now(),
         "seconds": round(seconds, 3),
@@ -144,7 +163,7 @@ def forget_stage(run_dir: Path, name: str) -> None:
 def fitting_stage(config: RunConfig, name: str, run_dir: Path) -> Record | None:
     """The record of a stage that was finished in `run_dir`, as were all before it, with the settings of `config`."""
     record = read_stage(run_dir, name)
-    if record is None or changed_setting(config, record):
+    if record is None or record.get("format") != FORMAT or changed_setting(config, record):
         return None
     return record if all(fitting_stage(config, before, run_dir) for before in record["upstream"]) else None
 
@@ -155,7 +174,7 @@ def changed_setting(config: RunConfig, record: Record) -> str:
         now = settings_of(config, list(record["settings"]))
     except AttributeError as gone:
         return str(gone)
-    return _difference(record["settings"], json.loads(json.dumps(now)))
+    return difference(record["settings"], json.loads(json.dumps(now)))
 
 
 def read_stages(run_dir: Path) -> list[Record]:
@@ -167,55 +186,37 @@ def read_stages(run_dir: Path) -> list[Record]:
 def _upstream(config: RunConfig, name: str, other: str) -> str:
     """The fingerprint of a finished upstream stage that was run with the settings of this configuration."""
     record = read_stage(config.run_dir, other)
+    command = f"`dreamgym {other.partition('-')[0]}`"
     if record is None:
-        raise DataError(f"{name}: the stage '{other}' is not finished in {config.run_dir}; run it first.")
+        raise DataError(f"{name}: the stage '{other}' is not finished in {config.run_dir}; run {command} first.")
+    _check_format(config.run_dir, record)
     for before in record["upstream"]:
         _upstream(config, other, before)
     changed = changed_setting(config, record)
     if changed:
-        raise DataError(f"{name}: the stage '{other}' was run with other settings ({changed}); run it again first.")
+        raise DataError(f"{name}: '{other}' was run with other settings ({changed}); run {command} again first.")
     return str(record["fingerprint"])
 
 
-def _difference(old: Any, new: Any, name: str = "") -> str:
-    """The first setting that differs, in words; empty where none does."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in {**old, **new}:
-            found = _difference(old.get(key), new.get(key), f"{name}.{key}" if name else key)
-            if found:
-                return found
-        return ""
-    return "" if old == new else f"{name} was {json.dumps(old)}, is now {json.dumps(new)}"
+def _check_format(run_dir: Path, record: Record) -> None:
+    if record.get("format") != FORMAT:
+        raise DataError(
+            f"{run_dir}: an older dreamgym ran '{record.get('stage')}', and did not note all that it depends on; "
+            "take another name or out, or make the stage anew with --force."
+        )
 
 
-def settings_of(config: RunConfig, inputs: Sequence[str]) -> Settings:
-    """The seed, and what sections or fields are set to, by their dotted names, as JSON's kinds."""
-    found: Settings = {}
-    for name in {"seed": None, **dict.fromkeys(inputs)}:
-        value: Any = config
-        for part in name.split("."):
-            value = getattr(value, part)
-        found[name] = _plain(value)
-    return found
+def _check_files(run_dir: Path, name: str, other: str) -> None:
+    record = read_stage(run_dir, other)
+    gone = _gone(run_dir, record) if record else ""
+    if gone:
+        command = f"`dreamgym {other.partition('-')[0]}`"
+        raise DataError(f"{name}: {run_dir / gone} of the stage '{other}' is gone; run {command} to make it anew.")
 
 
-def _plain(value: Any) -> Any:
-    """A setting as JSON; a path to a file carries its size and time, so that a new content counts as a change."""
-    if isinstance(value, BaseModel):
-        return {name: _plain(getattr(value, name)) for name in type(value).model_fields}
-    if isinstance(value, Path):
-        stat = value.stat() if value.is_file() else None
-        return f"{value} ({stat.st_size} bytes, changed {stat.st_mtime_ns})" if stat else str(value)
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
-    return value
-
-
-def digest(value: Any) -> str:
-    """16 hex digits of a value of JSON's kinds, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+def _gone(run_dir: Path, record: Record) -> str:
+    """The first of a finished stage's files that is not there; empty where all are."""
+    return next((file for file in record["files"] if not (run_dir / file).exists()), "")
 
 
 def _path(run_dir: Path, name: str, kind: str = "") -> Path:

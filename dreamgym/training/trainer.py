@@ -303,6 +303,7 @@ class Trainer:
                 "learned": self.learned,
                 "tokens": self.tokens,
                 "clock": self.clock.parts(),
+                "learner": self._layout(),
             }
             write_json(partial_home / "state.json", state)
             whole = home / f"iteration-{iteration:05d}"
@@ -338,6 +339,7 @@ class Trainer:
         self.real_measured, self.max_gap = int(state["real_measured"]), float(state["max_gap"])
         self.learned, self.tokens = dict(state["learned"]), int(state["tokens"])
         self.clock.go_on(state["clock"])
+        self._check_layout(found[-1], state)
         self.services.learner.load_checkpoint(found[-1] / "learner")  # type: ignore[union-attr]
         if self.services.replay is not None:
             event_loop.run(self.services.replay.load(found[-1]))
@@ -345,6 +347,19 @@ class Trainer:
         self._ledger.write("resumed", iteration)
         self._send_weights(iteration)
         return iteration
+
+    def _layout(self) -> dict[str, int]:
+        """What DeepSpeed's checkpoints depend on, though no result does."""
+        return {name: int(getattr(self.config.learner, name)) for name in ("workers", "zero_stage")}
+
+    def _check_layout(self, checkpoint: Path, state: dict[str, Any]) -> None:
+        for name, value in self._layout().items():
+            was = state.get("learner", {}).get(name, value)
+            if was != value:
+                raise DataError(
+                    f"{checkpoint}: written with learner.{name}={was}, and only so can be read; set it again, or train "
+                    "anew with --force."
+                )
 
     def _take_over(self, folder: Path) -> int:
         """The learner, the values of the real tasks and the count of iterations of the run that ended in `folder`."""
@@ -356,6 +371,7 @@ class Trainer:
         state = state_of(found[-1])
         iteration = int(state["iteration"])
         self.curriculum.take_over(state["curriculum"])
+        self._check_layout(found[-1], state)
         learner.load_checkpoint(found[-1] / "learner", momentum=False)
         if max(policy.versions()) < iteration:
             self._send_weights(iteration)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dreamgym.config import LearnerConfig, RunConfig, TuningConfig
+from dreamgym.config import RunConfig, TuningConfig
 from dreamgym.learner.learner import Learner
 from dreamgym.runtime.cluster import ensure_ray, tell_precision
 from dreamgym.runtime.placement import Ask, require
@@ -26,14 +26,13 @@ def tuner(config: RunConfig, model: Path, tuning: TuningConfig, **options: Any) 
     machine = ensure_ray(config.device)
     tell_precision(config, machine)
     dtype = machine.precision.dtype(tuning.dtype)
-    settings = LearnerConfig(
-        **{
-            **config.learner.model_dump(exclude={"algorithm", "advantage"}),
+    settings = config.learner.model_copy(
+        update={
+            "algorithm": "grpo",
+            "advantage": None,
             "kl_coef": 0.0,
             "entropy_coef": 0.0,
-            "optimizer": tuning.optimizer,
-            "lr": tuning.lr,
-            "muon_lr": tuning.muon_lr,
+            **{name: getattr(tuning, name) for name in ("optimizer", "lr", "muon_lr", "weight_decay", "grad_clip")},
         }
     )
     require([Ask("learner.workers", settings.workers, machine.gpus(1))], config.device)

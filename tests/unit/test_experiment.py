@@ -25,7 +25,7 @@ from dreamgym.runs.stage import read_stage, stage
 from tests.waiting import HANG_S, until_ended
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
-INPUTS = {
+DEPENDS = {
     "collect": ["env.name", "collect"],
     "annotate": ["annotate.by"],
     "sft-world": ["world.model", "world.sft", "world.history", "replay.top_k"],
@@ -95,7 +95,8 @@ def _finish(config: RunConfig, *names: str) -> None:
     upstream = {"annotate": "collect", "sft-world": "annotate", "sft-policy": "sft-world", "train": "sft-policy",
                 "eval-warm_start": "sft-policy", "eval-policy": "train"}  # fmt: skip
     for name in names:
-        with stage(config, name, INPUTS.get(name, ["eval"]), [upstream[name]] if name in upstream else []) as s:
+        files = ["warm_start"] if name == "sft-policy" else []
+        with stage(config, name, DEPENDS.get(name, ["eval"]), [upstream[name]] if name in upstream else [], files) as s:
             s.tokens = 100
             s.summary |= {"steps": 40} if name == "collect" else {}
             s.summary |= {"real_transitions_learned": 5} if name == "train" else {}

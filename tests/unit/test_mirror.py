@@ -13,7 +13,6 @@ from fsspec.implementations.memory import MemoryFileSystem
 from test_ledger import GROUPS, ITERATIONS, SIZE, Fate, Killed, Parts, check, live, mortal, small
 
 from dreamgym.commands import doctor
-from dreamgym.commands.train import LOOP
 from dreamgym.config import RunConfig
 from dreamgym.config.loading import load_config
 from dreamgym.errors import ConfigError, DataError
@@ -26,14 +25,15 @@ from dreamgym.training.checkpoints import checkpoints
 BEFORE = {"collect": "data/train.parquet", "annotate": "data/annotated.parquet", "sft-world": "world/a/model.bin"}
 BEFORE |= {"sft-policy": "warm_start/model.bin"}
 EPISODES = ITERATIONS * GROUPS * SIZE
-INPUTS = {"collect": ["collect"], "annotate": ["annotate"], "sft-world": ["world.sft"], "sft-policy": ["policy.sft"]}
+DEPENDS = {"collect": ["collect"], "annotate": ["annotate"], "sft-world": ["world.sft"], "sft-policy": ["policy.sft"]}
 
 
 def make_before(config: RunConfig, mark: str = "") -> None:
     """The stages before `train`, each with a file that tells of its making."""
     upstream: list[str] = []
     for name, file in BEFORE.items():
-        with stage(config, name, INPUTS[name], upstream) as current:
+        files = [file.partition("/")[0]] if name.startswith("sft") else [file]
+        with stage(config, name, DEPENDS[name], upstream, files) as current:
             if not current.done:
                 (current.run_dir / file).parent.mkdir(parents=True, exist_ok=True)
                 (current.run_dir / file).write_text(name + mark)
@@ -43,13 +43,13 @@ def make_before(config: RunConfig, mark: str = "") -> None:
 def run(config: RunConfig, fate: Fate, takes: Iterator[int]) -> Parts:
     """The stage `train` until its end or its death."""
     fetch_before(config, "train", "sft-policy")
-    with stage(config, "train", LOOP, ["sft-policy"], ["train"]) as current:
+    with stage(config, "train", ["train"], ["sft-policy"], ["train"], ["train"]) as current:
         return live(config, fate, takes, open_remote_checkpoints(config, current, "sft-policy"))
 
 
 def put(config: RunConfig, *iterations: int) -> Stage:
     """Checkpoints in a stage that has not ended, one after another; as after a kill."""
-    with suppress(Killed), stage(config, "train", LOOP, ["sft-policy"], ["train"]) as current:
+    with suppress(Killed), stage(config, "train", ["train"], ["sft-policy"], ["train"], ["train"]) as current:
         mirror = open_remote_checkpoints(config, current, "sft-policy")
         for iteration in iterations:
             folder = current.run_dir / "train" / "checkpoints" / f"iteration-{iteration:05d}"

@@ -19,7 +19,13 @@ from dreamgym.runs.stage import fitting_stage, forget_stage, read_stage, stage
 
 NAMES = ("collect", "annotate", "sft-world", "sft-policy")
 UPSTREAM = dict(zip(NAMES[1:], NAMES, strict=False))
-INPUTS = {"collect": "collect", "annotate": "annotate.by", "sft-world": "world.sft", "sft-policy": "policy.sft"}
+FILES = {
+    "collect": ["data/train.parquet", "data/heldout.parquet"],
+    "annotate": ["data/annotated.parquet"],
+    "sft-world": ["world"],
+    "sft-policy": ["warm_start"],
+}
+DEPENDS = {"collect": "collect", "annotate": "annotate.by", "sft-world": "world.sft", "sft-policy": "policy.sft"}
 
 
 def _config(out: Path, name: str, *overrides: str) -> RunConfig:
@@ -30,11 +36,11 @@ def _run(config: RunConfig, until: str = "sft-policy") -> list[str]:
     """Stages that leave files with their run's name in them; returns those that had to work."""
     worked = []
     for name in NAMES[: NAMES.index(until) + 1]:
-        with stage(config, name, [INPUTS[name]], [UPSTREAM[name]] if name in UPSTREAM else []) as s:
+        with stage(config, name, [DEPENDS[name]], [UPSTREAM[name]] if name in UPSTREAM else [], FILES[name]) as s:
             if s.done:
                 continue
             worked.append(name)
-            for file in reuse.FILES[name]:
+            for file in FILES[name]:
                 path = s.run_dir / file
                 write_text(path if path.suffix else path / "weights", config.name)
             s.tokens = 7
@@ -119,7 +125,7 @@ def test_a_run_in_which_another_process_works_is_left_alone(tmp_path: Path) -> N
     first, second = (_config(tmp_path, name) for name in ("first", "second"))
     _run(first)
     code = (
-        "import sys; from pathlib import Path; from dreamgym.runs.stage import hold\n"
+        "import sys; from pathlib import Path; from dreamgym.runs.folder import hold\n"
         "with hold(Path(sys.argv[1])):\n"
         "    print('held', flush=True); sys.stdin.read()"
     )
@@ -172,7 +178,7 @@ def test_killed_while_taking_over_it_takes_over_again(
             take_over(second, NAMES, _donors(tmp_path))
     for name in NAMES:
         if fitting_stage(second, name, second.run_dir):
-            assert all((second.run_dir / file).exists() for file in reuse.FILES[name])
+            assert all((second.run_dir / file).exists() for file in FILES[name])
     take_over(second, NAMES, _donors(tmp_path))
     assert _run(second) == []
     assert {_read(second, f) for f in ("data/train.parquet", "world/weights", "warm_start/weights")} == {"first"}

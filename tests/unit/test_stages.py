@@ -13,12 +13,11 @@ from typing import Any
 
 import pytest
 
-from dreamgym.commands.train import INPUTS
-from dreamgym.config import PolicyConfig, RunConfig, WorldConfig
+from dreamgym.config import RunConfig
 from dreamgym.config.loading import load_config
 from dreamgym.errors import DataError, DreamgymError
 from dreamgym.runs.folder import run_folder
-from dreamgym.runs.stage import read_stage, read_stages, stage
+from dreamgym.runs.stage import forget_stage, read_stage, read_stages, stage
 
 
 def _config(out: Path, *overrides: str) -> RunConfig:
@@ -26,7 +25,7 @@ def _config(out: Path, *overrides: str) -> RunConfig:
 
 
 def _collect(config: RunConfig) -> tuple[bool, dict[str, Any]]:
-    with stage(config, "collect", inputs=["env", "collect"]) as s:
+    with stage(config, "collect", depends=["env", "collect"]) as s:
         if not s.done:
             s.summary["episodes"] = 12
             s.tokens = 340
@@ -35,7 +34,7 @@ def _collect(config: RunConfig) -> tuple[bool, dict[str, Any]]:
 
 
 def _sft(config: RunConfig) -> bool:
-    with stage(config, "sft", inputs=["world.sft"], upstream=["collect"]) as s:
+    with stage(config, "sft", depends=["world.sft"], upstream=["collect"]) as s:
         return s.done
 
 
@@ -87,27 +86,30 @@ def test_a_new_content_of_an_input_file_counts_as_a_change(tmp_path: Path) -> No
 
 def test_a_failed_stage_is_not_done_but_may_go_on_with_its_partial_work(tmp_path: Path) -> None:
     config = _config(tmp_path)
-    with pytest.raises(ZeroDivisionError), stage(config, "collect", inputs=["collect"]):
+    with pytest.raises(ZeroDivisionError), stage(config, "collect", depends=["collect"]):
         _ = 1 / 0
     assert read_stage(config.run_dir, "collect") is None
-    with stage(config, "collect", inputs=["collect"]) as s:
+    with stage(config, "collect", depends=["collect"]) as s:
         assert s.resuming
         assert not s.done
-    with stage(config, "collect", inputs=["collect"]) as s:
+    with stage(config, "collect", depends=["collect"]) as s:
         assert s.done
 
 
 def test_partial_work_of_other_settings_is_not_gone_on_with(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), stage(_config(tmp_path), "collect", inputs=["collect"]):
+    with pytest.raises(ZeroDivisionError), stage(_config(tmp_path), "collect", depends=["collect"]):
         _ = 1 / 0
-    with stage(_config(tmp_path, "collect.tasks=7"), "collect", inputs=["collect"]) as s:
+    with stage(_config(tmp_path, "collect.tasks=7"), "collect", depends=["collect"]) as s:
         assert not s.resuming
 
 
 def test_scratch_of_other_settings_is_gone_before_the_stage_begins_and_its_own_stays(tmp_path: Path) -> None:
     def begin(*overrides: str) -> bool:
         """Whether an earlier checkpoint was found; the stage then fails, and leaves one."""
-        with suppress(ZeroDivisionError), stage(_config(tmp_path, *overrides), "train", ["train"], (), ["train"]) as s:
+        with (
+            suppress(ZeroDivisionError),
+            stage(_config(tmp_path, *overrides), "train", ["train"], scratch=["train"]) as s,
+        ):
             checkpoint = s.run_dir / "train" / "checkpoint"
             found = checkpoint.exists()
             checkpoint.parent.mkdir(exist_ok=True)
@@ -123,20 +125,20 @@ def test_scratch_of_other_settings_is_gone_before_the_stage_begins_and_its_own_s
 def test_a_stage_that_is_made_again_and_fails_is_no_longer_done(tmp_path: Path) -> None:
     first, second = _config(tmp_path), _config(tmp_path, "collect.tasks=7")
     _collect(first)
-    with pytest.raises(ZeroDivisionError), stage(second, "collect", inputs=["env", "collect"]):
+    with pytest.raises(ZeroDivisionError), stage(second, "collect", depends=["env", "collect"]):
         _ = 1 / 0
     assert _collect(first)[0] is False
 
 
 def test_the_time_of_interrupted_attempts_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = _config(tmp_path)
-    with pytest.raises(KeyboardInterrupt), stage(config, "collect", inputs=["collect"]):
+    with pytest.raises(KeyboardInterrupt), stage(config, "collect", depends=["collect"]):
         raise KeyboardInterrupt
     partial = config.run_dir / "stages" / "collect.partial.json"
     partial.write_text(json.dumps({**json.loads(partial.read_text()), "seconds": 100.0}))
     now = iter([5000.0, 5007.5])
     monkeypatch.setattr("dreamgym.runs.stage.time", SimpleNamespace(monotonic=lambda: next(now)))
-    with stage(config, "collect", inputs=["collect"]):
+    with stage(config, "collect", depends=["collect"]):
         pass
     record = read_stage(config.run_dir, "collect")
     assert record is not None
@@ -153,7 +155,7 @@ def test_the_configuration_stands_in_the_folder_and_loads(tmp_path: Path) -> Non
 
 def test_two_processes_do_not_write_one_folder(tmp_path: Path) -> None:
     code = (
-        "import sys; from dreamgym.runs.stage import run_folder; from dreamgym.config.loading import load_config\n"
+        "import sys; from dreamgym.runs.folder import run_folder; from dreamgym.config.loading import load_config\n"
         "with run_folder(load_config(None, ['out=' + sys.argv[1]])):\n"
         "    print('held', flush=True); sys.stdin.read()"
     )
@@ -187,14 +189,39 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None
         _collect(_config(tmp_path / "file"))
 
 
-def test_whatever_changes_what_is_learned_makes_a_training_anew() -> None:
-    """A field is an input of `train` or of a stage before it, or it changes only how fast things go."""
-    before = {
-        "world": {"model", "sft", "sft_without_demos", "history", "system_prompt"},
-        "policy": {"model", "sft", "demonstrations", "system_prompt"},
-    }
-    speed = {"engine", "engines", "replicas", "max_replicas", "upscale_delay_s", "downscale_delay_s"}
-    for name, section in (("world", WorldConfig), ("policy", PolicyConfig)):
-        inputs = {field.removeprefix(f"{name}.") for field in INPUTS if field.startswith(f"{name}.")}
-        rest = set(section.model_fields) - inputs - before[name] - speed
-        assert rest == ({"dpo"} if name == "policy" else set())
+def test_a_stage_is_done_where_its_files_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = _config(tmp_path)
+    worked = []
+
+    def make() -> None:
+        with stage(config, "collect", ["collect"], makes=["data/train.parquet"]) as s:
+            if not s.done:
+                worked.append(s.name)
+                (s.run_dir / "data").mkdir(exist_ok=True)
+                (s.run_dir / "data" / "train.parquet").touch()
+
+    make()
+    make()
+    assert worked == ["collect"]
+    (config.run_dir / "data" / "train.parquet").unlink()
+    with pytest.raises(DataError, match=r"train\.parquet of the stage 'collect' is gone; run `dreamgym collect`"):
+        _sft(config)
+    make()
+    assert worked == ["collect", "collect"]
+    assert "data/train.parquet is gone" in capsys.readouterr().out
+    assert _sft(config) is False
+
+
+def test_the_record_of_an_older_version_is_refused_and_force_makes_the_stage_anew(tmp_path: Path) -> None:
+    config = _config(tmp_path)
+    _collect(config)
+    file = config.run_dir / "stages" / "collect.json"
+    record = json.loads(file.read_text())
+    del record["format"], record["files"]
+    file.write_text(json.dumps(record | {"fingerprint": "of another time"}))
+    for refused in (_collect, _sft):
+        with pytest.raises(DataError, match=r"an older dreamgym ran 'collect'.*--force"):
+            refused(config)
+    assert [r["stage"] for r in read_stages(config.run_dir)] == ["collect"]
+    forget_stage(config.run_dir, "collect")
+    assert _collect(config)[0] is False
