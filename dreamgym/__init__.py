@@ -2,6 +2,9 @@
 
 import os
 
+from dreamgym.api import Run, load, run
+
+__all__ = ["Run", "__version__", "load", "run"]
 __version__ = "0.1.0"
 
 # A call that comes after Ray has ended, as one of Serve's threads may make at exit, must not start another Ray.

@@ -19,8 +19,11 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
+from dreamgym.api import load
+from dreamgym.api import run as run_command
+from dreamgym.commands import COMMANDS
 from dreamgym.config import RunConfig
-from dreamgym.config.loading import COMMAND_LINE, describe_fields, load_config, load_run
+from dreamgym.config.loading import COMMAND_LINE, describe_fields
 from dreamgym.errors import ConfigError, DreamgymError
 
 QUICKSTART = Path("recipes/quickstart.yaml")
@@ -107,48 +110,6 @@ OPTIONS = {
 }  # fmt: skip
 
 
-class Command(NamedTuple):
-    """The function that runs it, as `module:function`, what it does, and the stages of a run that it finishes."""
-
-    target: str
-    help: str
-    stages: tuple[str, ...] = ()
-
-
-COMMANDS = {
-    "quickstart": Command("dreamgym.commands.quickstart:quickstart", "The whole way, from collecting to the report."),
-    "collect": Command(
-        "dreamgym.commands.collect:collect", "Record expert, noisy and random play of the real environment.",
-        ("collect",),
-    ),
-    "annotate": Command(
-        "dreamgym.commands.annotate:annotate", "Write the reasoning of every recorded transition.", ("annotate",)
-    ),
-    "sft": Command(
-        "dreamgym.commands.sft:sft", "Train the experience model, and warm-start the policy.",
-        ("sft-world", "sft-policy"),
-    ),
-    "train": Command(
-        "dreamgym.commands.train:train", "Train the policy by reinforcement learning in the dream.", ("train",)
-    ),
-    "real": Command(
-        "dreamgym.commands.real:real", "Go on in the real environment, for a budget of transitions.", ("real",)
-    ),
-    "dpo": Command(
-        "dreamgym.commands.dpo:dpo", "Tune the warm start by DPO on pairs of recorded trajectories.", ("dpo",)
-    ),
-    "eval": Command(
-        "dreamgym.commands.evaluate:evaluate", "Measure a player in the real environment, with a 95% interval.",
-        ("eval-{who}",),
-    ),
-    "experiment": Command(
-        "dreamgym.commands.experiment:experiment", "Run rows x seeds of the paper's tables, and write the table."
-    ),
-    "report": Command("dreamgym.commands.report:report", "Write one page on the run: report.html and report.md."),
-    "serve": Command("dreamgym.commands.serve:serve", "Open a trained model as an OpenAI-compatible HTTP endpoint."),
-    "plan": Command("dreamgym.commands.plan:plan", "Tell what a run needs: memory, hours, money, before it starts."),
-    "doctor": Command("dreamgym.commands.doctor:doctor", "Check a cluster, or this machine, before a run."),
-}  # fmt: skip
 FORCE = Option(
     "--force", "", "make the stage anew, though it was done before with these settings", {"action": "store_true"}
 )
@@ -199,10 +160,7 @@ def _run(name: str, arguments: Sequence[str]) -> int:
 
     try:
         with no_process_left():
-            if options.pop("force", False):
-                _forget(config, [stage.format(**options) for stage in COMMANDS[name].stages])
-            module, _, function = COMMANDS[name].target.partition(":")
-            getattr(importlib.import_module(module), function)(config, **options)
+            run_command(name, config, **options)
     except KeyboardInterrupt as stop:
         return _stopped(name, config, getattr(stop, "code", 128 + signal.SIGINT))
     except SystemExit as stop:
@@ -210,16 +168,6 @@ def _run(name: str, arguments: Sequence[str]) -> int:
             raise
         return _stopped(name, config, 128 + signal.SIGTERM)
     return 0
-
-
-def _forget(config: RunConfig, stages: Sequence[str]) -> None:
-    """Remove the records of stages that are to be made anew."""
-    from dreamgym.runs.folder import run_folder
-    from dreamgym.runs.stage import forget_stage
-
-    with run_folder(config) as run_dir:
-        for stage in stages:
-            forget_stage(run_dir, stage)
 
 
 def _parse(name: str, arguments: Sequence[str]) -> tuple[RunConfig, dict[str, Any]]:
@@ -243,10 +191,7 @@ def _parse(name: str, arguments: Sequence[str]) -> tuple[RunConfig, dict[str, An
             raise ConfigError(f"{COMMAND_LINE}: '{recipes[0]}' is a folder; an experiment starts from a recipe.")
         options |= {"recipe": recipes[0], "words": [*([f"env.name={env}"] if env else []), *overrides]}
         overrides = [w for w in options["words"] if ":" not in w.partition("=")[0]]
-    given = recipes[0] if recipes else None
-    if given is not None and given.is_dir():
-        return load_run(given, overrides), options
-    return load_config(given, overrides), options
+    return load(recipes[0] if recipes else None, *overrides), options
 
 
 def _stopped(name: str, config: RunConfig, code: int) -> int:

@@ -22,6 +22,7 @@ RUN = """
     import ctypes, subprocess, sys, threading, types
     import ray
     import dreamgym.cli as cli
+    from dreamgym.commands import Command
 
     @ray.remote
     class Engine:
@@ -40,7 +41,7 @@ RUN = """
     stage = types.ModuleType("stage")
     stage.run = run
     sys.modules["stage"] = stage
-    cli.COMMANDS["train"] = cli.Command("stage:run", "")
+    cli.COMMANDS["train"] = Command("stage:run", "")
     sys.exit(cli.main(["train", "out=" + sys.argv[1]]))
 """
 

@@ -86,11 +86,12 @@ def test_a_mistake_is_one_sentence_on_stderr_and_exit_2(
 STAGE = """
     import subprocess, sys, time, types
     import dreamgym.cli as cli
+    from dreamgym.commands import Command
     stage = types.ModuleType("stage")
     {body}
     stage.run = run
     sys.modules["stage"] = stage
-    cli.COMMANDS["eval"] = cli.Command("stage:run", "")
+    cli.COMMANDS["eval"] = Command("stage:run", "")
     sys.exit(cli.main(["eval", "seed=1", "--who", "random", "eval.games=2", "out=" + sys.argv[1]]))
 """
 
