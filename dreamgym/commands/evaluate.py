@@ -49,9 +49,9 @@ def evaluate(config: RunConfig, who: Who = "policy", services: Services | None =
                 else Measured(play_tasks(config, tasks, who, config.eval.fold))
             )
         record = measured.record(who, config.eval.fold, time.monotonic() - began)
-        write_json(current.run_dir / result, record)
         if record["games"] == 0:
             raise DataError(f"eval: all {len(tasks)} games failed ({measured.trajectories[0].error}).")
+        write_json(current.run_dir / result, record)
         console.print(
             f"[bold]{who}[/] wins {record['success']:.1%} of {record['games']} games "
             f"(95% interval {record['low']:.1%} to {record['high']:.1%})"

@@ -239,7 +239,18 @@ def _check(asked: Experiment, rows: Sequence[str]) -> list[str]:
     for row in [*rows, *(row for row, _ in map(_scope, asked.words) if row)]:
         if row not in (known if row in rows else ROWS):
             raise ConfigError(f"{COMMAND_LINE}: no row '{row}' in {asked.table}; its rows are {', '.join(known)}.")
-    return [row for row in known if not rows or row in rows]
+    todo = [row for row in known if not rows or row in rows]
+    given = [(row, *setting.split("=", 1)) for row, setting in map(_scope, asked.words)]
+    common = {field: value for row, field, value in given if not row}
+    for row in todo:
+        own = {field for of, field, _ in given if of == row}
+        for field, value in (setting.split("=", 1) for setting in ROWS[row].settings):
+            if field not in own and common.get(field, value) != value:
+                raise ConfigError(
+                    f"{COMMAND_LINE}: '{field}={common[field]}' is for all rows, but {row} sets {field}={value}; "
+                    f"say which of the two that row takes: {row}:{field}=…"
+                )
+    return todo
 
 
 def _in_a_process(asked: Experiment, row: str, seed: int) -> int:

@@ -69,7 +69,7 @@ def train(config: RunConfig, alive: ExitStack | None = None) -> Services | None:
             )
             (alive or until_trained).enter_context(services)
         write_json(run_dir / "train" / "tasks.json", trainer.curriculum.fates())
-        current.summary["dream_transitions"] = trainer.learned["dream"]
+        current.summary["dream_transitions"] = trainer.totals.learned["dream"]
         tell(current, trainer)
         return services if alive else None
 

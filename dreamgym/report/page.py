@@ -17,6 +17,7 @@ from dreamgym.telemetry.console import shown
 from dreamgym.telemetry.stats import Interval
 
 PLOT_FOLDER = "report-plots"
+UNREADABLE = 0.25
 ALARM_POINTS = 15
 PLAYERS = {
     "policy": "policy after the dream",
@@ -121,6 +122,7 @@ def _trust(data: RunData) -> Section:
     section = Section("Can the dream be trusted?")
     if not data.dreamed:
         return section
+    section.blocks += _unreadable(data)
     points = plots.calibration_points(data)
     if points:
         iteration, dream, real = points[-1]
@@ -134,6 +136,18 @@ def _trust(data: RunData) -> Section:
     caption = "Success of the same policy, dreamed and real; below the diagonal the dream is too kind."
     section.blocks += _plot("calibration", caption, plots.calibration, data)
     return section
+
+
+def _unreadable(data: RunData) -> list[Block]:
+    """How many of the dreams could not be read, where some could not."""
+    failed, episodes = data.total("dream/env_failed"), data.total("rollout/episodes")
+    if not failed or not episodes:
+        return []
+    share = f"{failed:,.0f} of {episodes:,.0f} dreamed episodes ({failed / episodes:.1%})"
+    told = f"{share} could not be read, and taught nothing"
+    remedy = "; tune the experience model longer (world.sft.tokens), or take a larger one (world.model)"
+    alarm = failed > UNREADABLE * episodes
+    return [Text(told + (remedy if alarm else "") + ".", alarm=alarm)]
 
 
 def _again(data: RunData) -> list[Block]:

@@ -202,11 +202,13 @@ def calibration_points(data: RunData) -> list[tuple[int, float, float]]:
     """(iteration, dream success, real success) of each evaluation.
 
     Dream success is that of the same games dreamed, where it was measured; else the mean of the five
-    iterations before.
+    iterations before. An evaluation none of whose dreams could be read has no point.
     """
     points = []
     steps = dict(zip(*data.series("dream/success"), strict=True))
     for record in data.of("eval"):
+        if record.get("dream/dev_games") == 0:
+            continue  # none of the dreams could be read
         near = [v for i, v in steps.items() if record["iteration"] - 5 < i <= record["iteration"]]
         dream = record.get("dream/dev_success", float(np.mean(near)) if near else None)
         if dream is not None and record.get("real/success") is not None:

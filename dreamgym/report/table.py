@@ -22,12 +22,12 @@ Run = dict[str, Any]
 Summary = dict[str, Any]
 
 HOW = (
-    "Means over the seeds. The interval is Student's t over the success rates of the seeds, cut at 0 and 1 (none for a "
-    "single seed); per_seed holds Wilson's for the games of each. All rows of a seed play the same games; differences "
-    "to the first row are paired by seed. real_transitions are those that RL learned from; offline_transitions is the "
-    "seed data that all rows have. tokens (of tuning, and of rollouts by policy and dream) and minutes are of all "
-    "stages that made the player, as if it had been made alone: a stage that rows share was run once and counts in "
-    "each of them. The final measurement does not count."
+    "Means over the seeds. The interval is Student's t over the success rates of the seeds, cut at 0 and 1; of a "
+    "single seed it is Wilson's over its games. per_seed holds Wilson's for the games of each. All rows of a seed play "
+    "the same games; differences to the first row are paired by seed. real_transitions are those that RL learned from; "
+    "offline_transitions is the seed data that all rows have. tokens (of tuning, and of rollouts by policy and dream) "
+    "and minutes are of all stages that made the player, as if it had been made alone: a stage that rows share was run "
+    "once and counts in each of them. The final measurement does not count."
 )
 
 
@@ -72,14 +72,14 @@ def summarise(labels: Mapping[str, str], runs: Mapping[str, Sequence[Run]]) -> l
             continue
         won = [run["success"] for run in mine]
         over = [100 * (run["success"] - first[run["seed"]]) for run in mine if at and run["seed"] in first]
-        interval = _interval(won)
+        interval = _interval(won) or mine[0]["wilson95"]
         rows.append(
             {
                 "name": name,
                 "label": label,
                 "seeds": [run["seed"] for run in mine],
                 "success_mean": round(mean(won), 4),
-                "ci95": [round(min(max(end, 0.0), 1.0), 4) for end in interval] if interval else None,
+                "ci95": [round(min(max(end, 0.0), 1.0), 4) for end in interval],
                 "points_over_first": round(mean(over), 2) if over else None,
                 "points_over_first_ci95": [round(end, 2) for end in _interval(over) or []] or None,
                 "games": min(run["games"] for run in mine),

@@ -30,18 +30,14 @@ class Measured:
         return sum(len(t.steps) + t.lost for t in self.trajectories)
 
     def numbers(self) -> dict[str, Any]:
-        """success (a share), low and high (Wilson, 95%), games and env_failed."""
+        """games and env_failed; where there are games, success (a share) with low and high (Wilson, 95%)."""
         ok = self.ok
+        counts = {"games": len(ok), "env_failed": len(self.trajectories) - len(ok)}
+        if not ok:
+            return counts
         won = sum(t.success for t in ok)
-        low, high = wilson(won, len(ok)) if ok else (0.0, 1.0)
-        share = won / len(ok) if ok else 0.0
-        return {
-            "success": share,
-            "low": low,
-            "high": high,
-            "games": len(ok),
-            "env_failed": len(self.trajectories) - len(ok),
-        }
+        low, high = wilson(won, len(ok))
+        return {"success": won / len(ok), "low": low, "high": high, **counts}
 
     def record(self, who: str, fold: Fold, seconds: float) -> dict[str, Any]:
         """What `eval/*.json` holds."""

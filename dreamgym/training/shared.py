@@ -24,16 +24,23 @@ from dreamgym.types import Task, Trajectory
 def tell(current: Stage, trainer: Trainer) -> None:
     """What a training that is over leaves in the record of its stage."""
     current.parts = trainer.clock.parts()
-    current.tokens = trainer.tokens
+    current.tokens = trainer.totals.tokens
     console.print(time_table(current.parts, "wall time of the loop"))
     if trainer.ended_early:
         console.print(f"[yellow]ended early:[/] {escape(trainer.ended_early)}")
         current.summary["ended_early"] = trainer.ended_early
     current.summary |= {
-        "real_transitions_learned": trainer.learned["real"],
-        "real_transitions_measured": trainer.real_measured,
-        "worst_mean_logprob_gap_nats": round(trainer.max_gap, 5),
+        "real_transitions_learned": trainer.totals.learned["real"],
+        "real_transitions_measured": trainer.totals.real_measured,
     }
+    if trainer.totals.max_gap is not None:
+        current.summary["worst_mean_logprob_gap_nats"] = round(trainer.totals.max_gap, 5)
+    else:
+        console.print(
+            "[yellow]no update was made:[/] in every group all episodes had the same reward, or failed; the policy "
+            "is what it was; take other tasks, a warm start that wins some games, or a larger train.group_size."
+        )
+        current.summary["updates"] = 0
 
 
 def check_budget(config: RunConfig) -> None:

@@ -183,6 +183,7 @@ def test_the_command_of_a_table_names_what_it_takes_and_no_folder_of_this_machin
         (["table1", "--rows", "real_grpo,never"], ["no row 'never'", "dream_grpo"]),
         (["table1", "--rows", "no_replay"], ["no row 'no_replay' in table1"]),
         (["table1", "never:seed=1"], ["no row 'never'"]),
+        (["ablation", "replay.top_k=3"], ["'replay.top_k=3' is for all rows", "no_replay:replay.top_k="]),
         (["table1", "--seeds", "0,x"], ["--seeds", "'0,x'", "0,1,2"]),
         (["table1", "learner.lrr=1"], ["learner.lrr", "'learner.lr'"]),
         (["table1", "real_grpo:learner.lrr=1"], ["learner.lrr", "'learner.lr'"]),

@@ -64,10 +64,12 @@ def test_rows_are_means_over_seeds_and_differences_are_paired_by_seed() -> None:
     assert rows[0]["points_over_first"] is None
 
 
-def test_shares_end_at_0_and_1_and_a_single_seed_has_no_interval() -> None:
-    wide, alone = summarise(LABELS, {"first": [_run(0, 0.0), _run(1, 1.0)], "second": [_run(1, 0.75)]})
+def test_shares_end_at_0_and_1_and_a_single_seed_has_the_interval_of_its_games() -> None:
+    wide, alone = summarise(
+        LABELS, {"first": [_run(0, 0.0), _run(1, 1.0)], "second": [_run(1, 0.75, wilson95=[0.6, 0.9])]}
+    )
     assert wide["ci95"] == [0.0, 1.0]
-    assert (alone["success_mean"], alone["ci95"]) == (0.75, None)
+    assert (alone["success_mean"], alone["ci95"]) == (0.75, [0.6, 0.9])
     assert (alone["points_over_first"], alone["points_over_first_ci95"]) == (-25.0, None)
 
 

@@ -1,0 +1,102 @@
+"""What a training is measured by as it goes on: real games, the same games dreamed, and how true the dream is."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from dreamgym.actors.real_replay import real_replay_scores
+from dreamgym.config import RunConfig
+from dreamgym.inference.engine import LOAD
+from dreamgym.models.chat import load_chat
+from dreamgym.runtime import event_loop
+from dreamgym.training.evaluation import Measured, begun, evaluate_policy
+from dreamgym.training.fidelity import named, predict
+from dreamgym.training.services import Services
+from dreamgym.types import Task, Trajectory, World
+
+log = logging.getLogger(__name__)
+FIDELITY_EPISODES = 24
+
+
+class Evaluator:
+    """Plays the dev fold with the policy as it is now, and asks the dream about real steps."""
+
+    def __init__(
+        self, config: RunConfig, services: Services, dev_tasks: Sequence[Task], heldout: Sequence[Trajectory]
+    ) -> None:
+        self._config = config
+        self._services = services
+        self._dev_tasks = list(dev_tasks)
+        self._heldout = list(heldout)
+        self._world_chat = load_chat(config.run_dir / "world")
+
+    def measure(self, iteration: int, dreams: Sequence[Trajectory]) -> tuple[dict[str, Any], int]:
+        """The real dev fold, the same games in the dream, and the dream's fidelity; nothing is learned from them.
+
+        Args:
+            dreams: what the last iteration learned from; its actions are taken in the real environment as well.
+
+        Returns:
+            The metrics, and the real transitions that it all took.
+        """
+        worlds: list[World] = ["real"] if self._services.dream is None else ["real", "dream"]
+        real, *dreamed = self._play_dev(worlds, iteration)
+        metrics = {f"real/{key}": value for key, value in real.numbers().items()}
+        steps = real.steps
+        if dreamed:
+            metrics |= {f"dream/dev_{key}": value for key, value in dreamed[0].numbers().items()}
+            with ThreadPoolExecutor(1) as beside:
+                fidelity = beside.submit(self._fidelity, real.ok[:FIDELITY_EPISODES], iteration)
+                again, taken = self._replay_for_real(dreams)
+                metrics |= again | fidelity.result()
+                steps += taken
+        return metrics | _counts("policy", self._services.policy.metrics()), steps  # type: ignore[union-attr]
+
+    def _play_dev(self, worlds: Sequence[World], iteration: int) -> list[Measured]:
+        """All worlds side by side, but for the first time the real one alone where it alone knows how a game begins."""
+        config, fleet = self._config, self._services.fleet
+        if "dream" in worlds and not all(task.first_state for task in self._dev_tasks):
+            (real,) = evaluate_policy(config, fleet, self._dev_tasks, "dev", ["real"], iteration)
+            self._dev_tasks = begun(self._dev_tasks, real)
+            return [real, *evaluate_policy(config, fleet, self._dev_tasks, "dev", ["dream"], iteration)]
+        return evaluate_policy(config, fleet, self._dev_tasks, "dev", worlds, iteration)
+
+    def _fidelity(self, own: Sequence[Trajectory], iteration: int) -> dict[str, Any]:
+        """What the dream says along the policy's own real episodes and, at first, along held-out ones."""
+        assert self._services.dream is not None
+        heldout = self._heldout[: 2 * FIDELITY_EPISODES] if iteration == 0 else []
+        return event_loop.run(self._along([*own], heldout))
+
+    async def _along(self, own: list[Trajectory], heldout: list[Trajectory]) -> dict[str, Any]:
+        assert self._services.dream is not None
+        world = self._services.dream.world
+        mine, told = await asyncio.gather(
+            *(predict(episodes, world, self._world_chat, self._config.seed) for episodes in (own, heldout))
+        )
+        metrics: dict[str, Any] = named(mine, "policy")
+        if heldout:
+            metrics |= named(told, "heldout") | named([p for p in told if not p.real.valid], "invalid")
+        return metrics | _counts("world", await world.metrics())
+
+    def _replay_for_real(self, dreams: Sequence[Trajectory]) -> tuple[dict[str, Any], int]:
+        """Dreams in the real environment, as metrics, and the steps that it took."""
+        assert self._services.fleet is not None
+        if not dreams:
+            return {}, 0
+        replayed = self._services.fleet.replay_for_real(dreams)
+        steps = sum(one.steps for one in replayed)
+        played = [one for one in replayed if not one.failed]
+        left_out = {"again/left_out": len(dreams) - len(played)}
+        if not played:
+            log.warning("none of the dreams could be played again for real; train.min_kept has nothing to go by")
+            return left_out, steps
+        return {f"again/{key}": value for key, value in real_replay_scores(played).items()} | left_out, steps
+
+
+def _counts(section: str, metrics: dict[str, float]) -> dict[str, float]:
+    """What engines have counted, as `section/name`; their load is left out, which is that of a moment of rest here."""
+    return {f"{section}/{name}": value for name, value in metrics.items() if name not in LOAD}
