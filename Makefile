@@ -29,6 +29,7 @@ lint: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
 
 # One process for all: files that can share a Ray do (tests/ray/conftest.py); what was skipped, and why, is told at the end.
 test: lint

@@ -15,6 +15,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+import dreamgym as dreamgym_api
+from dreamgym.config import RunConfig
 from dreamgym.runs.ledger import account
 from dreamgym.runs.log import read_log
 from dreamgym.schema import read_parquet
@@ -48,7 +50,11 @@ def dreamgym(command: str, out: Path, *more: str, **environment: str) -> subproc
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs")
-    done = dreamgym("quickstart", out)
+    notes = out / "notes"
+    notes.mkdir()
+    path = os.pathsep.join([str(Path(__file__).parent / "reads"), os.environ.get("PYTHONPATH", "")])
+    reads = f"{notes}:{out / 'tiny-seed0'}"
+    done = dreamgym("quickstart", out, PYTHONPATH=path, DREAMGYM_TEST_READS=reads)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return out / "tiny-seed0"
 
@@ -62,6 +68,50 @@ def test_every_stage_leaves_what_it_promises(run: Path) -> None:
         result = json.loads((run / "eval" / f"{who}-test.json").read_text())
         assert result["games"] + result["env_failed"] == 12
         assert len(result["results"]) == len(set(result["game_ids"])) == result["games"]
+
+
+def test_whatever_a_stage_reads_undoes_it_or_is_said_to_change_nothing(run: Path) -> None:
+    """What every process of the run has read, in each stage, is held against what the stage's record says counts."""
+    read: dict[str, set[str]] = {}
+    for line in (line for notes in (run.parent / "notes").iterdir() for line in notes.read_text().splitlines()):
+        name, field = line.split()
+        read.setdefault(name, set()).add(field)
+    records = dreamgym_api.Run(run).stages
+    assert read.keys() == records.keys()
+
+    def counted(name: str) -> set[str]:
+        """Dotted names that undo a stage, by itself or by a stage before it."""
+        return {*records[name]["settings"]}.union(*(counted(before) for before in records[name]["upstream"]))
+
+    for name, fields in read.items():
+        sections = counted(name)
+        missed = {
+            field
+            for field in fields
+            if not operational(field) and not any(f"{field}.".startswith(f"{section}.") for section in sections)
+        }
+        assert not missed, f"{name} reads {missed}, and does not say so"
+    assert {"world.sft.grad_clip", "world.engine.max_model_len"} <= read["sft-world"]
+
+
+def operational(name: str) -> bool:
+    section: Any = RunConfig
+    *sections, field = name.split(".")
+    for part in sections:
+        section = section.model_fields[part].annotation
+    return section.is_operational(field)
+
+
+def test_the_python_api_opens_the_run(run: Path) -> None:
+    opened = dreamgym_api.Run(run)
+    assert opened.metrics().num_rows == len(read_log(run / "train" / "metrics.jsonl"))
+    assert set(opened.trajectories()["world"].to_pylist()) == {"dream"}
+    assert set(opened.trajectories("real")["world"].to_pylist()) == {"real"}
+    assert len(opened.checkpoints()) == opened.config.train.keep_checkpoints
+    model, tokenizer = opened.policy()
+    assert model.get_input_embeddings().num_embeddings >= len(tokenizer)
+    record = json.loads((run / "eval" / "policy-test.json").read_text())
+    assert opened.score() == record, "a score that is there is not measured again"
 
 
 def test_engines_and_learner_agree_at_every_step(run: Path) -> None:

@@ -97,4 +97,4 @@ def test_one_step_is_the_step_of_a_plain_loop(
     got = load_file(tmp_path / "m" / "model.safetensors")
     assert got.keys() == weights.keys()
     for name, weight in weights.items():
-        torch.testing.assert_close(got[name], weight, atol=2e-5, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(got[name], weight, atol=5e-5, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
