@@ -11,6 +11,7 @@ from dreamgym.config import RunConfig
 from dreamgym.data.importing import import_files
 from dreamgym.data.journal import Journal
 from dreamgym.data.seed_play import SOURCES, Collected, collect_trajectories
+from dreamgym.envs.base import env_class
 from dreamgym.errors import EnvError
 from dreamgym.runs.stage import stage
 from dreamgym.schema import write_parquet
@@ -31,6 +32,7 @@ def collect(config: RunConfig) -> None:
     with stage(config, "collect", ["env", "collect"], makes=files) as current:
         if current.done:
             return
+        env_class(config.env.name)  # a name that is wrong is told here, and not after the tuning
         data = current.run_dir / "data"
         if config.collect.files:
             train, heldout = import_files(

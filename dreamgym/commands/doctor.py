@@ -16,6 +16,7 @@ from typing import Any
 from rich.markup import escape
 
 from dreamgym.commands.doctor_cuda import Finding, ask_cuda, cuda_findings, torch_build
+from dreamgym.commands.doctor_env import environment, logs
 from dreamgym.config import ModelConfig, RunConfig
 from dreamgym.errors import ConfigError
 from dreamgym.planning.check import check_cluster
@@ -74,7 +75,8 @@ def examine(config: RunConfig, machine: Machine) -> list[Finding]:
         _qdrant(config),
         checkpoints(config),
         *(_model(f"{name}.model", model) for name, model in _models(config)),
-        _environment(config),
+        environment(config),
+        logs(config),
     ]
 
 
@@ -281,15 +283,3 @@ def _model(check: str, model: ModelConfig) -> Finding:
 
 def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:160] or type(error).__name__
-
-
-def _environment(config: RunConfig) -> Finding:
-    """On the node of the driver; rollout actors build it on theirs."""
-    from dreamgym.envs.base import make_env
-
-    try:
-        with closing(make_env(config.env)) as env:
-            task = env.tasks("train", 1, config.seed)[0]
-    except Exception as error:  # noqa: BLE001 - a user's class may raise anything
-        return Finding("environment", False, f"{config.env.name} gives no task ({_short(error)})", "correct `env`")
-    return Finding("environment", True, f"{config.env.name} gives tasks, such as {task.instruction[:60]!r}")

@@ -73,7 +73,11 @@ def test_without_a_key_on_loopback_everybody_is_let_in() -> None:
     [
         ({"model": "other"}, 404),
         ({"n": 2}, 400),
-        ({"stream": True}, 400),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, 400),
+        ({"logprobs": True}, 400),
+        ({"frequency_penalty": 0.5}, 400),
+        ({"response_format": {"type": "json_object"}}, 400),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, 400),
         ({"temperature": -1}, 400),
         ({"top_p": 0}, 400),
         ({"max_tokens": 0}, 400),
@@ -88,6 +92,41 @@ def test_what_cannot_be_obeyed_is_refused(change: dict[str, Any], status: int) -
     answer = ask(json={**HELLO, **change})
     assert answer.status_code == status
     assert answer.json()["error"]["message"]
+
+
+def test_parts_of_text_are_one_text_and_neutral_settings_are_let_in() -> None:
+    parts = [{"type": "text", "text": "hel"}, {"type": "text", "text": "lo"}]
+    neutral = {"tools": [], "tool_choice": "none", "logprobs": False, "presence_penalty": 0, "user": "u"}
+    answer = ask(json={"messages": [{"role": "user", "content": parts}], **neutral})
+    assert answer.json()["choices"][0]["message"]["content"] == "hello"
+
+
+@pytest.mark.parametrize(("stop", "text"), [("l", "he"), (["o", "el"], "h"), (["x", ""], "hello"), ([], "hello")])
+def test_an_answer_ends_before_the_first_stop(stop: str | list[str], text: str) -> None:
+    choice = ask(json={**HELLO, "stop": stop}).json()["choices"][0]
+    assert (choice["message"]["content"], choice["finish_reason"]) == (text, "stop")
+
+
+def test_a_stream_is_the_same_answer_as_events() -> None:
+    answer = ask(json={**HELLO, "stream": True, "stream_options": {"include_usage": True}})
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    *events, end = [line.removeprefix("data: ") for line in answer.text.split("\n\n") if line]
+    said, ended, took = map(json.loads, events)
+    assert end == "[DONE]"
+    assert {event["object"] for event in (said, ended, took)} == {"chat.completion.chunk"}
+    assert said["choices"][0]["delta"] == {"role": "assistant", "content": "hello"}
+    assert ended["choices"][0]["finish_reason"] == "stop"
+    assert took["choices"] == [] and took["usage"]["total_tokens"] == 12
+    assert "usage" not in ask(json={**HELLO, "stream": True}).text
+
+
+def test_one_model_is_described_and_what_is_not_there_is_an_error_object() -> None:
+    assert ask(method="GET", path="/v1/models/m").json()["id"] == "m"
+    for method, path, status in (("GET", "/v1/models/other", 404), ("POST", "/v1/completions", 404),
+                                 ("GET", "/v1/chat/completions", 405)):  # fmt: skip
+        answer = ask(method=method, path=path)
+        assert (answer.status_code, answer.json()["error"]["type"]) == (status, "invalid_request_error")
+        assert ask(method=method, path=path, headers={}).status_code == 401
 
 
 def test_the_request_goes_before_the_defaults() -> None:
@@ -132,7 +171,10 @@ BODIES = [
 def test_any_body_is_answered_or_refused(body: bytes) -> None:
     answer = ask(content=body)
     assert answer.status_code in (200, 400, 404)
-    assert set(answer.json()) == {"error"} or answer.json()["choices"][0]["message"]["content"] == "hello"
+    if answer.headers["content-type"].startswith("text/event-stream"):
+        return
+    said = answer.json()
+    assert set(said) == {"error"} or "hello".startswith(said["choices"][0]["message"]["content"])
 
 
 def config(tmp_path: Path, **fields: Any) -> RunConfig:
