@@ -1,6 +1,7 @@
 """The order of all tests; no example of hypothesis too slow; and Ctrl-C, which a shell's `&` would keep from us."""
 
 import signal
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -11,6 +12,7 @@ settings.load_profile("any machine")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+HERE = Path(__file__).parent
 ROOMS = ("unit", "ray", "e2e")
 
 
@@ -18,7 +20,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The quick tests first, then those that share a Ray, then those with a Ray of their own, then whole runs."""
 
     def place(item: pytest.Item) -> tuple[int, bool]:
-        room = item.path.parent.name
+        room = item.path.relative_to(HERE).parts[0]
         alone = room == "ray" and "local_ray" not in getattr(item, "fixturenames", ())
         return ROOMS.index(room), alone
 

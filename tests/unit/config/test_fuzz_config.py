@@ -14,7 +14,7 @@ from dreamgym.config import RunConfig
 from dreamgym.config.loading import MAX_RECIPE_BYTES, describe_fields, dump_config, load_config
 from dreamgym.errors import ConfigError
 
-RECIPE = (Path(__file__).parents[2] / "recipes" / "quickstart.yaml").read_bytes()
+RECIPE = (Path(__file__).parents[3] / "recipes" / "quickstart.yaml").read_bytes()
 NAMES = [field.name for field in describe_fields()]
 SCALARS = ["1", "1e3", "0x10", "-1", "1.5", "yes", "null", "~", ".nan", "-.inf", "2020-01-31", "1:30:00", "'", "*a"]
 SCALARS += ["!!int x", "!!float ''", "!!bool x", "!!binary aGk=", "!!set {a}", "!!python/name:os.system", "&a 1", "["]

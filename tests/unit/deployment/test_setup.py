@@ -21,7 +21,7 @@ from packaging.specifiers import SpecifierSet
 
 import set_up
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 pytestmark = pytest.mark.skipif(platform.system() != "Linux", reason="a Mac's set-up asks for no GPU and no index")

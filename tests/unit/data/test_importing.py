@@ -25,7 +25,7 @@ from dreamgym.schema import read_parquet, write_parquet
 from dreamgym.types import Trajectory
 from tests.waiting import HANG_S
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 WON: dict[str, Any] = {
     "task": {"instruction": "open the chest"},

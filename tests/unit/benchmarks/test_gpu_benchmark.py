@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.waiting import HANG_S
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ABSENT = ("ray", "vllm", "qdrant_client", "gymnasium", "textworld_express", "starlette", "uvicorn", "rich", "peft")
 SCRIPT = str(ROOT / "benchmarks" / "gpu.py")
 sys.path.insert(0, str(ROOT / "benchmarks"))

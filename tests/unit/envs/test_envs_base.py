@@ -18,7 +18,7 @@ from dreamgym.errors import EnvError
 from dreamgym.types import Task
 from tests.waiting import HANG_S
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TASK = Task("t", "fragile", "do it")
 
 

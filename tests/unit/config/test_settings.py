@@ -190,7 +190,7 @@ def test_an_engine_reads_no_more_than_its_model_made_from_nothing_can() -> None:
     load_config(None, ["world.model.source=some/model", "world.engine.max_model_len=4096"])
 
 
-@pytest.mark.parametrize("recipe", sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("recipe", sorted((Path(__file__).parents[3] / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_recipe_is_valid(recipe: Path) -> None:
     assert load_config(recipe).name == recipe.stem
 

@@ -15,7 +15,7 @@ import pytest
 from dreamgym.config import QdrantConfig
 from dreamgym.replay.index import VectorIndex, connect
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 Asked = list[tuple[str, str, dict[str, Any]]]
 
 

@@ -23,7 +23,7 @@ from kustomization import Document, build, read, select
 from dreamgym.config.loading import load_config
 from tests.waiting import HANG_S
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 K8S = ROOT / "k8s"
 OVERLAYS = ["gpu-nvidia", "small-cpu"]
 CASES = {

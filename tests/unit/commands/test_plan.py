@@ -18,7 +18,7 @@ from dreamgym.planning.estimate import Estimate, Models, estimate, precision
 from dreamgym.planning.machine import FORMS, Node, chip_of, here, parse, parse_nvidia
 from dreamgym.planning.placement import Seats, place, wanted
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 MODELS = ROOT / "tests" / "models"
 FOLDERS = {
     "meta-llama/Llama-3.2-3B-Instruct": MODELS / "llama-3.2-3b",

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 from kustomization import Document, build, read, select
 
-K8S = Path(__file__).parents[2] / "k8s"
+K8S = Path(__file__).parents[3] / "k8s"
 
 
 class Pod(NamedTuple):

@@ -17,7 +17,7 @@ from ray.scripts.symmetric_run import symmetric_run
 
 from tests.waiting import HANG_S
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CLUSTER = ROOT / "cluster"
 LAUNCHERS = ["aws", "gcp", "on-premise"]
 

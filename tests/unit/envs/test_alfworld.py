@@ -14,7 +14,7 @@ from dreamgym.errors import EnvError
 from dreamgym.types import Task, Transition
 
 pytest.importorskip("alfworld", reason="the extra 'alfworld' is not installed")
-DATA = Path(__file__).parents[3] / "shared" / "data"
+DATA = Path(__file__).parents[4] / "shared" / "data"
 with_data = pytest.mark.skipif(not (DATA / "alfworld_train.jsonl.xz").is_file(), reason="the ALFWorld data is absent")
 
 

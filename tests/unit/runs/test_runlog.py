@@ -205,7 +205,7 @@ print(during.peak_gib - before.peak_gib)
 def test_peak_memory_counts_the_children_too() -> None:
     """In a process of its own, which has no other children; it ends once a sample has counted this one."""
     told = subprocess.run(
-        [sys.executable, "-c", WATCHED], capture_output=True, text=True, timeout=HANG_S, cwd=Path(__file__).parents[2]
+        [sys.executable, "-c", WATCHED], capture_output=True, text=True, timeout=HANG_S, cwd=Path(__file__).parents[3]
     )
     assert told.returncode == 0, told.stderr
     assert 0.24 < float(told.stdout) < 0.6

@@ -25,7 +25,7 @@ from dreamgym.models.lora import add_adapters
 from dreamgym.planning.memory import Trained, activations, engine, head, kv_bytes, layer_activations, states
 from dreamgym.planning.shapes import Shape, adapter_weights, scratch_config, shape_of
 
-MODELS = Path(__file__).parents[1] / "models"
+MODELS = Path(__file__).parents[2] / "models"
 GB = 1e9
 
 
@@ -144,7 +144,7 @@ CASES = [
 def test_deepspeed_holds_after_a_backward_pass_what_is_estimated(tmp_path: Path) -> None:
     """Two ranks, matrices above ZeRO-3's threshold of 1e5 weights; what a step needs may be there before it."""
     rendezvous = (tmp_path / "rendezvous").as_uri()
-    code = textwrap.dedent(STATES.format(tests=str(Path(__file__).parents[1]), cases=CASES, rendezvous=rendezvous))
+    code = textwrap.dedent(STATES.format(tests=str(Path(__file__).parents[2]), cases=CASES, rendezvous=rendezvous))
     shared = {"WORLD_SIZE": "2", "LOCAL_SIZE": "1", "LOCAL_RANK": "0", "PYTHONPATH": os.pathsep.join(sys.path)}
     shared |= {"DS_ACCELERATOR": "cpu", "TORCHDYNAMO_DISABLE": "1"}
     ranks = [

@@ -17,7 +17,7 @@ from dreamgym.telemetry.clock import Clock
 from dreamgym.telemetry.metrics import COUNTERS, GAUGES, exported_name, is_counter, numbers
 from dreamgym.telemetry.tracing import Event
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DASHBOARD = json.loads((ROOT / "cluster" / "grafana" / "dreamgym.json").read_text())
 PANELS: list[dict[str, Any]] = [p for p in DASHBOARD["panels"] if p["type"] != "row"]
 QUERIES = [t["expr"] for p in PANELS for t in p["targets"]] + [

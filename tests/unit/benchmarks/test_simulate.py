@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
 simulate = importlib.import_module("simulate")
 
 READ = {"retrieval_ms": 0.1, "dreamed": 0.8, "transfer_fixed_s": 0.1, "transfer_mb_per_s": 50_000.0}

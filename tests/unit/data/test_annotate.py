@@ -29,7 +29,7 @@ from dreamgym.schema import read_parquet, write_parquet
 from dreamgym.types import Task, Trajectory, Transition
 from tests.waiting import HANG_S
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 KEY = "sk-this-is-secret"
 Reply = tuple[int, bytes]
 

@@ -24,7 +24,7 @@ from dreamgym.runs.folder import write_text
 from dreamgym.runs.stage import read_stage, stage
 from tests.waiting import HANG_S, until_ended
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
+RECIPE = Path(__file__).parents[3] / "recipes" / "quickstart.yaml"
 DEPENDS = {
     "collect": ["env.name", "collect"],
     "annotate": ["annotate.by"],

@@ -11,7 +11,7 @@ from dreamgym.envs.webshop_data import Goal, Product, score
 from dreamgym.errors import EnvError
 from dreamgym.types import Transition
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
+DATA = Path(__file__).parents[4] / "shared" / "data"
 PRODUCTS, GOALS = DATA / "webshop_products_1000.jsonl.xz", DATA / "items_ins_v2_1000.json"
 for module in ("bm25s", "rapidfuzz"):
     pytest.importorskip(module, reason="the extra 'webshop' is not installed")
