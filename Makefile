@@ -9,12 +9,13 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint
+.PHONY: help setup quickstart test lint docs
 
 help:
 	@echo "make quickstart   set up, train an agent in a dream, and measure it in the real environment"
 	@echo "make test         set up, check the style and the types, run the tests"
 	@echo "make lint         style and types only"
+	@echo "make docs         build the documentation into site/, strictly: a broken link is an error"
 	@echo "make setup        set up .venv, which the others do by themselves (EXTRA=cpu|gpu: not by what the machine has)"
 
 setup:
@@ -34,3 +35,8 @@ lint: setup
 # One process for all: files that can share a Ray do (tests/ray/conftest.py); what was skipped, and why, is told at the end.
 test: lint
 	@$(BIN)/python -m pytest
+
+# The packages of the extra `docs` come with the first call; what is there already is not asked for again.
+docs: setup
+	@$(BIN)/python -c "import material, mkdocstrings" 2> /dev/null || $(BIN)/python -m pip install --quiet --editable ".[docs]"
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

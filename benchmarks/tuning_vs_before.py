@@ -2,8 +2,8 @@
 
     .venv/bin/python benchmarks/tuning_vs_before.py CHECKOUT [ROUNDS]
 
-CHECKOUT is a git worktree of the commit to hold it against. Both tune on the same recorded episodes, which are
-collected once; the rate is that of `stages/sft-world.json`, so neither start-up nor the making of examples counts.
+CHECKOUT is a git worktree of the commit to hold it against. Each tunes on the episodes that it has recorded itself, by
+the same seed. The rate is that of `stages/sft-world.json`: neither start-up nor the making of examples counts.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def tuned(checkout: Path, home: Path, name: str, tokens: int) -> float:
     """Tokens/s of one short tuning from the beginning."""
     run = home / f"{name}-seed0"
     shutil.rmtree(run, ignore_errors=True)
-    shutil.copytree(home / "data-seed0", run)
+    shutil.copytree(home / f"data-{name}-seed0", run)
     settings = [f"out={home}", f"name={name}", f"world.sft.tokens={tokens}", "world.model.scratch.drill_tokens=0"]
     dreamgym(checkout, "sft", *settings, "policy.sft.tokens=0")
     record: dict[str, Any] = json.loads((run / "stages" / "sft-world.json").read_text(encoding="utf-8"))
@@ -51,10 +51,12 @@ def main() -> None:
     rates: dict[str, list[float]] = {"before": [], "now": []}
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        for stage in ("collect", "annotate"):
-            dreamgym(before, stage, f"out={home}", "name=data")
+        checkouts = {"before": before, "now": ROOT}
+        for name, checkout in checkouts.items():
+            for stage in ("collect", "annotate"):
+                dreamgym(checkout, stage, f"out={home}", f"name=data-{name}")
         for _ in range(rounds):
-            for name, checkout in (("before", before), ("now", ROOT)):
+            for name, checkout in checkouts.items():
                 rates[name].append(tuned(checkout, home, name, TOKENS[name]))
                 print(name, f"{rates[name][-1]:,.0f} tokens/s", flush=True)
     ratio = median(now / then for now, then in zip(rates["now"], rates["before"], strict=True))

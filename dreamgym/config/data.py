@@ -14,7 +14,7 @@ class EnvConfig(Section):
     """The real environment: what is collected from, measured in, and dreamed of."""
 
     name: str = "mapreader"
-    """A registered name (see docs/bring-your-own.md), or `module:Class` of your own environment."""
+    """A registered name (see docs/environments/index.md), or `module:Class` of your own environment."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments for the environment, such as {numLocations: 5}."""
     max_steps: int = Field(15, ge=1)

@@ -100,7 +100,7 @@ def env_class(name: str) -> type:
         ) from error
     missing = [m for m in ("tasks", "reset", "step", "close") if not callable(getattr(found, m, None))]
     if missing:
-        raise EnvError(f"env.name: '{name}' has no method '{missing[0]}'; see docs/bring-your-own.md.")
+        raise EnvError(f"env.name: '{name}' has no method '{missing[0]}'; see docs/how-to/own-environment.md.")
     return found
 
 

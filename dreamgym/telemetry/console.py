@@ -99,13 +99,14 @@ def progress(label: str, total: float | None = None, out: Console | None = None)
 
 @contextmanager
 def waiting(label: str, out: Console | None = None) -> Iterator[None]:
-    """A spinner around work without a count, such as starting engines; elsewhere one line at its end."""
+    """A spinner around work without a count, such as measuring; elsewhere one line as it begins and one at its end."""
     out = out or console
     begin = time.monotonic()
     if out.is_terminal:
         with out.status(label):
             yield
     else:
+        out.print(f"{label} …", style="dim", markup=False)
         yield
     out.print(f"{label} · {duration(time.monotonic() - begin)}", style="dim", markup=False)
 

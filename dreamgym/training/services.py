@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
@@ -21,6 +22,8 @@ from dreamgym.runtime import event_loop
 from dreamgym.runtime.cluster import Machine, ensure_ray, settled
 from dreamgym.runtime.placement import asks_of_run, require, share_of_gpu
 from dreamgym.serve.app import WORLD, DreamApp, deploy_dream
+from dreamgym.telemetry.clock import duration
+from dreamgym.telemetry.console import console
 from dreamgym.types import Trajectory
 
 
@@ -121,11 +124,15 @@ def start_services(
     if machine.gpu:
         require(asks_of_run(config, world=world is not None, learner=learner), config.device, resuming)
     services = Services(colocated=config.train.colocate)
+    began, parts = time.monotonic(), "policy engines"
     jobs: list[Callable[[], None]] = [lambda: _start_policy(config, policy, machine, services)]
     if world is not None:
+        parts += ", experience model"
         jobs.append(lambda: _start_dream(config, world, seed_data or [], machine, services))
     if learner:
+        parts += ", learner"
         jobs.append(lambda: _start_learner(config, policy, machine, services))
+    console.print(f"starting {parts} …", style="dim")
     try:
         _one_by_one(jobs) if services.colocated else _side_by_side(jobs, services)
         assert services.policy is not None
@@ -143,6 +150,7 @@ def start_services(
     except BaseException:
         services.__exit__()
         raise
+    console.print(f"started {parts} · {duration(time.monotonic() - began)}", style="dim")
     return services
 
 

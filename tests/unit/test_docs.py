@@ -206,3 +206,11 @@ def test_the_loop_in_one_file_learns_from_a_true_dream_alone(seed_data: str, ris
 
 def test_the_loop_in_one_file_stays_readable() -> None:
     assert len((ROOT / "examples" / "loop.py").read_text(encoding="utf-8").splitlines()) <= 200
+
+
+def test_the_site_builds_strictly(tmp_path: Path) -> None:
+    """A broken link, a page that no menu names or an object that is not there is an error."""
+    call = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    built = subprocess.run(call, cwd=ROOT, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr[-3000:]
+    assert (tmp_path / "site" / "reference" / "settings.html").stat().st_size > 20_000

@@ -251,8 +251,8 @@ def test_broken_bytes_are_refused(tmp_path: Path, data: bytes, cut: int, name: s
     assert not problem or name in problem or "collect.files" in problem
 
 
-def test_the_page_on_bringing_your_own_tells_the_truth(tmp_path: Path) -> None:
-    page = (ROOT / "docs" / "bring-your-own.md").read_text()
+def test_the_page_on_own_logs_tells_the_truth(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "how-to" / "own-logs.md").read_text()
     record = json.loads(page.split("```json\n")[1].split("```")[0])
     train, heldout = load(tmp_path, record, *numbered(1))
     assert {t.task.instruction for t in train + heldout} == {"open the chest with the red key", "open the chest"}
