@@ -60,19 +60,8 @@ def real(config: RunConfig, running: Services | None = None, alive: ExitStack | 
                     with suppress(EngineError):  # a dream that has died has left the GPU
                         event_loop.run(services.dream.world.sleep())  # for good: its GPU is the learner's as well
                 awake = replace(services, dream=None, replay=None)
-                return Trainer(
-                    settings,
-                    folder,
-                    awake,
-                    tasks,
-                    dev,
-                    [],
-                    after,
-                    to,
-                    remote,
-                    seed_data,
-                    usual_groups=config.train.groups,
-                )
+                usual = config.train.groups
+                return Trainer(settings, folder, awake, tasks, dev, [], after, to, remote, seed_data, None, usual)
 
             def start() -> Services:
                 actors, resuming = config.train.rollout_actors, bool(checkpoints(folder))

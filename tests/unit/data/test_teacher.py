@@ -1,4 +1,4 @@
-"""Reasoning by rule and by a teacher: a real HTTP endpoint that answers well, badly, slowly, or not at all."""
+"""Reasoning by a teacher: a real HTTP endpoint that answers well, badly, slowly, or not at all."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from typing import Any
 import pytest
 from tenacity import RetryCallState, wait_none
 
-from dreamgym.commands.annotate import annotate, by_rule
+from dreamgym.commands.annotate import annotate
 from dreamgym.commands.collect import collect
-from dreamgym.config import RunConfig, TeacherConfig
+from dreamgym.config import TeacherConfig
 from dreamgym.data import teacher
 from dreamgym.data.teacher import ask, questions
-from dreamgym.errors import ConfigError, DataError, EngineError, EnvError
+from dreamgym.errors import ConfigError, DataError, EngineError
 from dreamgym.schema import read_parquet, write_parquet
-from dreamgym.types import Task, Trajectory, Transition
+from dreamgym.types import Trajectory, Transition
+from tests.unit.commands.test_annotate import rooms, run_config
 from tests.waiting import HANG_S
 
 ROOT = Path(__file__).parents[3]
@@ -113,20 +114,6 @@ def settings(url: str, **fields: Any) -> TeacherConfig:
     return TeacherConfig(
         **{"base_url": url, "model": "m", "api_key_env": "TEACHER_KEY", "concurrency": 4, "timeout_s": HANG_S, **fields}
     )
-
-
-def rooms(count: int) -> list[Trajectory]:
-    """Trajectories of two steps each."""
-    return [
-        Trajectory(
-            f"tr{i}",
-            Task(f"t{i}", "e", f"leave room {i}"),
-            "expert",
-            "real",
-            [Transition(f"room {i}", "go", f"hall {i}", 0.0, False), Transition(f"hall {i}", "exit", "out", 1.0, True)],
-        )
-        for i in range(count)
-    ]
 
 
 def test_every_step_is_asked_once_with_what_decides_it_and_the_answer_is_kept_on_one_line(
@@ -296,30 +283,6 @@ def test_a_line_that_was_cut_off_is_asked_again_and_a_broken_one_is_named(serve:
         ask(settings(endpoint.url), asked, kept, lambda _: None)
 
 
-def run_config(tmp_path: Path, **annotation: Any) -> RunConfig:
-    return RunConfig.model_validate(
-        {
-            "out": tmp_path,
-            "env": {"name": "examples.keyhouse:KeyHouse", "timeout_s": HANG_S},
-            "collect": {"tasks": 4, "heldout_tasks": 2, "garbled": 0, "slips": 0},
-            "annotate": annotation,
-        }
-    )
-
-
-def test_the_rule_explains_every_step_and_predicts_what_follows(tmp_path: Path) -> None:
-    run = run_config(tmp_path, by="rule")
-    collect(run)
-    annotate(run)
-    for trajectory in read_parquet(run.run_dir / "data" / "annotated.parquet"):
-        for step in trajectory.steps:
-            assert step.reasoning
-            assert step.reasoning.endswith("refused") == step.next_state.startswith("refused")
-            assert step.reasoning.endswith("opened") == step.done
-            if step.action.startswith("go ") and not step.reasoning.endswith("refused"):
-                assert f"at {step.reasoning.split()[-1]} " in step.next_state
-
-
 def test_a_teacher_fills_the_stage_and_its_cost_is_in_the_summary(serve: Any, tmp_path: Path) -> None:
     endpoint = serve(lambda prompt, n: good() if "Action: go" in prompt else good("", 5, 0))
     run = run_config(tmp_path, by="teacher", teacher=settings(endpoint.url, attempts=1).model_dump())
@@ -334,53 +297,6 @@ def test_a_teacher_fills_the_stage_and_its_cost_is_in_the_summary(serve: Any, tm
     assert record["tokens"] == 10 * going + 5 * (len(steps) - going)
     train = read_parquet(run.run_dir / "data" / "train.parquet")
     assert [s.next_state for t in train for s in t.steps] == [s.next_state for s in steps]
-
-
-def test_none_leaves_everything_as_it_is(tmp_path: Path) -> None:
-    run = run_config(tmp_path, by="none")
-    collect(run)
-    annotate(run)
-    data = run.run_dir / "data"
-    assert read_parquet(data / "annotated.parquet") == read_parquet(data / "train.parquet")
-
-
-def test_without_the_stage_before_it_says_which_one_to_run(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="'collect' is not finished"):
-        annotate(run_config(tmp_path))
-
-
-class Ruleless:
-    """An environment without a rule."""
-
-    def tasks(self) -> None: ...
-    def reset(self) -> None: ...
-    def step(self) -> None: ...
-    def close(self) -> None: ...
-
-
-class Crashing(Ruleless):
-    """A rule that fails."""
-
-    @staticmethod
-    def reason(task: Task, history: list[Transition], transition: Transition) -> str:
-        raise KeyError("hall")
-
-
-class Numeric(Ruleless):
-    """A rule that gives no text."""
-
-    @staticmethod
-    def reason(task: Task, history: list[Transition], transition: Transition) -> int:
-        return len(history)
-
-
-def test_a_rule_that_is_missing_or_wrong_is_named() -> None:
-    with pytest.raises(ConfigError, match="has no rule reason"):
-        by_rule(f"{__name__}:Ruleless", rooms(1))
-    with pytest.raises(EnvError, match=r"at step 0 of trajectory tr0 failed .KeyError: 'hall'"):
-        by_rule(f"{__name__}:Crashing", rooms(1))
-    with pytest.raises(EnvError, match="gave int, not text"):
-        by_rule(f"{__name__}:Numeric", rooms(1))
 
 
 def test_reasoning_of_the_user_is_kept() -> None:
