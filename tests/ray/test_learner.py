@@ -389,16 +389,12 @@ def test_a_model_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
         Learner.start(tmp_path, LearnerConfig(), dtype="float32", seed=0)
 
 
-def test_a_dead_worker_is_an_engine_error(model: Path) -> None:
-    learner = Learner.start(model, LearnerConfig(), dtype="float32", seed=0, threads=1)
-    ray.kill(learner._workers[0])
-    with pytest.raises(EngineError, match="a learner worker died"):
-        learner.sft(examples(), SFT, seed=0)
-
-
-def test_a_missed_deadline_is_an_engine_error(model: Path) -> None:
+def test_a_missed_deadline_and_a_dead_worker_are_engine_errors(model: Path) -> None:
     learner = Learner.start(model, LearnerConfig(), dtype="float32", seed=0, threads=1)
     learner.config = LearnerConfig(timeout_s=0.001)
     with pytest.raises(EngineError, match=r"did not answer within 0\.001 s; raise learner\.timeout_s"):
         learner.sft(examples(), SFT, seed=0)
-    learner.close()
+    learner.config = LearnerConfig()
+    ray.kill(learner._workers[0])
+    with pytest.raises(EngineError, match="a learner worker died"):
+        learner.sft(examples(), SFT, seed=0)
