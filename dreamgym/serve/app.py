@@ -175,7 +175,7 @@ def _engines(
         },
         ray_actor_options={"num_cpus": 0, "num_gpus": gpus},
         health_check_timeout_s=120,
-        graceful_shutdown_timeout_s=engine.timeout_s,  # a replica that is replaced answers what it was asked before
+        graceful_shutdown_timeout_s=20,  # what it was asked and has not answered by then is asked of another
     )
 
 

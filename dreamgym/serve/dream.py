@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError
 from ray.serve.exceptions import RayServeException
 
 from dreamgym.config import WorldConfig
@@ -20,6 +20,10 @@ from dreamgym.types import StepResult, Task, stable_id
 
 Memo = dict[tuple[int, tuple[str, ...]], "asyncio.Future[DreamAnswer]"]
 """(seed, task and actions so far) -> the dream step that is done or under way."""
+
+
+class ReplicaDiedError(EngineError):
+    """A replica died, or was ended, before it had answered."""
 
 
 class WorldClient:
@@ -45,9 +49,19 @@ class WorldClient:
     async def step(self, query: DreamQuery) -> DreamAnswer:
         """Dream one step, when the replicas have room for it."""
         async with self._limit:
-            answer: DreamAnswer = await self._guarded(self._steps(query), "a dream step")
+            answer = await self._step(query)
             self._limit.told(answer.load)
         return answer
+
+    async def _step(self, query: DreamQuery) -> DreamAnswer:
+        """One step; where its replica dies meanwhile, by another: a step is the same whoever dreams it."""
+        what = "a dream step"
+        try:
+            first: DreamAnswer = await self._guarded(self._steps(query), what)
+        except ReplicaDiedError:
+            second: DreamAnswer = await self._guarded(self._steps(query), what)
+            return second
+        return first
 
     async def write(self, query: WriteQuery) -> str:
         """Let the model write a text; empty where its answer was malformed."""
@@ -78,9 +92,8 @@ class WorldClient:
                 "raise world.engine.timeout_s or world.replicas."
             ) from error
         except (RayError, RayServeException) as error:
-            raise EngineError(
-                f"the experience model failed at {what}: {str(error).strip().splitlines()[-1]}"
-            ) from error
+            kind = ReplicaDiedError if isinstance(error, RayActorError) else EngineError
+            raise kind(f"the experience model failed at {what}: {str(error).strip().splitlines()[-1]}") from error
 
 
 class DreamEnvironment:

@@ -31,7 +31,8 @@ def queried(prefix: str) -> set[str]:
 
 
 def test_the_dashboard_asks_for_what_the_loop_exports() -> None:
-    parts = re.findall(r'self\.clock\("([a-z ]+)"\)', (ROOT / "dreamgym" / "controller.py").read_text())
+    parts = re.findall(r'self\.clock\("([a-z ]+)"\)', (ROOT / "dreamgym" / "training" / "trainer.py").read_text())
+    assert len(parts) > 4
     timed = [f"time/{part.replace(' ', '_')}" for part in (*parts, *Clock().parts())]
     refused = [f"replay/refused_{reason}" for reason in Reason.__args__ if reason != "admitted"]  # type: ignore[attr-defined]
     counters = [*COUNTERS, *timed, *refused]
