@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 NOTES, _, RUN_DIR = os.environ.get("DREAMGYM_TEST_READS", "").partition(":")
-NOT_USED = ("dreamgym.config", "dreamgym.runs.fingerprint", "dreamgym.planning", "pydantic")
-"""Modules that look at settings to check, compare or foretell, and not to do something by them."""
+NOT_USED = ("dreamgym.config", "dreamgym.runs.fingerprint", "dreamgym.planning", "pydantic", "dreamgym.runtime.cluster")
+"""Modules that look at settings to check, compare, foretell or fill them in, and not to do something by them."""
 
 
 class Notes:
