@@ -26,13 +26,15 @@ def tuner(config: RunConfig, model: Path, tuning: TuningConfig, **options: Any) 
     machine = ensure_ray(config.device)
     tell_precision(config, machine)
     dtype = machine.precision.dtype(tuning.dtype)
+    own = ("optimizer", "lr", "muon_lr", "weight_decay", "grad_clip")
+    of_rl = ("advantage", "aggregation", "clip_low", "clip_high", "kl_estimator", "kl_in_reward")
     settings = config.learner.model_copy(
         update={
+            **dict.fromkeys(of_rl),
+            **{name: getattr(tuning, name) for name in own},
             "algorithm": "grpo",
-            "advantage": None,
             "kl_coef": 0.0,
             "entropy_coef": 0.0,
-            **{name: getattr(tuning, name) for name in ("optimizer", "lr", "muon_lr", "weight_decay", "grad_clip")},
         }
     )
     require([Ask("learner.workers", settings.workers, machine.gpus(1))], config.device)
