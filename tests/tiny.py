@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+from dreamgym.config import RunConfig
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "quickstart.yaml"
 REAL = [
@@ -33,3 +36,12 @@ PATIENT = [
     "train.episode_timeout_s=1200",
 ]
 """Nothing is given up because a machine is slow or busy."""
+
+
+def operational(name: str) -> bool:
+    """Whether the field of this dotted name says where it is defined that it changes nothing that is made."""
+    section: Any = RunConfig
+    *sections, field = name.split(".")
+    for part in sections:
+        section = section.model_fields[part].annotation
+    return bool(section.is_operational(field))

@@ -11,7 +11,7 @@ from dreamgym.config import ScratchModel
 from dreamgym.models.chat import load_tokenizer
 
 if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 SHARP, STRENGTH = 4, 8.0
 PREVIOUS_TOKENS = ((1, 2, 3), (1,))
@@ -20,17 +20,17 @@ ROPE_THETA = 1e6
 """Slow rotations let more of a head's width tell what a token is, however far away it stands."""
 
 
-def scratch_model(shape: ScratchModel, tokenizer: PreTrainedTokenizerBase, seed: int) -> LlamaForCausalLM:
-    """An untrained Llama: normal(0, 0.02), residual projections scaled by 1/sqrt(2 layers) as in GPT-2.
+def scratch_config(shape: ScratchModel, vocab: int | None = None, **ids: int | None) -> LlamaConfig:
+    """The Llama configuration of a model made from nothing.
 
-    Some heads of its first two layers begin as previous-token heads, the first half of an induction head (Olsson
-    et al. 2022, arXiv 2209.11895). A small model then learns to look things up in a fraction of the tokens.
+    Args:
+        vocab: what its tokenizer came out with; without it, the most that it may.
+        ids: those of the special tokens.
     """
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaConfig
 
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
+    return LlamaConfig(
+        vocab_size=vocab or shape.vocab,
         hidden_size=shape.hidden,
         intermediate_size=shape.intermediate,
         num_hidden_layers=shape.layers,
@@ -42,8 +42,21 @@ def scratch_model(shape: ScratchModel, tokenizer: PreTrainedTokenizerBase, seed:
         attention_bias=True,
         rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
         bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        **ids,
+    )
+
+
+def scratch_model(shape: ScratchModel, tokenizer: PreTrainedTokenizerBase, seed: int) -> LlamaForCausalLM:
+    """An untrained Llama: normal(0, 0.02), residual projections scaled by 1/sqrt(2 layers) as in GPT-2.
+
+    Some heads of its first two layers begin as previous-token heads, the first half of an induction head (Olsson
+    et al. 2022, arXiv 2209.11895). A small model then learns to look things up in a fraction of the tokens.
+    """
+    import torch
+    from transformers import LlamaForCausalLM
+
+    config = scratch_config(
+        shape, len(tokenizer), eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dreamgym.config import LoRAConfig, ModelConfig, ScratchModel
+from dreamgym.config import LoRAConfig, ModelConfig
 from dreamgym.errors import ConfigError
+from dreamgym.models.scratch import scratch_config
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,24 +57,6 @@ def shape_of(model: ModelConfig, field: str, world: ModelConfig | None = None) -
     if model.source == "scratch":
         return _count("scratch", scratch_config(model.scratch), field)
     return _count(model.source, _configuration(model.source, field), field)
-
-
-def scratch_config(shape: ScratchModel, vocab: int | None = None) -> Any:
-    """The Llama configuration of a scratch model; its tokenizer may come out smaller than `vocab` says at most."""
-    from transformers import LlamaConfig
-
-    return LlamaConfig(
-        vocab_size=vocab or shape.vocab,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.intermediate,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.heads,
-        head_dim=shape.head_dim,
-        max_position_embeddings=shape.context,
-        tie_word_embeddings=shape.tied,
-        attention_bias=True,
-    )
 
 
 def adapter_weights(config: Any, lora: LoRAConfig, field: str = "policy.lora") -> int:

@@ -14,10 +14,10 @@ from dreamgym.report.rundata import RunData, busy_seconds, gain, headline, inter
 from dreamgym.runs.folder import write_json, write_text
 from dreamgym.telemetry.clock import duration
 from dreamgym.telemetry.console import shown
+from dreamgym.telemetry.metrics import UNREADABLE
 from dreamgym.telemetry.stats import Interval
 
 PLOT_FOLDER = "report-plots"
-UNREADABLE = 0.25
 ALARM_POINTS = 15
 PLAYERS = {
     "policy": "policy after the dream",

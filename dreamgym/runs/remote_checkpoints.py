@@ -133,11 +133,16 @@ def _fits(config: RunConfig, place: RemoteFolder, home: str, after: str) -> bool
         names = [after]
         for name in names:
             record = parse_object(place.read(f"{home}/{BEFORE}/stages/{name}.json") or b"")
-            if record is None or "files" not in record:
+            if record is None or not all(map(_inside, record.get("files", [".."]))):
                 return False
             keep_stage(Path(folder), record)
             names += record["upstream"]
         return fitting_stage(config, after, Path(folder)) is not None
+
+
+def _inside(file: str) -> bool:
+    """Whether a name from elsewhere stays within the run folder."""
+    return not Path(file).is_absolute() and ".." not in Path(file).parts
 
 
 def _take_before(place: RemoteFolder, home: str, run_dir: Path, after: str) -> None:

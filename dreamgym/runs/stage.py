@@ -186,7 +186,7 @@ def read_stages(run_dir: Path) -> list[Record]:
 def _upstream(config: RunConfig, name: str, other: str) -> str:
     """The fingerprint of a finished upstream stage that was run with the settings of this configuration."""
     record = read_stage(config.run_dir, other)
-    command = f"`dreamgym {other.partition('-')[0]}`"
+    command = _command(other)
     if record is None:
         raise DataError(f"{name}: the stage '{other}' is not finished in {config.run_dir}; run {command} first.")
     _check_format(config.run_dir, record)
@@ -196,6 +196,11 @@ def _upstream(config: RunConfig, name: str, other: str) -> str:
     if changed:
         raise DataError(f"{name}: '{other}' was run with other settings ({changed}); run {command} again first.")
     return str(record["fingerprint"])
+
+
+def _command(stage: str) -> str:
+    """What a person types for a stage."""
+    return f"`dreamgym {stage.partition('-')[0]}`"
 
 
 def _check_format(run_dir: Path, record: Record) -> None:
@@ -210,8 +215,8 @@ def _check_files(run_dir: Path, name: str, other: str) -> None:
     record = read_stage(run_dir, other)
     gone = _gone(run_dir, record) if record else ""
     if gone:
-        command = f"`dreamgym {other.partition('-')[0]}`"
-        raise DataError(f"{name}: {run_dir / gone} of the stage '{other}' is gone; run {command} to make it anew.")
+        remedy = f"run {_command(other)} to make it anew"
+        raise DataError(f"{name}: {run_dir / gone} of the stage '{other}' is gone; {remedy}.")
 
 
 def _gone(run_dir: Path, record: Record) -> str:

@@ -7,6 +7,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+UNREADABLE = 0.25
+"""Share of dreams that could not be read above which a person is told."""
+
 
 class Sink(Protocol):
     """Takes the records of a run: its log, Ray's metrics, a tracker."""

@@ -27,7 +27,7 @@ from dreamgym.runs.log import RunLog, read_log
 from dreamgym.runs.remote_checkpoints import RemoteCheckpoints
 from dreamgym.telemetry.clock import Clock
 from dreamgym.telemetry.console import Bar, console
-from dreamgym.telemetry.metrics import Sink
+from dreamgym.telemetry.metrics import UNREADABLE, Sink
 from dreamgym.training.checkpointing import Checkpointer, Totals
 from dreamgym.training.enrichment import Enrichment
 from dreamgym.training.evaluator import Evaluator
@@ -39,8 +39,6 @@ from dreamgym.training.world_refresh import WorldRefresh
 from dreamgym.types import Task, Trajectory, World
 
 log = logging.getLogger(__name__)
-UNREADABLE = 0.25
-"""Share of dreams that could not be read above which a person is told."""
 
 
 class Trainer:

@@ -16,12 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import dreamgym as dreamgym_api
-from dreamgym.config import RunConfig
 from dreamgym.runs.ledger import account
 from dreamgym.runs.log import read_log
 from dreamgym.schema import read_parquet
 from dreamgym.telemetry.metrics import exported_name
-from tests.tiny import DREAM, PATIENT, RECIPE
+from tests.tiny import DREAM, PATIENT, RECIPE, operational
 from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(7200)
@@ -92,14 +91,6 @@ def test_whatever_a_stage_reads_undoes_it_or_is_said_to_change_nothing(run: Path
         }
         assert not missed, f"{name} reads {missed}, and does not say so"
     assert {"world.sft.grad_clip", "world.engine.max_model_len"} <= read["sft-world"]
-
-
-def operational(name: str) -> bool:
-    section: Any = RunConfig
-    *sections, field = name.split(".")
-    for part in sections:
-        section = section.model_fields[part].annotation
-    return section.is_operational(field)
 
 
 def test_the_python_api_opens_the_run(run: Path) -> None:

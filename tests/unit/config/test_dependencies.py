@@ -12,10 +12,12 @@ import pytest
 
 from dreamgym.cli import main
 from dreamgym.commands import annotate, collect, dpo, evaluate, real, sft, train
-from dreamgym.config import RunConfig, Section
+from dreamgym.config import RunConfig
 from dreamgym.config.loading import describe_fields, load_config
 from dreamgym.errors import ConfigError
 from dreamgym.runs.fingerprint import settings_of
+from dreamgym.runs.folder import run_folder
+from tests.tiny import operational
 
 FIELDS = [field.name for field in describe_fields()]
 WORDS = ["true", "false", "0", "1", "2", "3", "7", "0.25", "0.75", "0.9", "1.5", "64", "128", "1024", "4096", "null"]
@@ -74,14 +76,6 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Sequence[str]]
     return found
 
 
-def operational(name: str) -> bool:
-    section: type[Section] = RunConfig
-    *sections, field = name.split(".")
-    for part in sections:
-        section = section.model_fields[part].annotation  # type: ignore[assignment]
-    return section.is_operational(field)
-
-
 @pytest.mark.parametrize("name", FIELDS)
 def test_a_field_undoes_a_stage_or_says_where_it_is_defined_that_it_changes_nothing(
     name: str, stages: dict[str, Sequence[str]]
@@ -111,11 +105,8 @@ def test_a_run_folder_stands_for_the_recipe_and_all_that_was_set(
     told: list[RunConfig] = []
     monkeypatch.setattr(annotate, "annotate", told.append)
     made = load_config(None, [f"out={tmp_path / 'runs'}", "name=mine", "seed=3", "collect.tasks=40"])
-    with pytest.MonkeyPatch.context():
-        from dreamgym.runs.folder import run_folder
-
-        with run_folder(made):
-            pass
+    with run_folder(made):
+        pass
     assert main(["annotate", str(made.run_dir)]) == 0
     assert main(["annotate", str(made.run_dir), "annotate.by=none"]) == 0
     moved = tmp_path / "elsewhere" / made.run_dir.name

@@ -22,8 +22,9 @@ from dreamgym.learner.network import LogprobModel
 from dreamgym.learner.packing import register_attention
 from dreamgym.models.checkpoint import prepare_model
 from dreamgym.models.lora import add_adapters
+from dreamgym.models.scratch import scratch_config
 from dreamgym.planning.memory import Trained, activations, engine, head, kv_bytes, layer_activations, states
-from dreamgym.planning.shapes import Shape, adapter_weights, scratch_config, shape_of
+from dreamgym.planning.shapes import Shape, adapter_weights, shape_of
 
 MODELS = Path(__file__).parents[2] / "models"
 GB = 1e9

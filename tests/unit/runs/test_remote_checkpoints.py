@@ -17,7 +17,7 @@ from dreamgym.config import RunConfig
 from dreamgym.config.loading import load_config
 from dreamgym.errors import ConfigError, DataError
 from dreamgym.runs import remote_folder
-from dreamgym.runs.remote_checkpoints import RemoteCheckpoints, fetch_before, open_remote_checkpoints
+from dreamgym.runs.remote_checkpoints import RemoteCheckpoints, _inside, fetch_before, open_remote_checkpoints
 from dreamgym.runs.remote_folder import MARKER, RemoteFolder
 from dreamgym.runs.stage import Stage, read_stage, stage
 from dreamgym.training.checkpoints import checkpoints
@@ -182,6 +182,12 @@ def test_a_marker_that_was_cut_off_is_none(here: RunConfig, there: RunConfig, ur
     RemoteFolder(uri, "here")._write(f"{home}/iteration-00020/{MARKER}", marker)
     fetch_before(there, "train", "sft-policy")
     assert go_on(there) == ["iteration-00010"]
+
+
+@pytest.mark.parametrize("name", ["/elsewhere", "../elsewhere", "data/../../elsewhere"])
+def test_a_record_from_elsewhere_names_no_file_outside_the_run_folder(name: str) -> None:
+    assert not _inside(name)
+    assert all(map(_inside, ["data/train.parquet", "world", "eval/policy-test.json"]))
 
 
 def test_a_file_that_is_not_what_it_was_is_no_checkpoint(here: RunConfig, there: RunConfig, uri: str) -> None:
