@@ -32,9 +32,10 @@ lint: setup
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 
-# One process for all: files that can share a Ray do (tests/ray/conftest.py); what was skipped, and why, is told at the end.
+# Two processes, for most tests wait for something; each takes a file at a time, in the order of tests/conftest.py.
+# Files that can share a Ray do (tests/ray/conftest.py). What was skipped, and why, is told at the end.
 test: lint
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 # The packages of the extra `docs` come with the first call; what is there already is not asked for again.
 docs: setup

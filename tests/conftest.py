@@ -13,11 +13,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 HERE = Path(__file__).parent
-ROOMS = ("unit", "ray", "e2e")
+ROOMS = ("unit", "e2e", "ray")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The quick tests first, then those that share a Ray, then those with a Ray of their own, then whole runs."""
+    """The quick tests first, then the longest; of those with Ray the ones that share one, then those with their own."""
 
     def place(item: pytest.Item) -> tuple[int, bool]:
         room = item.path.relative_to(HERE).parts[0]

@@ -246,7 +246,8 @@ def test_the_dream_is_refreshed_from_the_buffer_only_where_it_stays_true(run: Pa
 
 def test_an_experiment_shares_finished_stages_and_goes_on_after_a_failure(run: Path) -> None:
     def experiment(budget: int) -> subprocess.CompletedProcess[str]:
-        words = ["table1", str(RECIPE), *TINY, f"out={run.parent}", f"real_grpo:real.transitions={budget}"]
+        common = [word for word in TINY if not word.startswith(("train.iterations=", "real.transitions="))]
+        words = ["table1", str(RECIPE), *common, f"out={run.parent}", f"real_grpo:real.transitions={budget}"]
         call = [sys.executable, "-m", "dreamgym.cli", "experiment", *words, "--seeds", "0"]
         return subprocess.run(
             [*call, "--rows", "warm_start,real_grpo"], capture_output=True, text=True, timeout=3600, check=False
