@@ -94,6 +94,7 @@ class RolloutFleet:
         self.counts = FleetCounts()
         self._failures_in_a_row = 0
         self._tags = itertools.count()
+        self._under_way: dict[str, Batch] = {}
         remote = ray.remote(RolloutActor).options(num_cpus=cpus, max_restarts=-1, max_concurrency=1000)
         self._handles: list[ActorHandle] = [
             remote.remote(config, tokenizer, world, policy.names) for _ in range(actors)
@@ -108,11 +109,18 @@ class RolloutFleet:
     def begin(self, episodes: Sequence[EpisodeSpec], kept: Iterable[Trajectory] = ()) -> Batch:
         """Send out the episodes that are not `kept` from before, group by group over the started actors; at once."""
         batch = Batch(str(next(self._tags)), list(episodes), {t.id: t for t in kept})
+        self._under_way[batch.tag] = batch
         self._send(batch, [e for e in batch.episodes if e.id not in batch.kept])
         return batch
 
     def finish(self, batch: Batch) -> list[Trajectory]:
         """Wait for a batch; what an actor took with it is played again. The result has the order of its episodes."""
+        try:
+            return self._finished(batch)
+        finally:
+            self._under_way.pop(batch.tag, None)
+
+    def _finished(self, batch: Batch) -> list[Trajectory]:
         done = dict(batch.kept)
         for attempt in range(ROUNDS):
             left = [e for e in batch.episodes if e.id not in done]
@@ -142,6 +150,7 @@ class RolloutFleet:
 
     def abandon(self) -> None:
         """End whatever is being played; nobody will `finish` it."""
+        self._under_way.clear()
         self._manager.foreach_actor("abandon", remote_actor_ids=self._awake(), timeout_seconds=10.0)
 
     def replay_for_real(self, dreams: Sequence[Trajectory]) -> list[RealReplay]:
@@ -215,9 +224,16 @@ class RolloutFleet:
         while batch.actors:
             results = self._manager.fetch_ready_async_reqs(tags=batch.tag, timeout_seconds=deadline)
             batch.actors -= {result.actor_id for result in results}
+            self._forget_the_dead()
             played += [t for answer in _answers(results) for t in from_batch(answer)]
             batch.actors = self._answering(batch.actors)
         return played
+
+    def _forget_the_dead(self) -> None:
+        """The manager drops every request to an actor that it finds dead, also those of other batches."""
+        healthy = set(self._manager.healthy_actor_ids())
+        for batch in self._under_way.values():
+            batch.actors &= healthy
 
     def _answering(self, actors: set[int]) -> set[int]:
         """Those of some actors that answer a ping."""
@@ -232,6 +248,7 @@ class RolloutFleet:
 
     def _revive(self) -> None:
         """Ping dead actors until one answers, so that Ray Core has the time to restart them."""
+        self._forget_the_dead()
         deadline = time.monotonic() + 60.0
         while time.monotonic() < deadline:
             restored = self._manager.probe_unhealthy_actors(timeout_seconds=20.0, mark_healthy=True)

@@ -102,6 +102,7 @@ def test_an_actor_that_dies_costs_a_replay_of_what_it_had_and_nothing_else(
     assert [t.id for t in played] == [e.id for e in sent]
     assert {t.status for t in played} == {"ok"}
     assert 0 < fleet.counts.replayed <= 40
+    ray.get([actor.ping.remote() for actor in fleet._handles])  # it is back, and knows nothing of the other batch
     assert len(fleet.finish(other)) == 8
 
 
