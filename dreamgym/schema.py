@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from dreamgym.errors import DataError
 from dreamgym.types import Task, TokenSample, Trajectory, Transition
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 
 _STEP = pa.struct(
     [
@@ -26,6 +26,9 @@ _STEP = pa.struct(
         pa.field("reasoning", pa.string(), nullable=False),
         pa.field("expert_action", pa.string(), nullable=False),
         pa.field("valid", pa.bool_(), nullable=False),
+        pa.field("thought", pa.string(), nullable=False),
+        pa.field("answer", pa.string(), nullable=False),
+        pa.field("malformed", pa.string(), nullable=False),
     ]
 )
 _SAMPLE = pa.struct(

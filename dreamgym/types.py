@@ -72,7 +72,11 @@ class StepResult:
 class Transition:
     """One step: in `state` the agent did `action`, and `next_state`, `reward`, `done` followed.
 
-    `valid` is False where the environment said that the action is not possible there.
+    `valid` is False where the environment said that the action is not possible there. `thought` is what the agent
+    wrote before it acted, and `answer` all that it wrote, where that is more than the action.
+
+    Where an answer was no action, `malformed` says why (a key of `dreamgym.models.answers.MALFORMED`): `action` is
+    empty, the world stood still, and `next_state` is the sentence that the agent read then.
     """
 
     state: str
@@ -83,6 +87,14 @@ class Transition:
     reasoning: str = ""
     expert_action: str = ""
     valid: bool = True
+    thought: str = ""
+    answer: str = ""
+    malformed: str = ""
+
+    @property
+    def by_expert(self) -> bool:
+        """Whether an expert did this, or would have."""
+        return self.action == self.expert_action and not self.malformed
 
 
 @dataclass(slots=True)

@@ -98,6 +98,17 @@ class KeyHouse:
         return "nothing to do so refused"
 
     @staticmethod
+    def think(task: Task, history: Sequence[Transition], action: str) -> str:
+        """What is wanted next and where it is, beside where the agent is."""
+        first = history[0].state if history else task.first_state
+        _, where = _read(first)
+        line = (history[-1].next_state if history else first).split("\n")[-1]
+        at, holds = _LINE.search(line).groups()  # type: ignore[union-attr]
+        needs = task.instruction.split()[-2]
+        wanted = "chest" if holds == needs else needs
+        return f"{wanted} is in {where[wanted]} and i am in {at}"
+
+    @staticmethod
     def vary(task: Task, rng: random.Random) -> list[Edit]:
         """Another house from one that is known: a key lies elsewhere."""
         row, where = _read(task.first_state)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from dreamgym.config import PolicyConfig
 from dreamgym.envs.base import Environment
 from dreamgym.inference.engine import ContextFull, Generation
+from dreamgym.models.answers import FORMATS, Answer
 from dreamgym.models.chat import ChatFormat, opening
-from dreamgym.models.prompts import one_line
 from dreamgym.types import Fold, StepResult, Task, TokenSample, Trajectory, Transition, World, stable_id
 
 Act = Callable[[list[int], int], Awaitable[Generation]]
@@ -45,14 +46,13 @@ class EpisodeSpec:
         return int(stable_id(self.seed, "policy", turn), 16) & 0x7FFFFFFF
 
 
-async def play(
-    episode: EpisodeSpec, env: Environment, act: Act, chat: ChatFormat, system_prompt: str = ""
-) -> Trajectory:
-    """Play one episode in a real or dreamed environment.
+async def play(episode: EpisodeSpec, env: Environment, act: Act, chat: ChatFormat, policy: PolicyConfig) -> Trajectory:
+    """Play one episode in a real or dreamed environment; an answer is read by `policy.format`.
 
     The conversation only ever grows: each turn appends the sampled ids and the ids of the next observation, so
     the sample's ids are exactly what the engine read and wrote. A full context, of the policy or of
-    the dream, truncates the episode before the step that it has no room for.
+    the dream, truncates the episode before the step that it has no room for; one that has no room for the first turn
+    is no episode at all.
 
     `info` of the trajectory counts tokens: `policy_read` (prompts) and `policy_cached` (of those from the prefix
     cache), and where a dream answered `dream_read`, `dream_cached`, `dream_written` and `dream_dreamed`, the steps
@@ -64,18 +64,21 @@ async def play(
     if result.status != "ok":
         return _failed(trajectory, result)
     sample = TokenSample()
-    sample.add_context(chat.start(opening(episode.task, result.observation, system_prompt)))
+    sample.add_context(chat.start(opening(episode.task, result.observation, policy)))
     trajectory.samples.append(sample)
     state = result.observation
     while not result.done:
         try:
             answer = await act(sample.ids, episode.turn_seed(len(trajectory.steps)))
-        except ContextFull:
+        except ContextFull as error:
+            if not trajectory.steps:
+                return _failed(trajectory, StepResult("", info={"error": f"the policy cannot begin: {error}"}))
             trajectory.truncated = True
             break
         _count(trajectory, "policy", {"read": answer.prompt_tokens, "cached": answer.cached_tokens})
-        action = one_line(chat.decode(answer.ids))
-        result = await env.step(action)
+        finished = answer.finish_reason == "stop"
+        said = FORMATS[policy.format].read(chat.decode(answer.ids), finished=finished)
+        result = await _answered(said, env, policy)
         if result.info.get("context_full"):
             break
         sample.add_sampled(answer.ids, answer.logprobs, answer.versions)
@@ -83,11 +86,10 @@ async def play(
             _count(trajectory, "dream", result.info)
         if result.status != "ok":
             return _failed(trajectory, result)
-        trajectory.steps.append(_transition(state, action, result))
-        state = result.observation
+        trajectory.steps.append(_transition(state, said, result))
+        state = state if said.malformed else result.observation
         if not result.done:
-            closing = [] if answer.finish_reason == "stop" else [chat.end_id]
-            sample.add_context(closing + chat.turn(state))
+            sample.add_context(([] if finished else [chat.end_id]) + chat.turn(result.observation))
     trajectory.truncated = trajectory.truncated or result.truncated
     trajectory.success = result.success
     return trajectory
@@ -101,15 +103,32 @@ def _count(trajectory: Trajectory, who: str, told: dict[str, Any]) -> None:
             trajectory.info[key] = trajectory.info.get(key, 0.0) + float(told[name])
 
 
-def _transition(state: str, action: str, result: StepResult) -> Transition:
+async def _answered(said: Answer, env: Environment, policy: PolicyConfig) -> StepResult:
+    """What the world says to an action; where the answer is none, it stands still, and a sentence says why."""
+    if not said.malformed:
+        return await env.step(said.action)
+    result = await env.skip()
+    return replace(
+        result,
+        observation=FORMATS[policy.format].refusal(said.malformed),
+        reward=-policy.malformed_penalty if policy.malformed == "penalty" else 0.0,
+        terminated=policy.malformed == "end",
+        info=result.info | {"valid": False, "success": False},
+    )
+
+
+def _transition(state: str, said: Answer, result: StepResult) -> Transition:
     return Transition(
         state=state,
-        action=action,
+        action=said.action,
         next_state=result.observation,
         reward=result.reward,
         done=result.terminated,
         reasoning=str(result.info.get("reasoning", "")),
         valid=bool(result.info.get("valid", True)),
+        thought=said.thought,
+        answer=said.text if said.text != said.action else "",
+        malformed=said.malformed,
     )
 
 

@@ -41,12 +41,12 @@ async def replay_for_real(t: Trajectory, env: Environment) -> RealReplay:
     for step in t.steps:
         if result.status != "ok" or result.done:
             break
-        result = await env.step(step.action)
+        result = await (env.skip() if step.malformed else env.step(step.action))
         if result.status != "ok":
             break
         steps += 1
         won = won or result.success
-        if not parted and result.observation != step.next_state:
+        if not (parted or step.malformed) and result.observation != step.next_state:
             parted, obeyed = True, not result.info.get("valid", True)
     return RealReplay(t.success, won, steps, parted, obeyed, failed=result.status != "ok")
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 from dreamgym.actors.episode import EpisodeSpec, play
 from dreamgym.actors.real_replay import RealReplay, replay_for_real
 from dreamgym.config import RunConfig, SamplingConfig
-from dreamgym.envs.base import Environment, RealEnvironment
+from dreamgym.envs.base import Environment, RealEnvironment, success_above
 from dreamgym.errors import EngineError
 from dreamgym.inference.batching import Coalescer
 from dreamgym.inference.concurrency import ConcurrencyLimit
@@ -129,7 +129,7 @@ class RolloutActor:
         try:
             async with asyncio.timeout(limit) as deadline:
                 act = partial(self._act, episode, deadline)
-                return await play(episode, env, act, self._chat, self._config.policy.system_prompt)
+                return await play(episode, env, act, self._chat, self._config.policy)
         except TimeoutError:
             lost = _lost(episode, f"no end within train.episode_timeout_s={limit:g} s")
             lost.info["late"] = 1.0
@@ -161,8 +161,10 @@ class RolloutActor:
         if episode.world == "dream":
             whose = (episode.group, episode.iteration) if self._config.world.memo else (episode.id,)
             seed = int(stable_id(self._config.seed, *whose, attempt), 16) & 0x7FFFFFFF
-            votes = self._config.world.votes
-            yield DreamEnvironment(self._dream(), self._config.env.max_steps, seed, memo, episode.id, votes)
+            real, votes = self._config.env, self._config.world.votes
+            yield DreamEnvironment(
+                self._dream(), real.max_steps, seed, memo, episode.id, votes, success_above=success_above(real)
+            )
             return
         async with self._real_environment() as env:
             yield env

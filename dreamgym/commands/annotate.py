@@ -1,13 +1,14 @@
-"""Reasoning for every transition to learn from: by the environment's rule, by a teacher LLM, or none."""
+"""Reasoning for every transition to learn from, and thoughts of the expert: by rule, by a teacher LLM, or none."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from dreamgym.config import RunConfig
-from dreamgym.data.teacher import Answers, ask, questions
-from dreamgym.envs.base import rule_of
+from dreamgym.data.teacher import Answers, Question, ask, questions, thought_questions
+from dreamgym.envs.base import rule_of, thought_rule
 from dreamgym.errors import ConfigError, EnvError
 from dreamgym.runs.stage import Stage, stage
 from dreamgym.schema import read_parquet, write_parquet
@@ -18,8 +19,8 @@ from dreamgym.types import Trajectory
 def annotate(config: RunConfig) -> None:
     """The stage: `data/train.parquet` with reasoning in each step, as `data/annotated.parquet`.
 
-    Reasoning that is there already (from a user's file) is kept. A step that the teacher could not explain keeps
-    an empty reasoning and is counted.
+    Where `annotate.thoughts` asks for them, the expert's actions get thoughts as well. What is there already (from a
+    user's file) is kept. What the teacher could not explain stays empty and is counted.
 
     Raises:
         ConfigError: the environment has no rule, or the teacher's settings are wrong.
@@ -33,7 +34,9 @@ def annotate(config: RunConfig) -> None:
         trajectories = read_parquet(data / "train.parquet")
         if config.annotate.by == "rule":
             by_rule(config.env.name, trajectories)
-        elif config.annotate.by == "teacher":
+        if config.annotate.thoughts == "rule":
+            think_by_rule(config.env.name, trajectories)
+        if "teacher" in (config.annotate.by, config.annotate.thoughts):
             _by_teacher(config, trajectories, data / "annotations.jsonl", current)
         write_parquet(data / "annotated.parquet", trajectories)
         steps = [step for t in trajectories for step in t.steps]
@@ -45,6 +48,8 @@ def annotate(config: RunConfig) -> None:
             "explained": explained,
             "words_each": round(words / max(explained, 1), 1),
         }
+        if config.annotate.thoughts != "none":
+            current.summary["thoughts"] = sum(bool(step.thought) for step in steps)
 
 
 def by_rule(env_name: str, trajectories: list[Trajectory]) -> None:
@@ -60,21 +65,49 @@ def by_rule(env_name: str, trajectories: list[Trajectory]) -> None:
     with progress("annotate", sum(len(t.steps) for t in trajectories)) as bar:
         for trajectory in trajectories:
             for index, step in enumerate(trajectory.steps):
-                if step.reasoning:
+                if step.reasoning or step.malformed:
                     continue
                 where = f"env.name: reason() of '{env_name}' at step {index} of trajectory {trajectory.id}"
-                try:
-                    reasoning = rule(trajectory.task, trajectory.steps[:index], step)
-                except Exception as error:
-                    raise EnvError(f"{where} failed ({type(error).__name__}: {error}); mend it.") from error
-                if not isinstance(reasoning, str):
-                    raise EnvError(f"{where} gave {type(reasoning).__name__}, not text; mend it.")
+                reasoning = _told(where, rule, trajectory.task, trajectory.steps[:index], step)
                 trajectory.steps[index] = replace(step, reasoning=" ".join(reasoning.split()))
             bar.advance(len(trajectory.steps))
 
 
+def think_by_rule(env_name: str, trajectories: list[Trajectory]) -> None:
+    """Fill in thoughts of the expert's actions, in place, by the environment's static `think(task, history, action)`.
+
+    Raises:
+        ConfigError: the environment has no such rule.
+        EnvError: the rule raises or gives no text.
+    """
+    rule = thought_rule(env_name)
+    if rule is None:
+        raise ConfigError(f"annotate.thoughts: '{env_name}' has no rule think(); set it to teacher or none.")
+    for trajectory in trajectories:
+        for index, step in enumerate(trajectory.steps):
+            if step.by_expert and not step.thought:
+                where = f"env.name: think() of '{env_name}' at step {index} of trajectory {trajectory.id}"
+                thought = _told(where, rule, trajectory.task, trajectory.steps[:index], step.action)
+                trajectory.steps[index] = replace(step, thought=thought.strip())
+
+
+def _told(where: str, rule: Callable[..., object], *about: object) -> str:
+    """What a rule of the user's class says; an EnvError where it fails."""
+    try:
+        told = rule(*about)
+    except Exception as error:
+        raise EnvError(f"{where} failed ({type(error).__name__}: {error}); mend it.") from error
+    if not isinstance(told, str):
+        raise EnvError(f"{where} gave {type(told).__name__}, not text; mend it.")
+    return told
+
+
 def _by_teacher(config: RunConfig, trajectories: list[Trajectory], kept: Path, current: Stage) -> None:
-    asked = list(questions(trajectories))
+    asked: list[Question] = []
+    if config.annotate.by == "teacher":
+        asked += questions(trajectories)
+    if config.annotate.thoughts == "teacher":
+        asked += thought_questions(trajectories)
     with progress("annotate", len(asked)) as bar:
         answers = ask(config.annotate.teacher, asked, kept, bar.advance)
     fill_in(trajectories, answers)
@@ -90,9 +123,9 @@ def _by_teacher(config: RunConfig, trajectories: list[Trajectory], kept: Path, c
 
 
 def fill_in(trajectories: list[Trajectory], answers: Answers) -> None:
-    """Put the teacher's explanations, in place, where they belong."""
+    """Put what the teacher told, in place, where it belongs."""
     for trajectory in trajectories:
         for index, step in enumerate(trajectory.steps):
-            reasoning = answers.reasoning.get(f"{trajectory.id}/{index}")
-            if reasoning:
-                trajectory.steps[index] = replace(step, reasoning=reasoning)
+            reasoning = answers.told.get(f"{trajectory.id}/{index}", step.reasoning)
+            thought = answers.told.get(f"{trajectory.id}/{index}/thought", step.thought)
+            trajectory.steps[index] = replace(step, reasoning=reasoning, thought=thought)

@@ -11,7 +11,7 @@ from dreamgym.config import RunConfig
 from dreamgym.data.importing import import_files
 from dreamgym.data.journal import Journal
 from dreamgym.data.seed_play import SOURCES, Collected, collect_trajectories
-from dreamgym.envs.base import env_class
+from dreamgym.envs.base import env_class, success_above
 from dreamgym.errors import EnvError
 from dreamgym.runs.stage import stage
 from dreamgym.schema import write_parquet
@@ -35,8 +35,9 @@ def collect(config: RunConfig) -> None:
         env_class(config.env.name)  # a name that is wrong is told here, and not after the tuning
         data = current.run_dir / "data"
         if config.collect.files:
+            asked = config.collect
             train, heldout = import_files(
-                config.collect.files, config.env.name, config.seed, config.collect.heldout_tasks
+                asked.files, config.env.name, config.seed, asked.heldout_tasks, asked.format, success_above(config.env)
             )
             left_out = 0
         else:
@@ -63,6 +64,9 @@ def collect(config: RunConfig) -> None:
             "heldout_episodes": len(heldout),
             "skipped_tasks": left_out,
         }
+        if malformed := sum(bool(step.malformed) for t in train for step in t.steps):
+            current.summary["malformed"] = malformed
+            console.print(f"[yellow]{malformed} answers of the logs are not written as collect.format says[/]")
         for source, numbers in summarise(train).items():
             current.summary[f"success_{source}"] = round(numbers.success_rate, 4)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from dreamgym.commands.doctor_cuda import Finding
 from dreamgym.config import RunConfig
 from dreamgym.data.importing import import_files
-from dreamgym.envs.base import TextEnv, act, make_env, start
+from dreamgym.envs.base import TextEnv, act, make_env, start, success_above
 from dreamgym.errors import DreamgymError
 from dreamgym.types import Task, Trajectory
 
@@ -43,7 +43,14 @@ def logs(config: RunConfig) -> Finding:
     if not files:
         return Finding("logs", True, "none: seed data is collected by play")
     try:
-        train, _ = import_files(files, config.env.name, config.seed, config.collect.heldout_tasks)
+        train, _ = import_files(
+            files,
+            config.env.name,
+            config.seed,
+            config.collect.heldout_tasks,
+            config.collect.format,
+            success_above(config.env),
+        )
     except DreamgymError as error:
         return Finding("logs", False, _short(error), "correct that line")
     try:
@@ -65,6 +72,9 @@ def _differs(env: TextEnv, t: Trajectory) -> str:
     for number, step in enumerate(t.steps, 1):
         if shown != logged:
             return f"task {task.id}, before step {number}: the class shows {shown[:60]!r}, the logs {logged[:60]!r}"
+        if step.malformed:
+            shown = logged = step.next_state
+            continue
         answer = act(env, step.action)
         shown, logged = answer.observation, step.next_state
         if answer.terminated or step.done:

@@ -21,7 +21,7 @@ from dreamgym.types import Task
 Who = Literal["policy", "policy_real", "dpo", "warm_start", "random", "expert"]
 MODELS = {"policy": "train", "policy_real": "real", "dpo": "dpo", "warm_start": "sft-policy"}
 """The players that are checkpoints of the run, and the stages that make them."""
-MODEL = ["policy.eval_temperature", "policy.sampling.max_tokens", "policy.sampling.top_p"]
+MODEL = ["policy.eval_temperature", "policy.malformed", "policy.sampling.max_tokens", "policy.sampling.top_p"]
 WITHOUT_MODEL = ["env", "collect"]
 
 

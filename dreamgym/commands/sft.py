@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from dreamgym.config import ModelConfig, RunConfig, SFTConfig
-from dreamgym.data.examples import policy_examples, tokenizer_texts, world_examples
+from dreamgym.data.examples import policy_examples, tokenizer_texts, world_examples, writable
 from dreamgym.data.lookup_drill import drill
 from dreamgym.errors import DataError
 from dreamgym.learner.learner import Learner
@@ -16,7 +16,7 @@ from dreamgym.models.checkpoint import prepare_model
 from dreamgym.runs.stage import Stage, stage
 from dreamgym.runtime.cluster import ensure_ray
 from dreamgym.schema import read_parquet
-from dreamgym.telemetry.console import Bar, progress
+from dreamgym.telemetry.console import Bar, console, progress
 from dreamgym.training.tuning import tuner
 from dreamgym.types import Trajectory
 
@@ -54,7 +54,7 @@ def sft_world(config: RunConfig) -> None:
 
 def sft_policy(config: RunConfig) -> None:
     """The policy's warm start (`warm_start/`)."""
-    depends = [f"policy.{name}" for name in ("model", "sft", "demonstrations", "system_prompt", "engine")]
+    depends = [f"policy.{name}" for name in ("model", "sft", "demonstrations", "format", "system_prompt", "engine")]
     with stage(config, "sft-policy", depends, ["sft-world"], ["warm_start"]) as current:
         if current.done:
             return
@@ -63,6 +63,12 @@ def sft_policy(config: RunConfig) -> None:
             trajectories = _read(current.run_dir)
             _prepare_policy(config, current.run_dir, base, trajectories)
             examples = policy_examples(config, trajectories, load_chat(base))
+            if left_out := sum(not writable(config.policy.format, t) for t in trajectories):
+                current.summary["not_writable"] = left_out
+                console.print(
+                    f"[yellow]{left_out} trajectories are no demonstrations, for what the expert did in them would be "
+                    f"read as something else in policy.format={config.policy.format}[/]"
+                )
             if examples.num_rows == 0 and config.policy.sft.tokens > 0:
                 raise DataError(
                     "policy.demonstrations: the seed data holds no action of an expert; "
@@ -106,6 +112,12 @@ def _tune(
     config: RunConfig, current: Stage, label: str, learner: Learner, tuning: SFTConfig, examples: pa.Table, name: str
 ) -> None:
     """Tune on examples, and save the result as the run's `name`."""
+    if cut := int((examples.schema.metadata or {}).get(b"cut", 0)):
+        current.summary["cut"] = cut
+        console.print(
+            f"[yellow]{label}: {cut} of {examples.num_rows} examples are longer than the engine's max_model_len and "
+            "lose their ends[/]"
+        )
     result = {"tokens": 0.0}
     if tuning.tokens > 0:
         result = _fit(f"sft {label}", learner, examples, tuning, config.seed)

@@ -21,7 +21,7 @@ from dreamgym.types import Trajectory
 
 DEPENDS = [
     "world",
-    *(f"policy.{name}" for name in ("lora", "sampling", "eval_temperature")),
+    *(f"policy.{name}" for name in ("lora", "sampling", "eval_temperature", "malformed", "malformed_penalty")),
     *("replay", "curriculum", "learner", "train"),
 ]
 

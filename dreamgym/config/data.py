@@ -19,6 +19,8 @@ class EnvConfig(Section):
     """Keyword arguments for the environment, such as {numLocations: 5}."""
     max_steps: int = Field(15, ge=1)
     """An episode is truncated after this many actions, in the real environment and in the dream."""
+    success_above: float | None = None
+    """An end with a reward above this is a success, where nothing says what is one; null is as the class has it."""
     workers: Operational[int] = Field(2, ge=1)
     """How many environments run side by side."""
     timeout_s: Operational[float] = Field(30.0, gt=0)
@@ -50,6 +52,8 @@ class CollectConfig(Section):
     """Tasks of the dev fold, collected the same way, that measure the fidelity of the dream."""
     files: list[Path] = Field(default_factory=list)
     """Your own trajectories (JSONL or Parquet) to use in place of collecting."""
+    format: Literal["plain", "react", "tags"] = "plain"
+    """How the actions in those files are written: thoughts are taken from them as `policy.format` says."""
 
 
 class TeacherConfig(Section):
@@ -78,5 +82,7 @@ class AnnotateConfig(Section):
 
     by: Literal["rule", "teacher", "none"] = "rule"
     """rule: the environment's own rule; teacher: an LLM endpoint; none: no reasoning."""
+    thoughts: Literal["rule", "teacher", "none"] = "none"
+    """Who writes the thoughts of the expert's actions that have none, for a `policy.format` that has them."""
     teacher: TeacherConfig = TeacherConfig()
-    """The endpoint, where `by` is teacher."""
+    """The endpoint, where `by` or `thoughts` is teacher."""

@@ -198,6 +198,12 @@ class PolicyConfig(Section):
 
     model: ModelConfig = ModelConfig()
     """Which model; `scratch` shares the experience model's tokenizer."""
+    format: Literal["plain", "react", "tags"] = "plain"
+    """How it writes thought and action: the action alone, `Thought: … Action: …`, or `<think>…</think><action>…`."""
+    malformed: Literal["answer", "penalty", "end"] = "answer"
+    """An answer that is no action is told so in a sentence; it may also cost `malformed_penalty` or end the episode."""
+    malformed_penalty: float = Field(0.1, ge=0)
+    """What such an answer takes from the reward, where `malformed` is penalty."""
     sft: SFTConfig = SFTConfig(tokens=300_000)
     """Its warm start on demonstrations."""
     dpo: DPOConfig = DPOConfig()

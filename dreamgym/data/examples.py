@@ -11,9 +11,19 @@ from dreamgym.config import RunConfig, SFTConfig
 from dreamgym.envs.base import VariationRule, variation_rule
 from dreamgym.errors import EnvError
 from dreamgym.learner.batches import SFT_SCHEMA
+from dreamgym.models.answers import FORMATS
 from dreamgym.models.chat import ChatFormat
 from dreamgym.models.chat import opening as policy_opening
-from dreamgym.models.prompts import answer_parts, ask, edited, edits, opening, query, vary_message, whole
+from dreamgym.models.prompts import (
+    answer_parts,
+    ask,
+    edited,
+    edits,
+    opening,
+    query,
+    vary_message,
+    whole,
+)
 from dreamgym.replay.bulk import exact_top_k, leave_one_out
 from dreamgym.replay.embed import Embedder, make_embedder
 from dreamgym.replay.records import Demo
@@ -32,6 +42,8 @@ def tokenizer_texts(trajectories: Sequence[Trajectory]) -> Iterator[str]:
         yield edits([(t.task.instruction, t.task.instruction)])
         for step in t.steps:
             yield step.action  # as the policy writes it, at the start of its answer
+            if step.thought:
+                yield from (known.write(step.thought, step.action) for known in FORMATS.values())
             yield query(step.action, [step])
             yield "".join(answer_parts(step))
 
@@ -66,13 +78,22 @@ def world_examples(config: RunConfig, trajectories: Sequence[Trajectory], chat: 
 def policy_examples(config: RunConfig, trajectories: Iterable[Trajectory], chat: ChatFormat) -> pa.Table:
     """Examples for the policy's warm start: `policy.demonstrations` trajectories of the expert and the noisy expert.
 
-    Only the expert's own actions carry loss. In a noisy trajectory they are those that get back on the path, so
-    the policy also learns what to do after a mistake (as in DAgger, Ross et al. 2011).
+    Only the expert's own answers carry loss, thought and action. In a noisy trajectory they are those that get back on
+    the path, so the policy also learns what to do after a mistake (as in DAgger, Ross et al. 2011).
+    A trajectory that cannot be written in `policy.format` is left out (see `writable`).
     """
-    shown = [t for t in trajectories if t.source in ("expert", "noisy") and any(map(_by_expert, t.steps))]
+    shown = [t for t in trajectories if t.source in ("expert", "noisy") and any(step.by_expert for step in t.steps)]
+    shown = [t for t in shown if writable(config.policy.format, t)]
     shown.sort(key=lambda t: stable_id(config.seed, t.id))
     chosen = shown[: config.policy.demonstrations]
-    return _table([_episode(config, t, chat, _by_expert) for t in chosen], config.policy.engine.max_model_len)
+    return _table(
+        [_episode(config, t, chat, lambda step: step.by_expert) for t in chosen], config.policy.engine.max_model_len
+    )
+
+
+def writable(name: str, t: Trajectory) -> bool:
+    """Whether what the expert did can be written in the format of this name, and is read back as it was."""
+    return all(FORMATS[name].holds(step.thought, step.action) for step in t.steps if step.by_expert)
 
 
 def preference_examples(
@@ -83,14 +104,12 @@ def preference_examples(
     return _table(episodes, config.policy.engine.max_model_len)
 
 
-def _by_expert(step: Transition) -> bool:
-    return step.action == step.expert_action
-
-
 def _dream(config: RunConfig, t: Trajectory, demos: Sequence[Sequence[Demo]], chat: ChatFormat) -> Iterator[Example]:
     ids: list[int] = []
     weights: list[float] = []
     for step, shown in zip(t.steps, demos, strict=True):
+        if step.malformed:  # the world was not asked
+            continue
         if ids and not config.world.history:
             yield ids, weights
             ids, weights = [], []
@@ -99,7 +118,8 @@ def _dream(config: RunConfig, t: Trajectory, demos: Sequence[Sequence[Demo]], ch
         answer, kinds = _weighted(answer_parts(step), config.world.sft, chat)
         weights += [0.0] * (len(prompt) - len(ids)) + ([0.0] * len(kinds) if unexplained else kinds)
         ids = prompt + answer
-    yield ids, weights
+    if ids:
+        yield ids, weights
 
 
 def _weighted(parts: tuple[str, str, str], sft: SFTConfig, chat: ChatFormat) -> Example:
@@ -129,6 +149,8 @@ def _by_rule(name: str, rule: VariationRule, tasks: Sequence[Task], rng: random.
         try:
             changes = rule(task, rng)
             edited(task, changes)
+            if any(" => " in old or "\n" in old + new for old, new in changes):
+                raise ValueError("an edit that holds ' => ' or a line break would be read as another one")
         except Exception as error:
             where = f"env.name: vary() of '{name}' at task {task.id}"
             raise EnvError(f"{where} failed ({type(error).__name__}: {error}); mend it.") from error
@@ -153,11 +175,12 @@ def _written(message: str, answer: str, weight: float, chat: ChatFormat) -> Exam
 
 
 def _episode(config: RunConfig, t: Trajectory, chat: ChatFormat, taught: Callable[[Transition], bool]) -> Example:
-    """An episode as the policy sees it; the actions that are taught have weight 1."""
-    ids = chat.start(policy_opening(t.task, t.steps[0].state, config.policy.system_prompt))
+    """An episode as the policy sees it; the answers that are taught have weight 1."""
+    ids = chat.start(policy_opening(t.task, t.steps[0].state, config.policy))
     weights = [0.0] * len(ids)
+    written = FORMATS[config.policy.format]
     for index, step in enumerate(t.steps):
-        answer = chat.answer(step.action)
+        answer = chat.answer(step.answer if step.malformed else written.write(step.thought, step.action))
         ids, weights = ids + answer, weights + [float(taught(step))] * len(answer)
         if index + 1 < len(t.steps):
             seen = chat.turn(step.next_state)
@@ -166,6 +189,7 @@ def _episode(config: RunConfig, t: Trajectory, chat: ChatFormat, taught: Callabl
 
 
 def _table(examples: Sequence[Example], limit: int) -> pa.Table:
-    """Examples as Arrow; one that is longer than the model's context is cut at its end."""
+    """Examples as Arrow; one that is longer than the model's context is cut at its end (how many: metadata `cut`)."""
+    cut = sum(len(ids) > limit for ids, _ in examples)
     rows = {"ids": [ids[:limit] for ids, _ in examples], "weights": [w[:limit] for _, w in examples]}
-    return pa.Table.from_pydict(rows, schema=SFT_SCHEMA)
+    return pa.Table.from_pydict(rows, schema=SFT_SCHEMA.with_metadata({"cut": str(cut)}))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dreamgym.errors import DataError
+from dreamgym.models.answers import FORMATS, MALFORMED, Answer
 from dreamgym.schema import TRAJECTORY_SCHEMA, check_filled, check_schema, from_batch, readable
 from dreamgym.types import MAX_REWARD, MAX_TEXT, Task, Trajectory, Transition, stable_id
 
@@ -19,6 +20,8 @@ FINAL_STATE = "The task is over."
 HELDOUT_SHARE = 0.1
 MAX_LINE_BYTES = 16 * 2**20
 MAX_STEPS = 10_000
+BOM = b"\xef\xbb\xbf"
+"""What some editors put before a text."""
 
 Source = Literal["expert", "noisy", "random", "policy"]
 GivenFold = Literal["train", "dev"]
@@ -39,14 +42,15 @@ class UserTask(_Record):
 
 
 class UserStep(_Record):
-    """One step; all but `state` and `action` have a default."""
+    """One step; all but `state` and `action` have a default, and the state of the first is not empty."""
 
-    state: Text
-    action: Text
-    next_state: Text | None = None
+    state: str = Field(max_length=MAX_TEXT)
+    action: str = Field(max_length=MAX_TEXT)
+    next_state: str | None = Field(None, max_length=MAX_TEXT)
     reward: Reward | None = None
     done: bool | None = None
     reasoning: str = Field("", max_length=MAX_TEXT)
+    thought: str = Field("", max_length=MAX_TEXT)
     expert_action: str | None = Field(None, max_length=MAX_TEXT)
 
 
@@ -55,7 +59,7 @@ class UserTrajectory(_Record):
 
     task: UserTask
     steps: list[UserStep] = Field(min_length=1, max_length=MAX_STEPS)
-    source: Source = "expert"
+    source: Source | None = None
     success: bool | None = None
     fold: GivenFold | None = None
 
@@ -67,8 +71,17 @@ class _OwnTask(_Record):
 
 class _OwnStep(_Record):
     state: Text
-    action: Text
+    action: str = Field(max_length=MAX_TEXT)
     reward: Reward
+    malformed: str
+
+    @model_validator(mode="after")
+    def _acts(self) -> Self:
+        if not self.action.strip() and not self.malformed:
+            raise ValueError("an action is empty, and nothing says that the answer was malformed")
+        if self.malformed and self.malformed not in MALFORMED:
+            raise ValueError(f"malformed is '{self.malformed[:40]}', not one of {', '.join(MALFORMED)}")
+        return self
 
 
 class _OwnRow(_Record):
@@ -83,21 +96,28 @@ class _OwnRow(_Record):
 
 
 def import_files(
-    files: Sequence[Path], env: str, seed: int, heldout_tasks: int
+    files: Sequence[Path],
+    env: str,
+    seed: int,
+    heldout_tasks: int,
+    written: str = "plain",
+    success_above: float = 0.0,
 ) -> tuple[list[Trajectory], list[Trajectory]]:
     """Read files into (train, held-out) trajectories.
 
+    `written` names the format of the actions in them; an answer that does not follow it is kept as a malformed one.
+
     Where no trajectory says `fold: dev`, a tenth of the tasks, at most `heldout_tasks`, is held out; which ones
-    depends on `seed` and the tasks' ids alone.
+    depends on `seed` and the tasks' ids alone. A last reward above `success_above` is a success, where nothing says so.
 
     Raises:
         DataError: a file, line or field is wrong, a task is in both folds, or there are too few tasks to hold one out.
     """
     trajectories: list[Trajectory] = []
     explicit = False
-    tasks: dict[str, tuple[str, str]] = {}
+    tasks: dict[str, Trajectory] = {}
     for file in files:
-        for where, trajectory, fold_given in _read(file, env):
+        for where, trajectory, fold_given in _read(file, env, written, success_above):
             _check_task(where, trajectory, tasks)
             explicit |= fold_given and trajectory.fold == "dev"
             trajectory.id = stable_id(env, trajectory.task.id, trajectory.source, len(trajectories))
@@ -121,48 +141,53 @@ def _hold_out(trajectories: list[Trajectory], seed: int, heldout_tasks: int) -> 
         trajectory.fold = "dev" if trajectory.task.id in chosen else "train"
 
 
-def _check_task(where: str, trajectory: Trajectory, seen: dict[str, tuple[str, str]]) -> None:
-    """A task id means one instruction and lies in one fold, over all files."""
-    task, fold = trajectory.task, trajectory.fold
-    instruction, known_fold = seen.setdefault(task.id, (task.instruction, fold))
-    if instruction != task.instruction:
+def _check_task(where: str, trajectory: Trajectory, seen: dict[str, Trajectory]) -> None:
+    """A task id means one instruction, payload and first state, and lies in one fold, over all files."""
+    task, before = trajectory.task, seen.setdefault(trajectory.task.id, trajectory)
+    for name in ("instruction", "payload", "first_state"):
+        if getattr(before.task, name) != getattr(task, name):
+            what = "first state" if name == "first_state" else name
+            raise DataError(
+                f"{where}: task.id: '{task.id}' has another {what} in an earlier line; make the ids unique."
+            )
+    if before.fold != trajectory.fold:
         raise DataError(
-            f"{where}: task.id: '{task.id}' has another instruction in an earlier line; make the ids unique."
-        )
-    if known_fold != fold:
-        raise DataError(
-            f"{where}: fold: task '{task.id}' is in '{known_fold}' and in '{fold}'; a task belongs to one fold."
+            f"{where}: fold: task '{task.id}' is in '{before.fold}' and in '{trajectory.fold}'; a task belongs to one "
+            "fold."
         )
 
 
-def _read(file: Path, env: str) -> Iterator[tuple[str, Trajectory, bool]]:
+def _read(file: Path, env: str, written: str, above: float) -> Iterator[tuple[str, Trajectory, bool]]:
     """(place, trajectory, whether its fold was given) of each trajectory of a file."""
     if not file.is_file():
         raise DataError(f"{file}: no such file; correct collect.files.")
     if file.suffix == ".parquet":
-        yield from _read_parquet(file, env)
+        yield from _read_parquet(file, env, written, above)
     elif file.suffix in (".jsonl", ".json", ".ndjson"):
-        yield from _read_jsonl(file, env)
+        yield from _read_jsonl(file, env, written, above)
     else:
         raise DataError(f"{file}: unknown kind '{file.suffix}'; use .jsonl (one trajectory a line) or .parquet.")
 
 
-def _read_jsonl(file: Path, env: str) -> Iterator[tuple[str, Trajectory, bool]]:
+def _read_jsonl(file: Path, env: str, written: str, above: float) -> Iterator[tuple[str, Trajectory, bool]]:
     with file.open("rb") as lines:
         for number, line in enumerate(iter(lambda: lines.readline(MAX_LINE_BYTES), b""), 1):
             where = f"{file}:{number}"
             if len(line) == MAX_LINE_BYTES:
                 raise DataError(f"{where}: has {MAX_LINE_BYTES} bytes or more; put one trajectory in a line.")
+            line = line.removeprefix(BOM) if number == 1 else line
             if not line.strip():
                 continue
+            if number == 1 and line.lstrip().startswith(b"["):
+                raise DataError(f"{where}: a JSON array; put one trajectory in a line, as `jq -c '.[]'` does.")
             try:
                 record = UserTrajectory.model_validate_json(line)
             except ValidationError as error:
                 raise DataError(_sentence(where, error)) from None
-            yield where, _trajectory(where, record, env), record.fold is not None
+            yield where, _trajectory(where, record, env, written, above), record.fold is not None
 
 
-def _read_parquet(file: Path, env: str) -> Iterator[tuple[str, Trajectory, bool]]:
+def _read_parquet(file: Path, env: str, written: str, above: float) -> Iterator[tuple[str, Trajectory, bool]]:
     """Rows of the trajectory schema, or rows with the same columns as a JSON line."""
     with readable(file):
         table = pq.read_table(file)
@@ -178,7 +203,7 @@ def _read_parquet(file: Path, env: str) -> Iterator[tuple[str, Trajectory, bool]
             record = UserTrajectory.model_validate(_without_nulls(row))
         except ValidationError as error:
             raise DataError(_sentence(where, error)) from None
-        yield where, _trajectory(where, record, env), record.fold is not None
+        yield where, _trajectory(where, record, env, written, above), record.fold is not None
 
 
 def _own_rows(file: Path, table: pa.Table) -> Iterator[tuple[str, Trajectory, bool]]:
@@ -210,19 +235,22 @@ def _sentence(where: str, error: ValidationError) -> str:
     return f"{where}: {path}: {message}." if path else f"{where}: {message}."
 
 
-def _trajectory(where: str, record: UserTrajectory, env: str) -> Trajectory:
-    success = _success(where, record)
-    steps = [_transition(where, record, index, success) for index in range(len(record.steps))]
+def _trajectory(where: str, record: UserTrajectory, env: str, written: str, above: float) -> Trajectory:
+    success = _success(where, record, above)
+    source = record.source or ("expert" if success else "policy")
+    steps = [_transition(where, record, index, success, source, written) for index in range(len(record.steps))]
     payload = record.task.payload
     if not isinstance(payload, str):
         payload = json.dumps(payload, sort_keys=True)
     first_state = record.steps[0].state
+    if not first_state.strip():
+        raise DataError(f"{where}: steps[0].state: empty; the first state tells what the task is played in.")
     task_id = record.task.id or stable_id(env, record.task.instruction, payload, first_state)
     task = Task(task_id, env, record.task.instruction, payload, first_state)
     return Trajectory(
         id="",
         task=task,
-        source=record.source,
+        source=source,
         world="real",
         steps=steps,
         fold=record.fold or "train",
@@ -231,16 +259,16 @@ def _trajectory(where: str, record: UserTrajectory, env: str) -> Trajectory:
     )
 
 
-def _success(where: str, record: UserTrajectory) -> bool:
-    """As given, or whether the last step was rewarded."""
+def _success(where: str, record: UserTrajectory, above: float) -> bool:
+    """As given, or whether the last step was rewarded with more than that."""
     if record.success is not None:
         return record.success
     if all(step.reward is None for step in record.steps):
         raise DataError(f"{where}: success: neither it nor any step's reward is given; add one of the two.")
-    return (record.steps[-1].reward or 0.0) > 0
+    return (record.steps[-1].reward or 0.0) > above
 
 
-def _transition(where: str, record: UserTrajectory, index: int, success: bool) -> Transition:
+def _transition(where: str, record: UserTrajectory, index: int, success: bool, source: str, written: str) -> Transition:
     step, last = record.steps[index], index == len(record.steps) - 1
     done = step.done if step.done is not None else last and success
     if done and not last:
@@ -252,13 +280,19 @@ def _transition(where: str, record: UserTrajectory, index: int, success: bool) -
         )
     if not last and step.next_state not in (None, following):
         raise DataError(f"{where}: steps[{index}].next_state: is not the state of steps[{index + 1}]; make them equal.")
-    expert_action = step.action if record.source == "expert" else ""
+    said = Answer(step.action, step.thought, step.action)
+    if written != "plain":
+        said = FORMATS[written].parse(step.action)
+    expert_action = said.action if source == "expert" else ""
     return Transition(
         state=step.state,
-        action=step.action,
-        next_state=step.next_state or following,
+        action=said.action,
+        next_state=following if step.next_state is None else step.next_state,
         reward=step.reward if step.reward is not None else float(last and success),
         done=done,
         reasoning=step.reasoning,
         expert_action=expert_action if step.expert_action is None else step.expert_action,
+        thought=said.thought or step.thought,
+        answer=said.text if said.text != said.action else "",
+        malformed=said.malformed,
     )

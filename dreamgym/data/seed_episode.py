@@ -24,6 +24,7 @@ class SeedEpisode:
         self._collect: CollectConfig = config.collect
         self._shown = shown
         self._max_steps = config.env.max_steps
+        self._success_above = config.env.success_above
         self._rng = random.Random(stable_id(config.seed, task.id, source, number))
         self.trajectory = Trajectory(
             stable_id(config.seed, config.env.name, task.id, source, number), task, source, "real", fold=fold
@@ -40,7 +41,7 @@ class SeedEpisode:
         """One step: ask the expert, choose, act, record. `done` of the record is the environment's own end."""
         expert = _ask(env, "expert_action") or ""
         action = self._choose(env, expert)
-        result = act(env, action)
+        result = act(env, action, self._success_above)
         done = result.terminated
         t = self.trajectory
         valid = bool(result.info.get("valid", True))

@@ -37,24 +37,31 @@ SYSTEM = (
     "with the explanation only."
 )
 
+THINKING = (
+    "You write down what an agent thinks in a text environment. You are shown its task, the history, the state and the "
+    "action that it takes. In one or two short sentences write the thought that leads to this action, from what the "
+    "agent can know at that moment. Do not tell what follows. Answer with the thought only."
+)
+
 
 @dataclass(frozen=True)
 class Question:
-    """One transition to explain; `key` names it, `prompt` shows it."""
+    """Something to be told of one transition; `key` names it, `system` asks for it, `prompt` shows it."""
 
     key: str
     prompt: str
+    system: str = SYSTEM
 
     def digest(self, model: str) -> str:
         """What an answer belongs to: a kept answer to another prompt or of another model is not used."""
-        return stable_id(model, SYSTEM, self.prompt)
+        return stable_id(model, self.system, self.prompt)
 
 
 @dataclass
 class Answers:
-    """Explanations by key, how many questions were left out (`fault`: why the last was), and all tokens spent."""
+    """What was told by key, how many questions were left out (`fault`: why the last was), and all tokens spent."""
 
-    reasoning: dict[str, str] = field(default_factory=dict)
+    told: dict[str, str] = field(default_factory=dict)
     left_out: int = 0
     fault: str = ""
     retries: int = 0
@@ -84,24 +91,38 @@ def questions(trajectories: Iterable[Trajectory]) -> Iterator[Question]:
     """Every transition that has no reasoning yet."""
     for trajectory in trajectories:
         for index, step in enumerate(trajectory.steps):
-            if not step.reasoning:
+            if not step.reasoning and not step.malformed:
                 yield Question(f"{trajectory.id}/{index}", prompt_of(trajectory.task, trajectory.steps[:index], step))
+
+
+def thought_questions(trajectories: Iterable[Trajectory]) -> Iterator[Question]:
+    """Every action of the expert that has no thought yet."""
+    for trajectory in trajectories:
+        for index, step in enumerate(trajectory.steps):
+            if step.by_expert and not step.thought:
+                shown = _situation(trajectory.task, trajectory.steps[:index], step)
+                prompt = "\n\n".join([*shown, "What does the agent think before it acts?"])
+                yield Question(f"{trajectory.id}/{index}/thought", prompt, THINKING)
 
 
 def prompt_of(task: Task, history: Sequence[Transition], step: Transition) -> str:
     """What the teacher reads: task, history, state, action, and what followed."""
-    told = [f"Task: {task.instruction}"]
-    if history:
-        told.append("History:\n" + "\n".join(f"[state] {t.state}\n[action] {t.action}" for t in history))
-    told += [
-        f"State: {step.state}",
-        f"Action: {step.action}",
+    told = [
+        *_situation(task, history, step),
         f"Next state: {step.next_state}",
         f"Reward: {step.reward:g}",
         f"Episode over: {'yes' if step.done else 'no'}",
         "Why does this follow?",
     ]
     return "\n\n".join(told)
+
+
+def _situation(task: Task, history: Sequence[Transition], step: Transition) -> list[str]:
+    """What is known before anything follows: task, history, state, action."""
+    told = [f"Task: {task.instruction}"]
+    if history:
+        told.append("History:\n" + "\n".join(f"[state] {t.state}\n[action] {t.action}" for t in history))
+    return [*told, f"State: {step.state}", f"Action: {step.action}"]
 
 
 def ask(config: TeacherConfig, asked: Sequence[Question], kept: Path, tick: Callable[[float], None]) -> Answers:
@@ -122,7 +143,7 @@ def ask(config: TeacherConfig, asked: Sequence[Question], kept: Path, tick: Call
     tick(len(asked) - len(todo))
     if todo:
         event_loop.run(_ask_all(config, todo, kept, answers, tick))
-    if asked and not answers.reasoning:
+    if asked and not answers.told:
         raise EngineError(
             f"annotate.teacher: not one usable answer from {config.base_url} ({answers.fault}); mend it and run again."
         )
@@ -136,8 +157,8 @@ def _resume(config: TeacherConfig, asked: Sequence[Question], kept: Path, answer
         answers.prompt_tokens += line.prompt_tokens
         answers.completion_tokens += line.completion_tokens
         if digests.get(line.key) == line.digest and line.reasoning:
-            answers.reasoning[line.key] = line.reasoning
-    return [question for question in asked if question.key not in answers.reasoning]
+            answers.told[line.key] = line.reasoning
+    return [question for question in asked if question.key not in answers.told]
 
 
 def _kept_lines(kept: Path) -> Iterator[_Kept]:
@@ -208,7 +229,7 @@ async def _explain(client: httpx.AsyncClient, config: TeacherConfig, question: Q
     answers.prompt_tokens += line.prompt_tokens
     answers.completion_tokens += line.completion_tokens
     if line.reasoning:
-        answers.reasoning[question.key] = line.reasoning
+        answers.told[question.key] = line.reasoning
     return line
 
 
@@ -223,7 +244,7 @@ async def _request(client: httpx.AsyncClient, config: TeacherConfig, question: Q
     """One request under its deadline; its tokens are added to `line` whether or not the answer is usable."""
     body = {
         "model": config.model,
-        "messages": [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question.prompt}],
+        "messages": [{"role": "system", "content": question.system}, {"role": "user", "content": question.prompt}],
         "max_tokens": config.max_tokens,
         "temperature": config.temperature,
     }

@@ -33,6 +33,10 @@ class Environment(Protocol):
 
     async def step(self, action: str) -> StepResult: ...
 
+    async def skip(self) -> StepResult:
+        """A step in which nothing is done: it counts, and the state stays."""
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -46,7 +50,9 @@ class TextEnv(Protocol):
     - `expert_action(self) -> str`: a good next action here;
     - `valid_actions(self) -> list[str]`: actions that do something here;
     - `commands(self) -> list[str]`: actions that can be typed here, most of them not possible;
+    - `success_above`: an end with a reward above this number is a success, where `info` does not say (0.0);
     - `reason(task, history, transition) -> str` (static): the environment's rule for reasoning R*;
+    - `think(task, history, action) -> str` (static): its rule for what an expert thinks before this action;
     - `vary(task, rng) -> list[Edit]` (static): its rule for a variation of a task, as edits of the task's text, for
       a task generator that is too small to know one; empty where this task has none.
     """
@@ -126,6 +132,11 @@ def rule_of(env_name: str) -> Callable[[Task, Sequence[Transition], Transition],
     return getattr(env_class(env_name), "reason", None)
 
 
+def thought_rule(env_name: str) -> Callable[[Task, Sequence[Transition], str], str] | None:
+    """The environment's rule for what an expert thinks before it acts, where it has one."""
+    return getattr(env_class(env_name), "think", None)
+
+
 def variation_rule(env_name: str) -> VariationRule | None:
     """The environment's rule for varying a task, where it has one."""
     return getattr(env_class(env_name), "vary", None)
@@ -137,12 +148,23 @@ def start(env: TextEnv, task: Task) -> StepResult:
     return StepResult(_text(state), info=dict(info))
 
 
-def act(env: TextEnv, action: str) -> StepResult:
-    """Step, and hold the environment to its contract (TypeError or ValueError where it breaks it)."""
+def success_above(config: EnvConfig) -> float:
+    """The reward above which an end is a success where nothing says so: as configured, else as the class has it."""
+    own = getattr(env_class(config.name), "success_above", 0.0)
+    return float(own if config.success_above is None else config.success_above)
+
+
+def act(env: TextEnv, action: str, above: float | None = None) -> StepResult:
+    """Step, and hold the environment to its contract (TypeError or ValueError where it breaks it).
+
+    Where the environment does not say, an end with a reward above `above` is a success; see `success_above`.
+    """
     state, reward, terminated, truncated, info = env.step(action)
     if not math.isfinite(reward):
         raise ValueError(f"the reward is {reward}, not a finite number")
-    return StepResult(_text(state), float(reward), bool(terminated), bool(truncated), info=dict(info))
+    above = getattr(env, "success_above", 0.0) if above is None else above
+    info = {"success": bool(terminated) and reward > above} | dict(info)
+    return StepResult(_text(state), float(reward), bool(terminated), bool(truncated), info=info)
 
 
 def _text(state: object) -> str:
@@ -215,6 +237,7 @@ class RealEnvironment:
         self._config = config
         self._seat: _Seat | None = None
         self._playing = self._built = False
+        self._state = ""
         self.steps = 0
         """Transitions since the last reset."""
 
@@ -225,7 +248,7 @@ class RealEnvironment:
             result = await self.call(lambda env: start(env, task))
         except EnvFault as fault:
             return StepResult("", status="env_failed", info={"error": str(fault)})
-        self._playing = True
+        self._playing, self._state = True, result.observation
         return result
 
     async def step(self, action: str) -> StepResult:
@@ -237,9 +260,17 @@ class RealEnvironment:
         if not self._playing:
             raise EnvError("step() before reset(); call reset(task) first.")
         try:
-            result = await self.call(lambda env: act(env, action))
+            result = await self.call(lambda env: act(env, action, self._config.success_above))
         except EnvFault as fault:
             return StepResult("", status="env_failed", info={"error": str(fault)})
+        self._state = result.observation
+        return self._counted(result)
+
+    async def skip(self) -> StepResult:
+        """Let a step pass; the environment is not asked."""
+        return self._counted(StepResult(self._state))
+
+    def _counted(self, result: StepResult) -> StepResult:
         self.steps += 1
         late = self.steps >= self._config.max_steps and not result.terminated
         return replace(result, truncated=True) if late else result

@@ -123,6 +123,12 @@ class MapReader(TextWorldGame):
         return explain(history, transition)
 
     @staticmethod
+    def think(task: Task, history: Sequence[Transition], action: str) -> str:
+        """The rule for a thought: what is looked for, the rooms on a shortest way there, and which exit is next."""
+        first = history[0].state if history else task.first_state
+        return plan(parse_map(first), parse_state(history[-1].next_state if history else first), action)
+
+    @staticmethod
     def vary(task: Task, rng: random.Random) -> list[Edit]:
         """The rule for variations: the coin in another room, no nearer to the box than it was where there is one."""
         graph = parse_map(task.first_state)
@@ -172,6 +178,22 @@ def best_action(graph: dict[str, Room], here: dict[str, str]) -> str:
     distance = _distances(graph, target)
     ways = [(distance.get(here[d], 99), i, d) for i, d in enumerate(DIRECTIONS) if here[d] != "wall"]
     return f"move {min(ways)[2]}"
+
+
+def plan(graph: dict[str, Room], here: dict[str, str], action: str) -> str:
+    """What an expert thinks before this action: what it looks for and where, the rooms on the way, and the exit.
+
+    `coin kitchen ; hall attic kitchen ; attic north` before `move north` in the hall; `coin here` where it is.
+    """
+    wanted = "box" if here["holds"] == "coin" else "coin"
+    if action not in _MOVES:
+        return f"{wanted} here"
+    target, direction = _room_with(graph, wanted), action.removeprefix("move ")
+    distance = _distances(graph, target)
+    way = [here["room"], here[direction]]
+    while way[-1] != target:
+        way.append(min(graph[way[-1]].joins, key=lambda room: distance.get(room, 99)))
+    return f"{wanted} {target} ; {' '.join(way)} ; {way[1]} {direction}"
 
 
 def _room_with(graph: dict[str, Room], thing: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from dreamgym.envs.webshop_data import Goal, Product, Shop, load_shop, score
 from dreamgym.errors import EnvError
@@ -30,6 +30,8 @@ class WebShop:
     Raises:
         EnvError: a package is missing, or a file is missing or wrong.
     """
+
+    success_above: ClassVar[float] = 0.999
 
     def __init__(self, products: str = "", goals: str = "") -> None:
         if not products or not goals:

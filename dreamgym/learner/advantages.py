@@ -48,14 +48,14 @@ def token_streams(values: Sequence[float] | Floats, masks: Sequence[Sequence[int
     return streams
 
 
-def rewarded_part(trajectory: Trajectory, bootstrap: bool) -> dict[str, list[Any]]:
+def rewarded_part(trajectory: Trajectory, bootstrap: bool, longest: int = 2**31) -> dict[str, list[Any]]:
     """What a critic learns from in an episode: ids, mask, logprobs, and as rewards each turn's on its last token.
 
     They end with the last sampled token, after which nothing is to come. A step limit is so taken for a part of the
     task: it is the same in every evaluation, and the policy sees how many turns it has had (arXiv 1712.00378, sec. 3).
     With `bootstrap`, a truncated episode ends in a state instead, whose value the critic tells (ibid., sec. 4): the one
-    read after the last turn, and where the episode was cut before that was read, the one in which the last turn was
-    taken. That turn, the outcome of which is not known, is left out.
+    read after the last turn. Where the episode was cut before that was read, or has more than `longest` tokens with it,
+    it is the one in which the last turn was taken; that turn, the outcome of which is not known, is left out.
 
     Raises:
         DataError: the episode is not one sample with one step for each sampled turn.
@@ -72,7 +72,7 @@ def rewarded_part(trajectory: Trajectory, bootstrap: bool) -> dict[str, list[Any
     rewards[ends] = [step.reward for step in trajectory.steps]
     length = int(ends[-1]) + 1 if len(ends) else 0
     if bootstrap and trajectory.truncated and length:
-        length = int(begins[-1]) if mask[-1] else len(mask)
+        length = int(begins[-1]) if mask[-1] or len(mask) > longest else len(mask)
     sample = trajectory.samples[0]
     columns: dict[str, list[Any]] = {
         "ids": sample.ids,

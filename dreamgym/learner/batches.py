@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ import torch
 
 from dreamgym.errors import DataError
 from dreamgym.learner.advantages import advantages, rewarded_part, token_streams
-from dreamgym.learner.algorithms.base import Algorithm
+from dreamgym.learner.algorithms.base import Algorithm, Floats
 from dreamgym.learner.packing import positions
 from dreamgym.types import Trajectory
 
@@ -133,47 +134,57 @@ def rl_schema(algorithm: Algorithm) -> pa.Schema:
     return REWARD_SCHEMA if algorithm.advantage is None else RL_SCHEMA
 
 
+class RLBatch(NamedTuple):
+    """What the learner is sent, and what was left out of it: groups without a signal, and rows that are too long."""
+
+    batch: pa.RecordBatch
+    groups_left_out: int
+    rows_left_out: int
+
+
 def rl_batch(
-    trajectories: Sequence[Trajectory], algorithm: Algorithm, bootstrap: bool = False
-) -> tuple[pa.RecordBatch, int]:
+    trajectories: Sequence[Trajectory], algorithm: Algorithm, bootstrap: bool = False, longest: int = 2**31
+) -> RLBatch:
     """Policy-sampled trajectories as a batch of `rl_schema` and `TRAJECTORY`, one row a token sample.
 
-    Also returns how many groups were left out.
-
     Episodes that are `env_failed` are left out before the groups are formed. Where the algorithm drops flat
-    groups, those without an advantage in any turn are left out too and counted (dynamic sampling, DAPO,
-    arXiv 2503.14476); the batch is empty where no group is left. Where a critic makes the advantages, no group is
-    compared or left out.
+    groups, those without an advantage in any turn are left out too (dynamic sampling, DAPO, arXiv 2503.14476); the
+    batch is empty where no group is left. Where a critic makes the advantages, no group is compared or left out.
+
+    A row ends with its last sampled token, for what was read after it teaches nothing.
 
     Args:
         bootstrap: to a critic, the end of a truncated episode is no end (see `rewarded_part`).
+        longest: tokens of a row that the learner can take; a longer one is left out, once its group is compared.
 
     Raises:
         DataError: the algorithm needs one step for each sampled turn, or one sample an episode, and there is another.
     """
     kept = [t for t in trajectories if t.status == "ok" and t.samples]
-    schema = rl_schema(algorithm).append(TRAJECTORY)
     if algorithm.advantage is None:
-        parts = [rewarded_part(t, bootstrap) | {"trajectory": t.id} for t in kept]
-        return pa.RecordBatch.from_pylist([p for p in parts if any(p["mask"])], schema=schema), 0
-    values = advantages(algorithm.advantage, kept)
-    taught = {t.group for t, turns in zip(kept, values, strict=True) if (np.abs(turns) > NO_SIGNAL).any()}
-    dropped = {t.group for t in kept} - taught if algorithm.drop_flat else set()
-    rows = [
-        {
-            "ids": sample.ids,
-            "mask": sample.mask,
-            "logprobs": sample.logprobs,
-            "advantages": stream,
-            "trajectory": trajectory.id,
-        }
-        for trajectory, turns in zip(kept, values, strict=True)
-        if trajectory.group not in dropped
-        for sample, stream in zip(
-            trajectory.samples, token_streams(turns, [s.mask for s in trajectory.samples]), strict=True
-        )
-    ]
-    return pa.RecordBatch.from_pylist(rows, schema=schema), len(dropped)
+        dropped: set[str] = set()
+        rows = [rewarded_part(t, bootstrap, longest) | {"trajectory": t.id} for t in kept]
+    else:
+        values = advantages(algorithm.advantage, kept)
+        taught = {t.group for t, turns in zip(kept, values, strict=True) if (np.abs(turns) > NO_SIGNAL).any()}
+        dropped = {t.group for t in kept} - taught if algorithm.drop_flat else set()
+        rows = [
+            row for t, turns in zip(kept, values, strict=True) if t.group not in dropped for row in _valued(t, turns)
+        ]
+    rows = [row for row in rows if any(row["mask"])]
+    fit = [row for row in rows if len(row["ids"]) <= longest]
+    batch = pa.RecordBatch.from_pylist(fit, schema=rl_schema(algorithm).append(TRAJECTORY))
+    return RLBatch(batch, len(dropped), len(rows) - len(fit))
+
+
+def _valued(t: Trajectory, turns: Floats) -> Iterator[dict[str, Any]]:
+    """The samples of an episode, each up to its last sampled token, with the advantages of their turns."""
+    streams = token_streams(turns, [sample.mask for sample in t.samples])
+    for sample, stream in zip(t.samples, streams, strict=True):
+        columns: dict[str, list[Any]] = {"ids": sample.ids, "mask": sample.mask, "logprobs": sample.logprobs}
+        columns["advantages"] = stream
+        end = 1 + max((place for place, sampled in enumerate(sample.mask) if sampled), default=-1)
+        yield {**{name: values[:end] for name, values in columns.items()}, "trajectory": t.id}
 
 
 def _one_array(column: pa.Array | pa.ChunkedArray) -> pa.ListArray:

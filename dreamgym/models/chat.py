@@ -10,7 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jinja2 import TemplateError
+
+from dreamgym.config import PolicyConfig
 from dreamgym.errors import ModelError
+from dreamgym.models.answers import FORMATS
 from dreamgym.types import Task
 
 if TYPE_CHECKING:
@@ -194,7 +198,14 @@ class ChatFormat:
         return tokenizer
 
     def _render(self, messages: Sequence[Message], prompt: bool) -> str:
-        text = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=prompt)
+        try:
+            text = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=prompt)
+        except TemplateError as error:  # such as one that knows no system role
+            roles = ", ".join(dict.fromkeys(m["role"] for m in messages))
+            raise ModelError(
+                f"{self.tokenizer.name_or_path}: its chat template refuses messages of {roles} ({error}); "
+                "leave system_prompt empty, or take another model."
+            ) from error
         assert isinstance(text, str)
         return text
 
@@ -219,7 +230,8 @@ def _unused(texts: Iterable[str]) -> str:
     return next(mark for mark in map(chr, range(0xF0000, 0xFFFFE)) if mark not in used)
 
 
-def opening(task: Task, first_state: str, system_prompt: str) -> list[dict[str, str]]:
-    """The messages that open an episode: the goal and the first state."""
-    head = [{"role": "system", "content": system_prompt}] if system_prompt else []
-    return [*head, {"role": "user", "content": f"{task.instruction}\n{first_state}"}]
+def opening(task: Task, first_state: str, policy: PolicyConfig) -> list[Message]:
+    """The messages that open an episode: the goal, how to answer where a format is asked for, and the first state."""
+    head = [{"role": "system", "content": policy.system_prompt}] if policy.system_prompt else []
+    lines = (task.instruction, FORMATS[policy.format].asks, first_state)
+    return [*head, {"role": "user", "content": "\n".join(line for line in lines if line)}]

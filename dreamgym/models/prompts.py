@@ -15,13 +15,15 @@ from typing import Protocol
 
 from dreamgym.config import WorldConfig
 from dreamgym.models.chat import ChatFormat
-from dreamgym.types import MAX_REWARD, Edit, Task, Transition
+from dreamgym.types import MAX_REWARD, MAX_TEXT, Edit, Task, Transition
 
-MAX_ANSWER_CHARS = 20_000
+MAX_ANSWER_CHARS = 2 * MAX_TEXT
 REST = "..."
 """In a written state: the rest is as before."""
 
 _EDIT = re.compile(r"replace (?P<old>.+?) => (?P<new>.+)")
+_STATE = "state: "
+_POINTS = re.compile(r"\.{3,}")
 _OUTCOME = re.compile(r"(?P<reward>-?[0-9]{1,40}(?:\.[0-9]{1,40})?(?:e[-+]?[0-9]{1,3})?) done=(?P<done>yes|no)\s*\Z")
 
 
@@ -59,9 +61,12 @@ def abridge(before: str, after: str) -> str:
     """A state as a dream writes it: where only its first word is new, that word and `...` for the rest.
 
     States open with what the last action did, so an action that changed nothing costs a few tokens, not a whole state.
+    A state that reads like a short one itself has one more point.
     """
     first, _, rest = after.partition(" ")
-    return f"{first} {REST}" if rest and rest == last_line(before).partition(" ")[2] else after
+    if rest and rest == last_line(before).partition(" ")[2]:
+        return f"{first} {REST}"
+    return f"{after}." if _POINTS.fullmatch(rest) else after
 
 
 def unabridge(before: str, written: str) -> str:
@@ -72,7 +77,7 @@ def unabridge(before: str, written: str) -> str:
     """
     first, _, rest = written.partition(" ")
     if rest != REST:
-        return written
+        return written[:-1] if _POINTS.fullmatch(rest) else written
     kept = last_line(before).partition(" ")[2]
     if not kept:
         raise ParseError(f"'{written}' shortens a state, but the one before is one word")
@@ -91,12 +96,28 @@ def opening(task: Task, state: str) -> str:
 
 
 def query(action: str, demos: Sequence[Demonstration]) -> str:
-    """The part of a message that asks for one step."""
-    shown = "".join(
-        f"like {last_line(d.state)} > {d.action} = {last_line(abridge(d.state, d.next_state))}\n"
-        for d in reversed(demos)
-    )
-    return f"{shown}> {one_line(action)}"
+    """The part of a message that asks for one step; an action's further lines are indented, to pose as nothing else."""
+    shown = [(*_told(d.state, d.next_state), _indented(d.action)) for d in reversed(demos)]
+    likes = "".join(f"like {before} > {done} = {after}\n" for before, after, done in shown)
+    return f"{likes}> {_indented(action)}"
+
+
+def changed_lines(before: str, after: str) -> list[str]:
+    """The lines of a state that the one before has not."""
+    known = set(before.split("\n"))
+    return [line for line in after.split("\n") if line not in known]
+
+
+def _told(before: str, after: str) -> tuple[str, str]:
+    """What of two states a demonstration shows: their last lines, or the lines that changed where those are alike."""
+    came = changed_lines(before, after)
+    if last_line(before) != last_line(after) or not came:
+        return last_line(before), last_line(abridge(before, after))
+    return " | ".join(changed_lines(after, before)) or last_line(before), " | ".join(came)
+
+
+def _indented(action: str) -> str:
+    return action.replace("\n", "\n  ")
 
 
 def first_message(task: Task, state: str, action: str, demos: Sequence[Demonstration]) -> str:
@@ -125,16 +146,16 @@ def begin(config: WorldConfig, chat: ChatFormat, message: str) -> list[int]:
     return chat.start([*system, {"role": "user", "content": message}])
 
 
-def one_line(text: str) -> str:
-    """Free text as one bounded line, so that an action cannot pose as another field."""
-    return " ".join(text.split())[:500]
-
-
 def answer_parts(transition: Transition) -> tuple[str, str, str]:
-    """(reasoning, state, outcome) as the experience model must write them; joined, they are the answer."""
-    reasoning = f"{transition.reasoning}\n" if transition.reasoning else ""
+    """(reasoning, state, outcome) as the experience model must write them; joined, they are the answer.
+
+    Reasoning is one line, and does not begin as a state does: `parse_answer` reads all of it back.
+    """
+    reasoning = " ".join(transition.reasoning.split())
+    if reasoning:
+        reasoning = f" {reasoning}\n" if reasoning.startswith(_STATE) else f"{reasoning}\n"
     outcome = f"\nreward={transition.reward:g} done={'yes' if transition.done else 'no'}"
-    return reasoning, f"state: {abridge(transition.state, transition.next_state)}", outcome
+    return reasoning, f"{_STATE}{abridge(transition.state, transition.next_state)}", outcome
 
 
 def parse_answer(text: str, before: str) -> DreamStep:
@@ -143,17 +164,15 @@ def parse_answer(text: str, before: str) -> DreamStep:
     Takes time in proportion to the text, whatever stands there.
 
     Raises:
-        ParseError: no state, reward or done where they belong, an empty state, or an endless answer or reward.
+        ParseError: no state, reward or done where they belong, or an endless answer or reward.
     """
     if len(text) > MAX_ANSWER_CHARS:
         raise ParseError(f"the answer has {len(text)} characters, more than {MAX_ANSWER_CHARS}")
     head, _, tail = text.rpartition("\nreward=")
-    reasoning, opened, written = head.partition("state: ")
-    outcome, state = _OUTCOME.match(tail), written.strip()
+    reasoning, opened, state = f"\n{head}".partition(f"\n{_STATE}")
+    outcome = _OUTCOME.match(tail)
     if outcome is None or not opened:
         raise ParseError(f"no 'state: … reward=… done=…' in {text[-200:]!r}")
-    if not state:
-        raise ParseError("the next state is empty")
     reward = float(outcome["reward"])
     if abs(reward) > MAX_REWARD:
         raise ParseError(f"a reward of {reward:g} is more than a float32 holds")
@@ -167,7 +186,7 @@ def vary_message(parent: Task) -> str:
 
 def whole(instruction: str, first_state: str) -> str:
     """A varied task written out: `task: ` and its instruction on one line, then its first state."""
-    return f"task: {one_line(instruction)}\n{first_state}"
+    return f"task: {' '.join(instruction.split())}\n{first_state}"
 
 
 def edits(changes: Sequence[Edit]) -> str:

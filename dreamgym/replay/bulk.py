@@ -58,7 +58,8 @@ def leave_one_out(
         asking: which trajectories get demonstrations; the others are still there to be found.
 
     Returns:
-        `result[trajectory][step]` is a list of at most k demos, best first; empty where none were asked for.
+        `result[trajectory][step]` is a list of at most k demos, best first; empty where none were asked for, or
+        nothing was done.
     """
     if k == 0 or not any(asking):
         return [[[] for _ in trajectory.steps] for trajectory in trajectories]
@@ -73,6 +74,6 @@ def leave_one_out(
         for near, cosines in zip(rows, scores, strict=True)
     )
     return [
-        [next(demos) if asked else [] for _ in trajectory.steps]
+        [next(demos) if asked and not step.malformed else [] for step in trajectory.steps]
         for trajectory, asked in zip(trajectories, asking, strict=True)
     ]

@@ -55,8 +55,12 @@ class StoredTransition:
         return Outcome(round(self.reward, 4), self.done)
 
     def missing_provenance(self) -> str:
-        """The first field without which it cannot be told what this is and where it came from; "" if complete."""
-        for name in ("task_id", "trajectory_id", "state", "action", "next_state"):
+        """The first field without which it cannot be told what this is and where it came from; "" if complete.
+
+        A real environment may have an empty state or action; a dream of one is nothing to learn from.
+        """
+        texts = ("state", "action", "next_state") if self.world == "dream" else ()
+        for name in ("task_id", "trajectory_id", *texts):
             if not getattr(self, name).strip():
                 return name
         if self.world not in ("real", "dream"):
@@ -113,7 +117,10 @@ class Candidate:
 
 
 def from_trajectory(trajectory: Trajectory, model_version: str = "") -> list[StoredTransition]:
-    """Every step of an episode as a record; `model_version` is the experience model's, for a dream."""
+    """Every step of an episode in which something was done, as a record.
+
+    `model_version` is the experience model's, for a dream.
+    """
     return [
         StoredTransition(
             task_id=trajectory.task.id,
@@ -130,4 +137,5 @@ def from_trajectory(trajectory: Trajectory, model_version: str = "") -> list[Sto
             iteration=trajectory.iteration,
         )
         for index, step in enumerate(trajectory.steps)
+        if not step.malformed
     ]

@@ -241,7 +241,13 @@ def _episode(row: dict[str, Any]) -> tuple[str, str]:
     lines = [row["instruction"], "", row["steps"][0]["state"]]
     for step in row["steps"]:
         reward = f"   [reward {step['reward']:g}]" if step["reward"] else ""
-        lines += ["", f"> {step['action']}", step["next_state"] + reward]
+        thought = [f"({step['thought']})"] if step["thought"] else []
+        lines += [
+            "",
+            *thought,
+            f"> {step['answer'] if step['malformed'] else step['action']}",
+            step["next_state"] + reward,
+        ]
     return title, "\n".join(lines)
 
 

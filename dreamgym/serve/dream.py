@@ -116,18 +116,21 @@ class DreamEnvironment:
         memo: Memo | None = None,
         trajectory: str = "",
         votes: int = 0,
+        success_above: float = 0.0,
     ) -> None:
         self._world = world
         self._max_steps = max_steps
         self._seed = seed
         self._trajectory = trajectory
         self._votes = votes
+        self._success_above = success_above
         self._memo: Memo = {} if memo is None else memo
         self._actions: tuple[str, ...] = ()
+        self._skipped = 0
         self._query: DreamQuery | None = None
 
     async def reset(self, task: Task) -> StepResult:
-        self._actions = (task.id,)
+        self._actions, self._skipped = (task.id,), 0
         if not task.first_state:
             raise DataError(f"task {task.id} has no first state; a dream can begin only where one is known.")
         self._query = DreamQuery(task, [], task.first_state, "", self._seed, trajectory=self._trajectory)
@@ -152,12 +155,24 @@ class DreamEnvironment:
         if answer.error:
             return _failed(answer.error)
         self._query = replace(query, transcript=answer.transcript, state=answer.state)
-        truncated = not answer.done and len(self._actions) > self._max_steps
-        info = {"reasoning": answer.reasoning, "demos": answer.demos, "success": answer.solved}
+        truncated = not answer.done and self._late
+        info = {"reasoning": answer.reasoning, "demos": answer.demos, "success": answer.solved(self._success_above)}
         if first:
             info |= {"dreamed": 1, "read": answer.read, "cached": answer.cached, "written": answer.written}
             info |= {"overruled": answer.overruled} if self._votes else {}
         return StepResult(answer.state, answer.reward, answer.done, truncated, info=info)
+
+    async def skip(self) -> StepResult:
+        """Let a step pass; the experience model is not asked."""
+        if self._query is None:
+            raise RuntimeError("skip() before reset(); call reset(task) first")
+        self._skipped += 1
+        return StepResult(self._query.state, truncated=self._late)
+
+    @property
+    def _late(self) -> bool:
+        """Whether as many steps are over as an episode may have; the first of `_actions` is the task."""
+        return len(self._actions) + self._skipped > self._max_steps
 
     async def close(self) -> None:
         self._query = None
@@ -165,23 +180,24 @@ class DreamEnvironment:
     async def _dreamed(self, query: DreamQuery) -> DreamAnswer:
         """One step; where it solves the task, what the majority of this and of further answers says."""
         answer = await self._world.step(query)
-        if not self._votes or not answer.solved:
+        if not self._votes or not answer.solved(self._success_above):
             return answer
         ballots = [
             replace(query, seed=int(stable_id(query.seed, "vote", n), 16) & 0x7FFFFFFF, skip_demos=n)
             for n in range(1, self._votes + 1)
         ]
-        return majority([answer, *await asyncio.gather(*(self._world.step(ballot) for ballot in ballots))])
+        further = await asyncio.gather(*(self._world.step(ballot) for ballot in ballots))
+        return majority([answer, *further], self._success_above)
 
 
-def majority(answers: Sequence[DreamAnswer]) -> DreamAnswer:
+def majority(answers: Sequence[DreamAnswer], success_above: float) -> DreamAnswer:
     """What several answers to one step come to; the first of them solves the task.
 
     It stands where more than half of those that can be read say so too; else the first that says otherwise does. The
     tokens are those of all.
     """
     readable = [a for a in answers if not a.error and not a.context_full]
-    against = [a for a in readable if not a.solved]
+    against = [a for a in readable if not a.solved(success_above)]
     overruled = 2 * len(against) >= len(readable)
     return replace(
         against[0] if overruled else answers[0],

@@ -68,10 +68,9 @@ class DreamAnswer:
     load: float = 0.0
     overruled: bool = False
 
-    @property
-    def solved(self) -> bool:
-        """Whether it says that the task is."""
-        return self.done and self.reward > 0
+    def solved(self, above: float) -> bool:
+        """Whether it says that the task is: an end with a reward above that."""
+        return self.done and self.reward > above
 
 
 @dataclass(frozen=True, slots=True)

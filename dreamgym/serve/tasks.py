@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dreamgym.config import RunConfig
+from dreamgym.envs.base import success_above
 from dreamgym.errors import EngineError
-from dreamgym.models.prompts import ParseError, last_line, parse_variation, vary_message
+from dreamgym.models.prompts import ParseError, changed_lines, last_line, parse_variation, vary_message
 from dreamgym.replay.actor import ReplayClient
 from dreamgym.serve.dream import WorldClient
 from dreamgym.serve.experience import DreamQuery, WriteQuery
@@ -30,6 +31,7 @@ class TaskGenerator:
     def __init__(self, world: object, config: RunConfig, replay: ReplayClient | None) -> None:
         self._world = WorldClient(world, config.world)
         self._steps = config.curriculum.feasibility_steps
+        self._success_above = success_above(config.env)
         self._replay = replay
 
     async def propose(self, parents: Sequence[Task], seed: int) -> list[Proposal]:
@@ -48,27 +50,27 @@ class TaskGenerator:
         """Try actions that worked in similar states; a task is feasible if the dream answers and something changes."""
         actions = await self._actions(task.first_state)
         query = DreamQuery(task, [], task.first_state, "", seed)
-        states = {last_line(task.first_state)}
+        changes = 0
         for action in actions:
             try:
                 answer = await self._world.step(
-                    DreamQuery(task, query.transcript, query.state, action, seed + len(states))
+                    DreamQuery(task, query.transcript, query.state, action, seed + 1 + changes)
                 )
             except EngineError as error:
                 return str(error)
             if answer.error:
                 return answer.error
             if answer.done:
-                return "" if answer.reward > 0 else "it ends at once without success"
-            states.add(last_line(answer.state))
+                return "" if answer.solved(self._success_above) else "it ends at once without success"
+            changes += bool(changed_lines(query.state, answer.state))
             query = DreamQuery(task, answer.transcript, answer.state, "", seed)
-        return "" if len(states) > 1 or not actions else "no action changes its state"
+        return "" if changes or not actions else "no action changes its state"
 
     async def _actions(self, state: str) -> list[str]:
         if self._replay is None or self._steps == 0:
             return []
         (demos,) = await self._replay.search([(last_line(state), "")], 8 * self._steps)
-        changing = [d.action for d in demos if last_line(d.next_state) != last_line(d.state)]
+        changing = [d.action for d in demos if changed_lines(d.state, d.next_state)]
         return list(dict.fromkeys(changing))[: self._steps]
 
 

@@ -38,6 +38,8 @@ async def _along(t: Trajectory, world: WorldClient, chat: ChatFormat, seed: int)
     transcript: list[int] = []
     predictions: list[Prediction] = []
     for index, step in enumerate(t.steps):
+        if step.malformed:  # the world was not asked
+            continue
         query_seed = int(stable_id(seed, t.id, index), 16) & 0x7FFFFFFF
         answer = await world.step(DreamQuery(t.task, transcript, step.state, step.action, query_seed, trajectory=t.id))
         if answer.context_full:

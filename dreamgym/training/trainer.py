@@ -208,11 +208,13 @@ class Trainer:
         """Advantages, an update, and the new weights in every engine."""
         settings = self.config.learner
         share = min(1.0, len({t.group for t in trajectories}) / self._usual_groups)
-        batch, left_out = rl_batch(trajectories, resolve(settings), settings.bootstrap_truncated)
+        batch, groups_left_out, rows_left_out = rl_batch(
+            trajectories, resolve(settings), settings.bootstrap_truncated, settings.token_budget
+        )
         transitions = sum(len(t.steps) for t in trajectories if t.status == "ok")
         self.totals.learned[self._world] += transitions
         learned = {f"learner/{w}_transitions": transitions * (w == self._world) for w in ("dream", "real")}
-        learned["learner/groups_left_out"] = left_out
+        learned |= {"learner/groups_left_out": groups_left_out, "learner/rows_left_out": rows_left_out}
         if batch.num_rows == 0:
             return {**learned, "learner/skipped": 1}
         learner, policy = self.services.learner, self.services.policy

@@ -62,6 +62,13 @@ def test_a_dream_that_goes_another_way_has_not_obeyed(true_dream: Trajectory) ->
     assert again(other) == RealReplay(dreamed=False, won=False, steps=1, parted=True, obeyed=False)
 
 
+def test_where_the_policy_did_nothing_the_real_game_stands_still_too(true_dream: Trajectory) -> None:
+    first = true_dream.steps[0]
+    nothing = replace(first, action="", next_state="Nothing was done.", reward=0.0, done=False, malformed="no_action")
+    found = again(replace(true_dream, steps=[nothing, *true_dream.steps]))
+    assert found == RealReplay(dreamed=True, won=True, steps=1 + len(true_dream.steps), parted=False, obeyed=False)
+
+
 def test_transitions_before_a_fault_are_counted(true_dream: Trajectory) -> None:
     class Dying(RealEnvironment):
         async def step(self, action: str) -> StepResult:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dreamgym.commands.annotate import annotate, by_rule
+from dreamgym.commands.annotate import annotate, by_rule, think_by_rule
 from dreamgym.commands.collect import collect
 from dreamgym.config import RunConfig
 from dreamgym.errors import ConfigError, DataError, EnvError
@@ -60,6 +60,20 @@ def test_none_leaves_everything_as_it_is(tmp_path: Path) -> None:
     annotate(run)
     data = run.run_dir / "data"
     assert read_parquet(data / "annotated.parquet") == read_parquet(data / "train.parquet")
+
+
+def test_the_rule_for_thoughts_gives_them_to_the_experts_actions_alone(tmp_path: Path) -> None:
+    run = run_config(tmp_path, by="none", thoughts="rule")
+    collect(run)
+    annotate(run)
+    steps = [s for t in read_parquet(run.run_dir / "data" / "annotated.parquet") for s in t.steps]
+    assert {bool(s.thought) for s in steps if s.by_expert} == {True}
+    assert {bool(s.thought) for s in steps if not s.by_expert} == {False}
+
+
+def test_an_environment_without_a_rule_for_thoughts_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"annotate.thoughts: '.*Ruleless' has no rule think\(\)"):
+        think_by_rule(f"{__name__}:Ruleless", rooms(1))
 
 
 def test_without_the_stage_before_it_says_which_one_to_run(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def explain(endpoint: Endpoint, kept: Path, *replies: tuple[int, dict[str, str],
     kept.unlink(missing_ok=True)
     asked = [Question(prompt, prompt) for prompt in endpoint.replies]
     first, again = (ask(config, asked, kept, lambda _: None) for _ in range(2))
-    assert first.reasoning == again.reasoning
+    assert first.told == again.told
     assert again.prompt_tokens >= first.prompt_tokens >= 7
     return first
 
@@ -119,9 +119,9 @@ BODY = st.sampled_from(BODIES) | st.binary(max_size=60) | st.tuples(st.sampled_f
 @given(bodies=st.lists(BODY, min_size=6, max_size=12))
 def test_any_bodies(endpoint: Endpoint, tmp_path_factory: pytest.TempPathFactory, bodies: list[Any]) -> None:
     replies = [(200, {}, body if isinstance(body, bytes) else changed(*body)) for body in bodies]
-    told = explain(endpoint, tmp_path_factory.getbasetemp() / "kept.jsonl", *replies)
-    assert len(told.reasoning) + told.left_out == len(bodies) + 1
-    assert all(text == " ".join(text.split()) and text.encode() for text in told.reasoning.values())
+    found = explain(endpoint, tmp_path_factory.getbasetemp() / "kept.jsonl", *replies)
+    assert len(found.told) + found.left_out == len(bodies) + 1
+    assert all(text == " ".join(text.split()) and text.encode() for text in found.told.values())
 
 
 def changed(path: list[Any], value: Any) -> bytes:
@@ -152,8 +152,8 @@ def test_a_body_without_an_end_or_a_form_is_given_up(
 @pytest.mark.parametrize("wait", ["²", "9" * 400, "-1", "soon", ""])
 def test_any_wish_to_wait(endpoint: Endpoint, tmp_path: Path, wait: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(teacher, "LONGEST_WAIT_S", 0.0)
-    told = explain(endpoint, tmp_path / "kept.jsonl", (429, {"Retry-After": wait}, b""))
-    assert told.fault == "HTTP 429"
+    found = explain(endpoint, tmp_path / "kept.jsonl", (429, {"Retry-After": wait}, b""))
+    assert found.fault == "HTTP 429"
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,29 @@ def load(tmp_path: Path, *records: Any, seed: int = 0, heldout: int = 60) -> tup
     return import_files([file], "mine", seed, heldout)
 
 
+def test_thoughts_are_given_apart_or_taken_from_the_answers(tmp_path: Path) -> None:
+    """What an answer does not hold is kept as it was written, and teaches nobody."""
+    steps = [
+        {"state": "hall", "action": "Thought: up\nAction: go"},
+        {"state": "attic", "action": "Thought: hm"},
+        {"state": "attic", "action": "Action: open"},
+    ]
+    load(tmp_path, *numbered(2, steps=steps))
+    (t,), _ = import_files([tmp_path / "mine.jsonl"], "mine", 0, 60, "react")
+    assert [(s.thought, s.action, s.malformed) for s in t.steps] == [
+        ("up", "go", ""),
+        ("hm", "", "no_action"),
+        ("", "open", ""),
+    ]
+    assert [s.answer for s in t.steps] == [step["action"] for step in steps]
+    assert [s.by_expert for s in t.steps] == [True, False, True]
+    apart, _ = load(tmp_path, *numbered(2, steps=[{"state": "hall", "action": "go\n  on", "thought": "up"}]))
+    assert [(s.thought, s.action, s.answer) for s in apart[0].steps] == [("up", "go\n  on", "")]
+    write_parquet(tmp_path / "ours.parquet", [t, *_])
+    again, _ = import_files([tmp_path / "ours.parquet"], "mine", 0, 60)
+    assert again[0].steps == t.steps
+
+
 def test_what_is_left_out_gets_its_default(tmp_path: Path) -> None:
     train, heldout = load(tmp_path, *numbered(2))
     (trajectory,) = train
@@ -88,6 +111,39 @@ def test_a_failure_without_an_end_is_truncated_and_not_done(tmp_path: Path) -> N
     steps = [{"state": "hall", "action": "wait", "next_state": "hall"}]
     train, _ = load(tmp_path, *numbered(2, steps=steps, success=False))
     assert (train[0].truncated, train[0].steps[0].done, train[0].steps[0].reward) == (True, False, 0.0)
+
+
+def test_only_what_succeeded_is_an_experts_where_nothing_says_whose_it_is(tmp_path: Path) -> None:
+    steps = [{"state": "hall", "action": "wait", "next_state": "hall"}]
+    train, _ = load(tmp_path, *numbered(2, steps=steps, success=False))
+    assert (train[0].source, train[0].steps[0].by_expert) == ("policy", False)
+    said, _ = load(tmp_path, *numbered(2, steps=steps, success=False, source="expert"))
+    assert (said[0].source, said[0].steps[0].by_expert) == ("expert", True)
+
+
+def test_a_reward_is_a_success_above_what_the_environment_asks_for(tmp_path: Path) -> None:
+    steps = [{"state": "shop", "action": "buy", "reward": 0.5, "next_state": "home"}]
+    load(tmp_path, *numbered(2, steps=steps, success=None))
+    for above, success in ((0.0, True), (0.5, False)):
+        train, _ = import_files([tmp_path / "mine.jsonl"], "mine", 0, 60, success_above=above)
+        assert train[0].success is success
+
+
+def test_an_observation_or_an_action_may_be_empty_but_not_the_first_state(tmp_path: Path) -> None:
+    steps = [{"state": "hall", "action": ""}, {"state": "", "action": "open", "next_state": ""}]
+    train, _ = load(tmp_path, *numbered(2, steps=steps))
+    assert [(s.state, s.action, s.next_state) for s in train[0].steps] == [("hall", "", ""), ("", "open", "")]
+    with pytest.raises(DataError, match=r"mine.jsonl:1: steps\[0\].state: empty"):
+        load(tmp_path, *numbered(2, steps=steps[1:]))
+
+
+def test_what_editors_put_before_a_text_is_no_fault_and_an_array_is_named(tmp_path: Path) -> None:
+    lines = "".join(json.dumps(record) + "\n" for record in numbered(2))
+    (tmp_path / "bom.jsonl").write_text(lines, encoding="utf-8-sig")
+    assert len(import_files([tmp_path / "bom.jsonl"], "mine", 0, 60)[0]) == 1
+    (tmp_path / "array.json").write_text(json.dumps(numbered(2)))
+    with pytest.raises(DataError, match=r"array.json:1: a JSON array; put one trajectory in a line"):
+        import_files([tmp_path / "array.json"], "mine", 0, 60)
 
 
 def test_success_follows_from_the_last_reward_where_it_is_not_given(tmp_path: Path) -> None:
@@ -150,6 +206,14 @@ def test_the_same_rows_as_parquet_give_the_same_trajectories(tmp_path: Path) -> 
             "mine.jsonl:2: steps[0].next_state: is not the state of steps[1]",
         ),
         (won(task={"id": "t0", "instruction": "another"}), "mine.jsonl:2: task.id: 't0' has another instruction"),
+        (
+            won(task={"id": "t0", "instruction": "open the chest", "payload": "7"}),
+            "mine.jsonl:2: task.id: 't0' has another payload",
+        ),
+        (
+            won(task={"id": "t0", "instruction": "open the chest"}, steps=[{"state": "cellar", "action": "open"}]),
+            "mine.jsonl:2: task.id: 't0' has another first state",
+        ),
         (
             won(task={"id": "t0", "instruction": "open the chest"}, fold="dev"),
             "mine.jsonl:2: fold: task 't0' is in 'train' and in 'dev'",

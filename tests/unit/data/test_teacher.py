@@ -123,7 +123,7 @@ def test_every_step_is_asked_once_with_what_decides_it_and_the_answer_is_kept_on
     trajectories, ticks = rooms(5), []
     answers = ask(settings(endpoint.url), list(questions(trajectories)), tmp_path / "kept.jsonl", ticks.append)
     keys = {f"tr{i}/{j}" for i in range(5) for j in (0, 1)}
-    assert answers.reasoning == dict.fromkeys(keys, "the door is open")
+    assert answers.told == dict.fromkeys(keys, "the door is open")
     assert (answers.prompt_tokens, answers.completion_tokens, answers.left_out, answers.retries) == (70, 30, 0, 0)
     assert sum(ticks) == 10
     prompt = next(p for p in endpoint.seen if "State: hall 3" in p)
@@ -155,7 +155,7 @@ def test_a_bad_answer_is_asked_again_and_then_left_out_and_counted(serve: Any, t
     answers = ask(
         settings(endpoint.url, attempts=2), list(questions(rooms(2))), tmp_path / "kept.jsonl", lambda _: None
     )
-    assert set(answers.reasoning) == {"tr0/0", "tr0/1", "tr1/0"}
+    assert set(answers.told) == {"tr0/0", "tr0/1", "tr1/0"}
     assert (answers.left_out, answers.retries) == (1, 4)
     assert set(endpoint.seen.values()) == {2}
 
@@ -185,7 +185,7 @@ def test_a_slow_answer_misses_its_deadline(serve: Any, tmp_path: Path, monkeypat
     config = settings(serve(script).url, timeout_s=0.3)
     monkeypatch.setattr(teacher, "BACKOFF", try_again)
     answers = ask(config, list(questions(rooms(1))), tmp_path / "k.jsonl", lambda _: None)
-    assert (len(answers.reasoning), answers.retries) == (2, 2)
+    assert (len(answers.told), answers.retries) == (2, 2)
 
 
 def test_the_endpoint_says_how_long_to_wait(serve: Any, tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_only_what_was_asked_of_the_same_model_about_the_same_step_is_taken_over
     def requests_for(trajectories: list[Trajectory], **fields: Any) -> int:
         before = len(endpoint.requests)
         answers = ask(settings(endpoint.url, **fields), list(questions(trajectories)), kept, lambda _: None)
-        assert len(answers.reasoning) == 2 * len(trajectories)
+        assert len(answers.told) == 2 * len(trajectories)
         return len(endpoint.requests) - before
 
     assert requests_for(rooms(3)) == 6
@@ -274,7 +274,7 @@ def test_a_line_that_was_cut_off_is_asked_again_and_a_broken_one_is_named(serve:
     asked = list(questions(rooms(3)))
     ask(settings(endpoint.url), asked, kept, lambda _: None)
     kept.write_bytes(kept.read_bytes()[:-9])
-    assert len(ask(settings(endpoint.url), asked, kept, lambda _: None).reasoning) == 6
+    assert len(ask(settings(endpoint.url), asked, kept, lambda _: None).told) == 6
     assert len(endpoint.requests) == 7
     lines = kept.read_text().splitlines()
     assert len(lines) == 6
@@ -297,6 +297,18 @@ def test_a_teacher_fills_the_stage_and_its_cost_is_in_the_summary(serve: Any, tm
     assert record["tokens"] == 10 * going + 5 * (len(steps) - going)
     train = read_parquet(run.run_dir / "data" / "train.parquet")
     assert [s.next_state for t in train for s in t.steps] == [s.next_state for s in steps]
+
+
+def test_a_teacher_is_asked_for_thoughts_too_and_is_not_shown_what_follows(serve: Any, tmp_path: Path) -> None:
+    endpoint = serve(lambda prompt, n: good("i go" if prompt.endswith("before it acts?") else "it opens"))
+    run = run_config(tmp_path, by="teacher", thoughts="teacher", teacher=settings(endpoint.url).model_dump())
+    collect(run)
+    annotate(run)
+    steps = [s for t in read_parquet(run.run_dir / "data" / "annotated.parquet") for s in t.steps]
+    assert {s.reasoning for s in steps} == {"it opens"}
+    assert all(s.thought == ("i go" if s.by_expert else "") for s in steps)
+    asked = [prompt for prompt in endpoint.seen if prompt.endswith("before it acts?")]
+    assert asked and not any("Next state" in prompt or "Reward" in prompt for prompt in asked)
 
 
 def test_reasoning_of_the_user_is_kept() -> None:
@@ -340,5 +352,5 @@ def test_ctrl_c_keeps_the_answers_and_the_next_run_asks_only_for_the_rest(serve:
     enough.set()
     before = len(endpoint.requests)
     answers = ask(settings(endpoint.url), list(questions(rooms(10))), tmp_path / "kept.jsonl", lambda _: None)
-    assert len(answers.reasoning) == 20
+    assert len(answers.told) == 20
     assert len(endpoint.requests) - before == 20 - done

@@ -58,6 +58,7 @@ class Fragile:
         if action == "exit":
             sys.exit(3)
         odd = {
+            "half": ("s", 0.5, True, False, {}),
             "four": ("s", 0.0, False, {}),
             "number": (7, 0.0, False, False, {}),
             "nan": ("s", float("nan"), 0, 0, {}),
@@ -180,6 +181,14 @@ def test_episodes_are_truncated_at_max_steps_but_a_win_on_the_last_step_counts()
     assert (last.terminated, last.truncated) == (False, True)
     *_, last, _ = play(config(max_steps=2), "a", "win")
     assert (last.terminated, last.truncated) == (True, False)
+
+
+@pytest.mark.parametrize(("above", "success"), [(0.0, True), (0.5, False)])
+def test_a_rewarded_end_is_a_success_above_what_the_setting_says(above: float, success: bool) -> None:
+    _, end, _ = play(config(success_above=above), "half")
+    assert (end.terminated, end.reward, end.success) == (True, 0.5, success)
+    _, won, _ = play(config(success_above=9.0), "win")
+    assert won.success, "the environment says so itself"
 
 
 @pytest.mark.parametrize("before", [(), ("crash",)])

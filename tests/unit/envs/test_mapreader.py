@@ -110,6 +110,31 @@ def test_the_rule_never_contradicts_the_game(env: MapReader, tasks: list[Task]) 
                 break
 
 
+def test_a_thought_names_the_way_that_the_expert_takes(env: MapReader, tasks: list[Task]) -> None:
+    """Held against the game: the rooms that a thought names are those that the expert then comes through."""
+    for task in tasks[:10]:
+        state, _ = env.reset(task)
+        history: list[Transition] = []
+        rooms, thoughts, done = [parse_state(state)["room"]], [], False
+        while not done:
+            action = env.expert_action()
+            thoughts.append((len(rooms) - 1, MapReader.think(replace(task, first_state=state), history, action)))
+            after, reward, done, _, _ = env.step(action)
+            history.append(Transition(history[-1].next_state if history else state, action, after, reward, done))
+            rooms.append(parse_state(after)["room"])
+            goal, *way = thoughts[-1][1].split(" ; ")
+            if not way:
+                assert goal == ("coin here" if action == "take coin" else "box here")
+                continue
+            names, (following, direction) = way[0].split(), way[1].split()
+            assert names[0] == rooms[-2] and names[1] == following == rooms[-1] and action == f"move {direction}"
+            assert names[-1] == goal.split()[1]
+        for at, thought in thoughts:
+            if " ; " in thought:
+                names = thought.split(" ; ")[1].split()
+                assert rooms[at : at + len(names)][-1] == names[-1], "as short as the expert's"
+
+
 def test_folds_share_no_game_and_are_the_same_for_the_same_seed(env: MapReader, tasks: list[Task]) -> None:
     assert [t.id for t in env.tasks("train", 40, seed=0)] == [t.id for t in tasks]
     assert [t.id for t in env.tasks("train", 40, seed=1)] != [t.id for t in tasks]

@@ -181,21 +181,38 @@ def test_batch_leaves_out_failed_episodes_and_groups_that_teach_nothing() -> Non
         _episode("c", 1.0, 15),
         _episode("c", 0.0, 16, status="env_failed"),
     ]
-    batch, left_out = rl_batch(episodes, find("dapo"))
+    batch, left_out, _ = rl_batch(episodes, find("dapo"))
     rows = batch.to_pylist()
     assert left_out == 2
     assert [row["ids"] for row in rows] == [[1, 10], [1, 11]]
     assert [row["advantages"][1] for row in rows] == pytest.approx([1.0, -1.0], abs=1e-5)
     assert [row["mask"] for row in rows] == [[0, 1], [0, 1]]
     assert [row["logprobs"] for row in rows] == [[0.0, -0.5], [0.0, -0.5]]
-    nothing, left_out = rl_batch(episodes[3:], find("dapo"))
+    nothing, left_out, _ = rl_batch(episodes[3:], find("dapo"))
     assert (nothing.num_rows, left_out) == (0, 2)
     assert rl_batch([], find("dapo"))[0].num_rows == 0
 
 
+def test_what_is_read_at_the_end_is_no_part_of_a_row_however_long_it_is() -> None:
+    """An observation of 100,000 tokens fills the context; the answers before it are learned from all the same."""
+    long, short = _episode("a", 1.0, 10), _episode("a", 0.0, 11)
+    long.samples[0].add_context([1] * 100_000)
+    batch, _, rows_left_out = rl_batch([long, short], find("grpo"), longest=8)
+    assert ([row["ids"] for row in batch.to_pylist()], rows_left_out) == ([[1, 10], [1, 11]], 0)
+
+
+def test_a_row_that_the_learner_cannot_take_is_left_out_once_its_group_is_compared() -> None:
+    long, short = _episode("a", 1.0, 10), _episode("a", 0.0, 11)
+    long.samples[0].add_context([1] * 100_000)
+    long.samples[0].add_sampled([12], [-0.5], [0])
+    batch, groups_left_out, rows_left_out = rl_batch([long, short], find("dr_grpo"), longest=8)
+    assert (groups_left_out, rows_left_out) == (0, 1)
+    assert [row["advantages"] for row in batch.to_pylist()] == [[0.0, -0.5]]
+
+
 def test_where_the_paper_drops_no_group_flat_ones_are_kept() -> None:
     episodes = [_episode("a", 1.0, 10), _episode("a", 0.0, 11), _episode("b", 1.0, 12), _episode("b", 1.0, 13)]
-    batch, left_out = rl_batch(episodes, find("dr_grpo"))
+    batch, left_out, _ = rl_batch(episodes, find("dr_grpo"))
     assert left_out == 0
     assert [row["advantages"][1] for row in batch.to_pylist()] == [0.5, -0.5, 0.0, 0.0]
 

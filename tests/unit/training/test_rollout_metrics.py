@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from dreamgym.errors import DataError
@@ -51,6 +53,19 @@ def test_shares_are_of_all_tokens_and_steps_of_the_episodes_that_did_not_fail() 
     assert found["rollout/dream_shared"] == pytest.approx(1 - 2 / 8)
     assert found["rollout/dream_computed"] == 100 - 80 + 40
     assert (found["rollout/episodes"], found["dream/env_failed"]) == (3, 1)
+
+
+def test_answers_that_are_no_action_are_counted_by_kind() -> None:
+    faulty, fine = episode("a", [5], {}, steps=3), episode("b", [5], {}, steps=5)
+    kinds = ("no_action", "", "unfinished")
+    faulty.steps = [replace(STEP, malformed=kind) for kind in kinds]
+    found = rollout_metrics([faulty, fine], 1.0, UPDATES)
+    assert found["rollout/malformed"] == 2 / 8
+    assert {k: v for k, v in found.items() if k.startswith("rollout/malformed_")} == {
+        "rollout/malformed_no_action": 1,
+        "rollout/malformed_unfinished": 1,
+    }
+    assert rollout_metrics([fine], 1.0, UPDATES)["rollout/malformed"] == 0
 
 
 def test_overruled_successes_are_counted_where_there_was_a_vote() -> None:
