@@ -10,8 +10,9 @@ from dreamgym.config import PolicyConfig
 from dreamgym.envs.base import Environment
 from dreamgym.inference.engine import ContextFull, Generation
 from dreamgym.models.answers import FORMATS, Answer
-from dreamgym.models.chat import ChatFormat, opening
-from dreamgym.types import Fold, StepResult, Task, TokenSample, Trajectory, Transition, World, stable_id
+from dreamgym.models.chat import ChatFormat
+from dreamgym.models.conversation import Conversation
+from dreamgym.types import Fold, StepResult, Task, Trajectory, Transition, World, stable_id
 
 Act = Callable[[list[int], int], Awaitable[Generation]]
 """(prompt ids, sampling seed) -> what the policy's engine sampled."""
@@ -49,10 +50,9 @@ class EpisodeSpec:
 async def play(episode: EpisodeSpec, env: Environment, act: Act, chat: ChatFormat, policy: PolicyConfig) -> Trajectory:
     """Play one episode in a real or dreamed environment; an answer is read by `policy.format`.
 
-    The conversation only ever grows: each turn appends the sampled ids and the ids of the next observation, so
-    the sample's ids are exactly what the engine read and wrote. A full context, of the policy or of
-    the dream, truncates the episode before the step that it has no room for; one that has no room for the first turn
-    is no episode at all.
+    What the policy reads at each turn is told by `Conversation`: the ids of the samples are exactly what the engine
+    read and wrote. A full context, of the policy or of the dream, truncates the episode before the step that it has no
+    room for (`info` says `context_full`); one that has no room for the first turn is no episode at all.
 
     `info` of the trajectory counts tokens: `policy_read` (prompts) and `policy_cached` (of those from the prefix
     cache), and where a dream answered `dream_read`, `dream_cached`, `dream_written` and `dream_dreamed`, the steps
@@ -63,33 +63,34 @@ async def play(episode: EpisodeSpec, env: Environment, act: Act, chat: ChatForma
     result = await env.reset(episode.task)
     if result.status != "ok":
         return _failed(trajectory, result)
-    sample = TokenSample()
-    sample.add_context(chat.start(opening(episode.task, result.observation, policy)))
-    trajectory.samples.append(sample)
+    talk = Conversation(chat, policy, episode.task, result.observation)
+    trajectory.samples = talk.samples
     state = result.observation
     while not result.done:
         try:
-            answer = await act(sample.ids, episode.turn_seed(len(trajectory.steps)))
+            answer = await act(talk.prompt, episode.turn_seed(len(trajectory.steps)))
         except ContextFull as error:
             if not trajectory.steps:
                 return _failed(trajectory, StepResult("", info={"error": f"the policy cannot begin: {error}"}))
-            trajectory.truncated = True
+            trajectory.truncated, trajectory.info["context_full"] = True, 1.0
             break
         _count(trajectory, "policy", {"read": answer.prompt_tokens, "cached": answer.cached_tokens})
         finished = answer.finish_reason == "stop"
         said = FORMATS[policy.format].read(chat.decode(answer.ids), finished=finished)
         result = await _answered(said, env, policy)
         if result.info.get("context_full"):
+            trajectory.info["context_full"] = 1.0
             break
-        sample.add_sampled(answer.ids, answer.logprobs, answer.versions)
+        talk.sampled(answer.ids, answer.logprobs, answer.versions, finished)
         if "dreamed" in result.info:
             _count(trajectory, "dream", result.info)
         if result.status != "ok":
             return _failed(trajectory, result)
-        trajectory.steps.append(_transition(state, said, result))
+        step = _transition(state, said, result)
+        trajectory.steps.append(step)
         state = state if said.malformed else result.observation
         if not result.done:
-            sample.add_context(([] if finished else [chat.end_id]) + chat.turn(result.observation))
+            talk.observed(step)
     trajectory.truncated = trajectory.truncated or result.truncated
     trajectory.success = result.success
     return trajectory

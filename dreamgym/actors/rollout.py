@@ -50,7 +50,7 @@ class RolloutActor:
         """`engines` are the names of those of a `PolicyPool`: Ray keeps no handle for an actor that it starts anew."""
         log_to_session(config.log_level)
         self._config = config
-        self._chat = load_chat(tokenizer)
+        self._chat = load_chat(tokenizer, forks=True)
         self._policy = PolicyPool.named(engines, config.policy.engine.timeout_s)
         self._seats = config.policy.engine.max_num_seqs or CPU_SEATS
         self._limit = ConcurrencyLimit(self._seats * len(engines))

@@ -26,7 +26,7 @@ def dpo(config: RunConfig) -> None:
         options = {"reference": start, "lora": config.policy.lora}
         with tuner(config, start, tuning, **options) as learner:
             pairs = preference_pairs(config, read_parquet(current.run_dir / "data" / "annotated.parquet"))
-            rows = preference_examples(config, pairs, load_chat(start))
+            rows = preference_examples(config, pairs, load_chat(start, forks=True))
             learner.ready()
             with progress("dpo", tuning.tokens) as bar:
                 result = learner.dpo(rows, tuning, config.seed, lambda step: show(bar, step))

@@ -54,7 +54,10 @@ def sft_world(config: RunConfig) -> None:
 
 def sft_policy(config: RunConfig) -> None:
     """The policy's warm start (`warm_start/`)."""
-    depends = [f"policy.{name}" for name in ("model", "sft", "demonstrations", "format", "system_prompt", "engine")]
+    read = ["model", "sft", "demonstrations", "format", "context", "context_turns", "system_prompt", "engine"]
+    if config.policy.context != "grow":
+        read.append("sampling.max_tokens")
+    depends = [f"policy.{name}" for name in read]
     with stage(config, "sft-policy", depends, ["sft-world"], ["warm_start"]) as current:
         if current.done:
             return
@@ -62,7 +65,7 @@ def sft_policy(config: RunConfig) -> None:
         with tuner(config, base, config.policy.sft) as learner:
             trajectories = _read(current.run_dir)
             _prepare_policy(config, current.run_dir, base, trajectories)
-            examples = policy_examples(config, trajectories, load_chat(base))
+            examples = policy_examples(config, trajectories, load_chat(base, forks=True))
             if left_out := sum(not writable(config.policy.format, t) for t in trajectories):
                 current.summary["not_writable"] = left_out
                 console.print(

@@ -171,6 +171,16 @@ class RunConfig(Section):
             raise ValueError("train.resample needs groups; set it to 0, or take a train.group_size above 1")
         return self
 
+    @model_validator(mode="after")
+    def _has_whole_episodes(self) -> Self:
+        """A critic needs an episode in one sample."""
+        if self.policy.context != "grow" and (self.learner.advantage or self.learner.algorithm) == "ppo":
+            raise ValueError(
+                f"policy.context={self.policy.context} cuts an episode in samples, and ppo needs it whole; take "
+                "policy.context=grow or another learner.algorithm"
+            )
+        return self
+
     @property
     def run_dir(self) -> Path:
         """The folder of this run, absolute."""

@@ -52,7 +52,7 @@ class CollectConfig(Section):
     """Tasks of the dev fold, collected the same way, that measure the fidelity of the dream."""
     files: list[Path] = Field(default_factory=list)
     """Your own trajectories (JSONL or Parquet) to use in place of collecting."""
-    format: Literal["plain", "react", "tags"] = "plain"
+    format: Literal["plain", "react", "tags", "native"] = "plain"
     """How the actions in those files are written: thoughts are taken from them as `policy.format` says."""
 
 

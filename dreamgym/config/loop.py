@@ -106,6 +106,8 @@ class LearnerConfig(Section):
     """The ratio is clipped at 1 - clip_low."""
     clip_high: float | None = Field(None, gt=0)
     """The ratio is clipped at 1 + clip_high."""
+    echo: float = Field(0.0, ge=0)
+    """Weight of the cross-entropy of what the world answered (arXiv 2605.24517), beside the policy's loss; 0 is off."""
     kl_coef: float = Field(0.0, ge=0)
     """Weight of the KL to the warm start; 0 keeps no reference model."""
     kl_estimator: KLEstimator | None = None

@@ -198,8 +198,8 @@ class PolicyConfig(Section):
 
     model: ModelConfig = ModelConfig()
     """Which model; `scratch` shares the experience model's tokenizer."""
-    format: Literal["plain", "react", "tags"] = "plain"
-    """How it writes thought and action: the action alone, `Thought: … Action: …`, or `<think>…</think><action>…`."""
+    format: Literal["plain", "react", "tags", "native"] = "plain"
+    """How it writes thought and action: the action alone, by words (react), by tags, or as its model itself thinks."""
     malformed: Literal["answer", "penalty", "end"] = "answer"
     """An answer that is no action is told so in a sentence; it may also cost `malformed_penalty` or end the episode."""
     malformed_penalty: float = Field(0.1, ge=0)
@@ -210,6 +210,10 @@ class PolicyConfig(Section):
     """A baseline without rollouts."""
     lora: LoRAConfig = LoRAConfig()
     """Adapters in place of all weights."""
+    context: Literal["grow", "window", "steps"] = "grow"
+    """What it reads: all so far; the last turns whole and a line for each before; the state and a line a turn."""
+    context_turns: int = Field(4, ge=1)
+    """How many turns are read whole, where `context` is window."""
     demonstrations: int = Field(100, ge=0)
     """Trajectories of the expert and the noisy expert in the warm start; only the expert's actions carry loss."""
     sampling: SamplingConfig = SamplingConfig(max_tokens=12)

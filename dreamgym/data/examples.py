@@ -9,11 +9,11 @@ import pyarrow as pa
 
 from dreamgym.config import RunConfig, SFTConfig
 from dreamgym.envs.base import VariationRule, variation_rule
-from dreamgym.errors import EnvError
+from dreamgym.errors import ConfigError, EnvError
 from dreamgym.learner.batches import SFT_SCHEMA
 from dreamgym.models.answers import FORMATS
 from dreamgym.models.chat import ChatFormat
-from dreamgym.models.chat import opening as policy_opening
+from dreamgym.models.conversation import Conversation
 from dreamgym.models.prompts import (
     answer_parts,
     ask,
@@ -86,9 +86,8 @@ def policy_examples(config: RunConfig, trajectories: Iterable[Trajectory], chat:
     shown = [t for t in shown if writable(config.policy.format, t)]
     shown.sort(key=lambda t: stable_id(config.seed, t.id))
     chosen = shown[: config.policy.demonstrations]
-    return _table(
-        [_episode(config, t, chat, lambda step: step.by_expert) for t in chosen], config.policy.engine.max_model_len
-    )
+    examples = [example for t in chosen for example in _episode(config, t, chat, lambda step: step.by_expert)]
+    return _table(examples, config.policy.engine.max_model_len)
 
 
 def writable(name: str, t: Trajectory) -> bool:
@@ -99,9 +98,18 @@ def writable(name: str, t: Trajectory) -> bool:
 def preference_examples(
     config: RunConfig, pairs: Iterable[tuple[Trajectory, Trajectory]], chat: ChatFormat
 ) -> pa.Table:
-    """Two rows a pair, the better episode first; all that the agent did has weight 1, and what it read 0."""
-    episodes = [_episode(config, t, chat, lambda _: True) for pair in pairs for t in pair]
-    return _table(episodes, config.policy.engine.max_model_len)
+    """Two rows a pair, the better episode first; all that the agent did has weight 1, and what it read 0.
+
+    Raises:
+        ConfigError: an episode is several samples, which DPO cannot compare.
+    """
+    episodes = [list(_episode(config, t, chat, lambda _: True)) for pair in pairs for t in pair]
+    if any(len(samples) != 1 for samples in episodes):
+        raise ConfigError(
+            "policy.dpo: policy.context, or a chat template that rewrites earlier turns, cuts an episode in several "
+            "samples, which DPO cannot compare; set policy.context=grow and policy.format=plain, or take another model."
+        )
+    return _table([example for (example,) in episodes], config.policy.engine.max_model_len)
 
 
 def _dream(config: RunConfig, t: Trajectory, demos: Sequence[Sequence[Demo]], chat: ChatFormat) -> Iterator[Example]:
@@ -174,18 +182,17 @@ def _written(message: str, answer: str, weight: float, chat: ChatFormat) -> Exam
     return prompt + ids, [0.0] * len(prompt) + [weight] * len(ids)
 
 
-def _episode(config: RunConfig, t: Trajectory, chat: ChatFormat, taught: Callable[[Transition], bool]) -> Example:
-    """An episode as the policy sees it; the answers that are taught have weight 1."""
-    ids = chat.start(policy_opening(t.task, t.steps[0].state, config.policy))
-    weights = [0.0] * len(ids)
+def _episode(
+    config: RunConfig, t: Trajectory, chat: ChatFormat, taught: Callable[[Transition], bool]
+) -> Iterator[Example]:
+    """An episode as the policy sees it, an example a sample; the answers that are taught have weight 1."""
+    talk = Conversation(chat, config.policy, t.task, t.steps[0].state)
     written = FORMATS[config.policy.format]
     for index, step in enumerate(t.steps):
-        answer = chat.answer(step.answer if step.malformed else written.write(step.thought, step.action))
-        ids, weights = ids + answer, weights + [float(taught(step))] * len(answer)
+        talk.written(step.answer if step.malformed else written.write(step.thought, step.action), taught(step))
         if index + 1 < len(t.steps):
-            seen = chat.turn(step.next_state)
-            ids, weights = ids + seen, weights + [0.0] * len(seen)
-    return ids, weights
+            talk.observed(step)
+    yield from ((sample.ids, [float(m) for m in sample.mask]) for sample in talk.samples if any(sample.mask))
 
 
 def _table(examples: Sequence[Example], limit: int) -> pa.Table:

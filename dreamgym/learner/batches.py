@@ -43,6 +43,7 @@ class MicroBatch:
     targets         (N,) the target ids
     sequence        (N,) which of the row's sequences each target is in, ascending; none is split over rows
     streams         name -> (N,) float32, at the targets
+    echo_index, echo_targets  (M,) the same of what was read between two sampled turns, where that is learned too
     """
 
     ids: torch.Tensor
@@ -52,6 +53,8 @@ class MicroBatch:
     targets: torch.Tensor
     sequence: torch.Tensor
     streams: dict[str, torch.Tensor]
+    echo_index: torch.Tensor | None = None
+    echo_targets: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same on a device."""
@@ -63,20 +66,24 @@ class MicroBatch:
             self.targets.to(device),
             self.sequence.to(device),
             {name: stream.to(device) for name, stream in self.streams.items()},
+            *(None if echoed is None else echoed.to(device) for echoed in (self.echo_index, self.echo_targets)),
         )
 
 
 class Columns:
-    """List columns of a batch as flat arrays, not copied; `select` names the one that marks targets."""
+    """List columns of a batch as flat arrays, not copied; `select` names the one that marks targets.
 
-    def __init__(self, batch: pa.RecordBatch | pa.Table, schema: pa.Schema, select: str) -> None:
+    With `echo`, what was read after a row's first target is a target of another kind.
+    """
+
+    def __init__(self, batch: pa.RecordBatch | pa.Table, schema: pa.Schema, select: str, echo: bool = False) -> None:
         check_columns(batch, schema)
         arrays = {name: _one_array(batch.column(name)) for name in schema.names}
         self.offsets: npt.NDArray[np.int32] = arrays["ids"].offsets.to_numpy()
         self.lengths = np.diff(self.offsets)
         self.flat = {name: array.values.to_numpy(zero_copy_only=False) for name, array in arrays.items()}
         self._starts = {name: array.offsets.to_numpy() for name, array in arrays.items()}
-        self._select = select
+        self._select, self._echo = select, echo
         for name, starts in self._starts.items():
             if not np.array_equal(np.diff(starts), self.lengths):
                 raise DataError(f"learner batch: '{name}' and 'ids' differ in length in some row.")
@@ -94,6 +101,16 @@ class Columns:
     def sequence_count(self, rows: Sequence[int]) -> int:
         """How many of some rows hold a target."""
         return sum(bool((self.row(self._select, r)[1:] > 0).any()) for r in rows)
+
+    def echo_count(self, rows: Sequence[int]) -> int:
+        """How many tokens some rows read after their first target; 0 where those are not learned."""
+        return sum(int(self._echoed(r).sum()) for r in rows) if self._echo else 0
+
+    def _echoed(self, row: int) -> npt.NDArray[np.bool_]:
+        """Which tokens of a row were read after its first target."""
+        chosen = self.row(self._select, row) > 0
+        read: npt.NDArray[np.bool_] = np.logical_or.accumulate(chosen) & ~chosen
+        return read
 
     def micro_batch(self, rows: Sequence[int]) -> MicroBatch:
         """Pack rows; no row at all gives a row of one token without a target."""
@@ -117,7 +134,17 @@ class Columns:
             torch.from_numpy(ids[places]),
             torch.from_numpy(np.repeat(np.arange(len(rows)), lengths)[places]),
             streams,
+            *self._echo_of(rows, ids),
         )
+
+    def _echo_of(
+        self, rows: Sequence[int], ids: npt.NDArray[np.int64]
+    ) -> tuple[torch.Tensor, torch.Tensor] | tuple[()]:
+        """`echo_index` and `echo_targets` of packed rows, where they are learned."""
+        if not self._echo:
+            return ()
+        places = np.flatnonzero(np.concatenate([self._echoed(r) for r in rows]))
+        return torch.from_numpy(places - 1), torch.from_numpy(ids[places])
 
 
 def check_columns(batch: pa.RecordBatch | pa.Table, schema: pa.Schema) -> None:

@@ -15,10 +15,11 @@ from dreamgym.learner.algorithms.kl import KL
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Trained tokens, and sequences with any, of a whole minibatch: over all workers and micro-batches."""
+    """Trained tokens, sequences with any, and echoed tokens of a minibatch: over all workers and micro-batches."""
 
     tokens: float
     sequences: float
+    echoed: float = 0.0
 
 
 def policy_loss(

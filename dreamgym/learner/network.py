@@ -32,21 +32,27 @@ class LogprobModel(nn.Module):
         """Since the start, padding included."""
 
     def forward(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logprobs and entropies in nats of the N targets, both (N,) float32."""
+        """Logprobs and entropies in nats of the N targets, both (N,) float32.
+
+        Where gradients are wanted and the batch has M tokens to echo, theirs follow: (N + M,).
+        """
         self.tokens_read += batch.ids.numel()
         base = getattr(self.lm, self.lm.base_model_prefix)
         hidden = base(
             input_ids=batch.ids, position_ids=batch.positions, use_cache=False, lengths=batch.lengths
         ).last_hidden_state[0]
-        states = hidden.index_select(0, batch.index).float()
+        index, targets = batch.index, batch.targets
+        if torch.is_grad_enabled() and batch.echo_index is not None and batch.echo_targets is not None:
+            index, targets = torch.cat([index, batch.echo_index]), torch.cat([targets, batch.echo_targets])
+        states = hidden.index_select(0, index).float()
         weight = self.lm.get_output_embeddings().weight.float()
         size = max(1, CHUNK_LOGITS[states.device.type] // len(weight))
         if len(states) > size:
             parts: tuple[torch.Tensor, torch.Tensor] = ChunkedHead.apply(
-                states, weight, batch.targets, self._temperature, self._entropy_gradient, size
+                states, weight, targets, self._temperature, self._entropy_gradient, size
             )
             return parts
-        return self._head(states, weight, batch.targets)
+        return self._head(states, weight, targets)
 
     def _head(
         self, states: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 Shares = tuple["torch.Tensor", dict[str, "torch.Tensor"]]
 """A micro-batch's share of the loss, which carries the gradient, and of the means that are reported."""
-PER_STEP = ("loss", "value_loss", "value_clip_frac")
+PER_STEP = ("loss", "echo_loss", "value_loss", "value_clip_frac")
 """Sums over a minibatch that are means already."""
 
 
@@ -86,7 +86,8 @@ class LearnerWorker(Rank):
 
         Returns means per trainable token (entropy, clip_frac, ratio, kl), the loss a step, what `importance.mismatch`
         tells, grad_norm, tokens, trained_tokens, passes (tokens read by the network over tokens), seconds, and updates:
-        how many batches these weights have learned from; of a critic what `Critic.advise` and `Critic.accumulate` tell.
+        how many batches these weights have learned from; with `echo` the echo_loss, nats a token of what the world
+        answered; of a critic what `Critic.advise` and `Critic.accumulate` tell.
 
         Raises:
             WeightSyncError: the mean gap exceeds `learner.max_logprob_gap`; no weight was changed.
@@ -95,12 +96,15 @@ class LearnerWorker(Rank):
         from dreamgym.learner.losses import Totals
 
         began = time.perf_counter()
-        columns = Columns(batch, rl_schema(self._algorithm), select="mask")
+        columns = Columns(batch, rl_schema(self._algorithm), select="mask", echo=self.spec.config.echo > 0)
         order = np.random.default_rng([self.spec.seed, self._rl_steps]).permutation(len(columns.lengths))
         parts = max(1, round(self.spec.config.minibatches * share))
         minibatches = [m.tolist() for m in np.array_split(order, parts) if len(m)]
         plan = [
-            (list(self._my_share(columns, m)), Totals(columns.target_sum(m), columns.sequence_count(m)))
+            (
+                list(self._my_share(columns, m)),
+                Totals(columns.target_sum(m), columns.sequence_count(m), columns.echo_count(m)),
+            )
             for m in minibatches
         ]
         batches = [micro for share, _ in plan for micro in share]
@@ -198,13 +202,15 @@ class LearnerWorker(Rank):
         gap: dict[str, float] = {}
         for share, totals in passes:
             for micro in share:
-                new, entropy = self._engine(micro)
+                logprobs, entropies = self._engine(micro)
+                count = len(micro.index)
+                new, entropy, echoed = logprobs[:count], entropies[:count], logprobs[count:]
                 if not norms:
                     micro.streams["own"] = new.detach()
                     micro.streams.setdefault("old", new.detach())
                 if not sums:
                     self._check_gap(batches)
-                for name, value in self._accumulate(micro, new, entropy, totals).items():
+                for name, value in self._accumulate(micro, new, entropy, echoed, totals).items():
                     sums[name] = sums.get(name, 0.0) + value
             if not norms:
                 gap = self._check_gap(batches)
@@ -233,9 +239,12 @@ class LearnerWorker(Rank):
         return mean
 
     def _accumulate(
-        self, micro: MicroBatch, new: torch.Tensor, entropy: torch.Tensor, totals: Totals
+        self, micro: MicroBatch, new: torch.Tensor, entropy: torch.Tensor, echoed: torch.Tensor, totals: Totals
     ) -> dict[str, float]:
-        """Backward of one micro-batch, given its forward pass; returns the sums that its loss reports."""
+        """Backward of one micro-batch, given its forward pass; returns the sums that its loss reports.
+
+        `echoed` are the logprobs of what the world answered, which `learner.echo` adds to the loss (arXiv 2605.24517).
+        """
         from dreamgym.learner.algorithms.base import TokenStreams
         from dreamgym.learner.losses import policy_loss
 
@@ -249,6 +258,9 @@ class LearnerWorker(Rank):
             reference=micro.streams.get("reference"),
         )
         loss, sums = policy_loss(tokens, self._algorithm, self.spec.config, totals)
+        if self.spec.config.echo:
+            sums["echo_loss"] = -echoed.detach().sum() / max(totals.echoed, 1.0)
+            loss = loss - self.spec.config.echo * echoed.sum() / max(totals.echoed, 1.0)
         self._backward(loss)
         reported = {name: value.item() for name, value in sums.items()}
         return reported if self._critic is None else reported | self._critic.accumulate(micro)

@@ -24,7 +24,7 @@ class ChatModel:
         if threads is not None:
             spare_imports()
         self._sampling = sampling
-        self._chat = load_chat(model)
+        self._chat = load_chat(model, forks=True)
         self._engine = TokenEngine(Path(model), engine, dtype=dtype, seed=seed, threads=threads)
         await self._engine.start()
 

@@ -10,6 +10,9 @@ from typing import Any, Protocol
 UNREADABLE = 0.25
 """Share of dreams that could not be read above which a person is told."""
 
+MALFORMED = 0.05
+"""Share of answers that are no action above which a person is told."""
+
 
 class Sink(Protocol):
     """Takes the records of a run: its log, Ray's metrics, a tracker."""
@@ -61,6 +64,7 @@ GAUGES = {
     "rollout/dream_cache_hit": "share of the dream's prompt tokens from the prefix cache",
     "rollout/dream_shared": "share of dream steps that another episode of the group had dreamed",
     "rollout/dream_computed": "tokens that the dream's engines read or wrote",
+    "rollout/context_full": "episodes that were cut, for what is read next did not fit the context window",
     "rollout/malformed": "share of steps whose answer was no action",
     "learner/gap_mean": "mean difference between the logprobs of engine and learner, in nats",
     "learner/gap_p999": "99.9% quantile of that difference, in nats",

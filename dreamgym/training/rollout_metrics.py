@@ -17,7 +17,8 @@ def rollout_metrics(trajectories: Sequence[Trajectory], seconds: float, versions
     `staleness` is how many updates a sampled token is behind the last one (mean, and the largest). `*_cache_hit` is the
     share of prompt tokens from the prefix cache, `dream_shared` that of the dreamed steps that another episode of
     the group had dreamed, `dream_computed` the tokens that the dream's engine read or wrote. `malformed` is the share
-    of steps whose answer was no action, and `malformed_*` how many by kind.
+    of steps whose answer was no action, and `malformed_*` how many by kind; `context_full` counts the episodes that a
+    full context cut.
 
     Raises:
         DataError: every episode failed.
@@ -46,6 +47,7 @@ def rollout_metrics(trajectories: Sequence[Trajectory], seconds: float, versions
         "rollout/staleness_max": max((age for _, age in sampled), default=0),
         "rollout/entropy": -sum(logprob for logprob, _ in sampled) / max(len(sampled), 1),
     }
+    metrics["rollout/context_full"] = sum(t.info.get("context_full", 0.0) for t in ok)
     kinds = Counter(step.malformed for t in ok for step in t.steps if step.malformed)
     metrics["rollout/malformed"] = kinds.total() / max(steps, 1)
     metrics |= {f"rollout/malformed_{kind}": count for kind, count in kinds.items()}

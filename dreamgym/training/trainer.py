@@ -27,7 +27,7 @@ from dreamgym.runs.log import RunLog, read_log
 from dreamgym.runs.remote_checkpoints import RemoteCheckpoints
 from dreamgym.telemetry.clock import Clock
 from dreamgym.telemetry.console import Bar, console
-from dreamgym.telemetry.metrics import UNREADABLE, Sink
+from dreamgym.telemetry.metrics import MALFORMED, UNREADABLE, Sink
 from dreamgym.training.checkpointing import Checkpointer, Totals
 from dreamgym.training.enrichment import Enrichment
 from dreamgym.training.evaluator import Evaluator
@@ -146,6 +146,8 @@ class Trainer:
         words = f"{self._world} {metrics['dream/success']:.0%}"
         if failed:
             words += f" of {episodes - failed}, {failed} failed"
+        if (malformed := metrics["rollout/malformed"]) >= MALFORMED:
+            words += f", {malformed:.0%} of answers were no action"
         if self._world == "dream" and failed > UNREADABLE * episodes and not self._warned:
             self._warned = True
             console.print(

@@ -16,11 +16,12 @@ import urllib.request
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psutil
 import pytest
 
+from dreamgym.schema import read_parquet
 from tests.tiny import PATIENT, REAL, RECIPE
 from tests.waiting import HANG_S, until
 
@@ -36,6 +37,12 @@ TINY = [
     "train.groups=2",
     "train.group_size=4",
     "train.eval_every=2",
+    "policy.format=react",
+    "policy.malformed=penalty",
+    "policy.context=window",
+    "policy.context_turns=2",
+    "policy.sampling.max_tokens=48",
+    "annotate.thoughts=rule",
     "train.eval_games=4",
     "eval.games=4",
 ]
@@ -129,9 +136,23 @@ def test_a_run_is_submitted_and_goes_on_where_it_stopped(head: Head, tmp_path: P
     lines = [json.loads(line) for line in (run / "train" / "metrics.jsonl").read_text().splitlines()]
     assert [line["iteration"] for line in lines if line["kind"] == "iteration"] == [1, 2]
     assert (run / "report.html").exists()
+    check_thoughts_and_windows(run, lines)
     again = submit(head, "quickstart", RECIPE.name, *TINY, f"out={tmp_path}")
     assert again.returncode == 0, again.stdout[-3000:]
     assert again.stdout.count("done before") >= 5
+
+
+def check_thoughts_and_windows(run: Path, lines: list[dict[str, Any]]) -> None:
+    """The warm start was shown thoughts; what the policy wrote is kept apart; engine and learner read the same."""
+    shown = [step for t in read_parquet(run / "data" / "annotated.parquet") for step in t.steps]
+    assert all(bool(step.thought) == step.by_expert for step in shown)
+    played = [t for path in (run / "train" / "trajectories").glob("*.parquet") for t in read_parquet(path)]
+    steps = [step for t in played for step in t.steps]
+    assert all(bool(step.action) != bool(step.malformed) and step.answer for step in steps)
+    assert all(step.reward == -0.1 and step.next_state.startswith("Nothing") for step in steps if step.malformed)
+    assert {len(t.samples) for t in played if t.steps} == {max(1, len(t.steps) - 2) for t in played if t.steps}
+    updates = [line for line in lines if "learner/gap_mean" in line]
+    assert updates and all(line["learner/gap_mean"] <= 0.01 for line in updates)
 
 
 def test_a_mistake_fails_the_job_with_its_sentence(head: Head) -> None:
