@@ -136,15 +136,18 @@ def test_an_environment_that_cannot_be_built_ends_the_run_with_its_reason(
 def test_transitions_of_an_attempt_that_failed_are_counted(policy: tuple[Path, RunConfig, PolicyPool]) -> None:
     model, config, pool = policy
     env = config.env.model_copy(update={"name": "tests.ray.brittle:Brittle", "workers": 1})
-    fleet = RolloutFleet(config.model_copy(update={"env": env}), str(model), pool, None, actors=1)
+    sampling = config.policy.sampling.model_copy(update={"max_tokens": 200})  # no answer is cut off
+    settings = config.policy.model_copy(update={"sampling": sampling})
+    changed = config.model_copy(update={"env": env, "policy": settings})
+    fleet = RolloutFleet(changed, str(model), pool, None, actors=1)
     try:
         played = fleet.play(episodes("brittle", 5))
     finally:
         fleet.close()
     again = [t for t in played if t.info["attempts"] == 2]
     assert {t.status for t in played} == {"ok"}
-    assert again and all(t.lost >= 2 for t in again)  # the third was not answered; turns without an action count too
-    assert Measured(played).steps == sum(len(t.steps) + t.lost for t in played)
+    assert again and all(t.lost == 2 for t in again)  # the third was not answered
+    assert Measured(played).steps == sum(len(t.steps) for t in played) + 2 * len(again)
 
 
 def test_dreams_are_played_again_by_all_actors(fleet: RolloutFleet) -> None:
