@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import ray
-import torch
+from tiny_model import brief
 from transformers import AutoModelForCausalLM
 
 from dreamgym.actors.episode import EpisodeSpec
@@ -19,7 +19,6 @@ from dreamgym.config import ModelConfig, RunConfig, ScratchModel
 from dreamgym.errors import EnvError
 from dreamgym.inference.pool import PolicyPool
 from dreamgym.inference.weight_transfer import pack_weights
-from dreamgym.models.chat import load_chat
 from dreamgym.models.checkpoint import prepare_model
 from dreamgym.training.evaluation import Measured
 from dreamgym.types import stable_id
@@ -46,17 +45,6 @@ def policy(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     pool = PolicyPool.start(model, config.policy, threads=1, num_cpus=0)
     yield model, config, pool
     pool.close()
-
-
-def brief(model: Path) -> Path:
-    """The model with half of its tokens an end of the answer: what is cut off at `max_tokens` is never acted on."""
-    lm = AutoModelForCausalLM.from_pretrained(model, dtype="float32")
-    with torch.no_grad():
-        lm.model.embed_tokens.weight[:, 0] = 8.0  # so large that the last norm leaves it at about 8 in every place
-        lm.lm_head.weight[:, 0] = 0.0
-        lm.lm_head.weight[load_chat(model).end_id, 0] = 6.0 / 8
-    lm.save_pretrained(model)
-    return model
 
 
 @pytest.fixture

@@ -378,7 +378,8 @@ class Bare:
 def test_a_worker_listens_at_its_nodes_address_alone(learner: Learner) -> None:
     bare = Bare.remote()
     rays = _listening(psutil.Process(ray.get(bare.pid.remote())))
-    workers = [p for p in psutil.Process().children(recursive=True) if "LearnerWorker" in " ".join(p.cmdline())]
+    alive = [p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
+    workers = [p for p in alive if "LearnerWorker" in " ".join(p.cmdline())]
     assert workers
     for worker in workers:
         ours = Counter(at.ip for at in _listening(worker)) - Counter(at.ip for at in rays)

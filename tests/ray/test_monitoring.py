@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import ray
+from tiny_model import brief
 
 from dreamgym.actors.episode import EpisodeSpec
 from dreamgym.actors.fleet import RolloutFleet
@@ -45,10 +46,11 @@ class Watched:
 def watched(no_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     """A policy and a dream that were never trained, so that no dream step can be read; Ray with its dashboard."""
     home = tmp_path_factory.mktemp("model") / "llama"
-    shape = ScratchModel(layers=2, hidden=64, intermediate=128, heads=2, head_dim=32, vocab=400)
-    model = prepare_model(ModelConfig(scratch=shape, dtype="float32"), home, KeyHouse().commands() * 20, seed=0)
+    shape = ScratchModel(layers=2, hidden=64, intermediate=128, heads=2, head_dim=32, vocab=400, tied=False)
+    made = prepare_model(ModelConfig(scratch=shape, dtype="float32"), home, KeyHouse().commands() * 20, seed=0)
+    model = brief(made)
     engine = {"max_model_len": 512, "max_num_seqs": 4, "kv_cache_gib": 0.1, "export_stats": True}
-    part = {"model": {"dtype": "float32"}, "sampling": {"max_tokens": 8}, "engine": engine}
+    part = {"model": {"dtype": "float32"}, "sampling": {"max_tokens": 32}, "engine": engine}
     config = RunConfig.model_validate(
         {
             "name": "watched",

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from dreamgym.config import ModelConfig, ScratchModel
 from dreamgym.learner.batches import RL_SCHEMA
 from dreamgym.learner.learner import Learner
+from dreamgym.models.chat import load_chat
 from dreamgym.models.checkpoint import prepare_model
 
 Weights = dict[str, torch.Tensor]
@@ -39,6 +40,17 @@ def rollouts(model: Path, rows: int = 13) -> pa.RecordBatch:
         row = {"ids": ids, "mask": mask, "logprobs": logprobs * mask, "advantages": rng.normal() * mask}
         batch.append({name: value.tolist() for name, value in row.items()})
     return pa.RecordBatch.from_pylist(batch, schema=RL_SCHEMA)
+
+
+def brief(model: Path) -> Path:
+    """The model with half of its tokens an end of the answer: what is cut off at `max_tokens` is never acted on."""
+    lm = AutoModelForCausalLM.from_pretrained(model, dtype="float32")
+    with torch.no_grad():
+        lm.model.embed_tokens.weight[:, 0] = 8.0  # so large that the last norm leaves it at about 8 in every place
+        lm.lm_head.weight[:, 0] = 0.0
+        lm.lm_head.weight[load_chat(model).end_id, 0] = 6.0 / 8
+    lm.save_pretrained(model)
+    return model
 
 
 def saved(learner: Learner, path: Path) -> Weights:
