@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -90,6 +91,13 @@ def test_the_engine_is_asked_once_a_turn_and_computes_only_what_is_new(
     assert computed < 0.5 * grown["prompt_tokens"]
 
 
+def answers(actor: Any) -> bool:
+    try:
+        return bool(ray.get(actor.ping.remote()) == "pong")
+    except ray.exceptions.RayActorError:
+        return False
+
+
 def test_an_actor_that_dies_costs_a_replay_of_what_it_had_and_nothing_else(
     policy: tuple[Path, RunConfig, PolicyPool], fleet: RolloutFleet
 ) -> None:
@@ -103,7 +111,7 @@ def test_an_actor_that_dies_costs_a_replay_of_what_it_had_and_nothing_else(
     assert [t.id for t in played] == [e.id for e in sent]
     assert {t.status for t in played} == {"ok"}
     assert 0 < fleet.counts.replayed <= 40
-    ray.get([actor.ping.remote() for actor in fleet._handles])  # it is back, and knows nothing of the other batch
+    until("the dead actor", lambda: all(map(answers, fleet._handles)), pause_s=0.2)  # it knows of no other batch
     assert len(fleet.finish(other)) == 8
 
 
