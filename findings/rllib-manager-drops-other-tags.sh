@@ -9,7 +9,7 @@ set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check "ray[rllib]==2.60.0" torch
+"$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check "ray[rllib]==2.60.0"
 cd "$folder"
 "$folder/venv/bin/python" - <<'PY'
 import time
