@@ -12,6 +12,7 @@ class Coin(RoomGame):
     """One goal for all tasks; what differs is the house and where the coin lies."""
 
     game: ClassVar[str] = "coin"
+    by_content: ClassVar[bool] = True
     defaults: ClassVar[dict[str, int]] = {
         "numLocations": 5,
         "numDistractorItems": 0,
