@@ -92,23 +92,6 @@ def test_one_step_is_the_step_of_a_plain_loop(model: Path, tmp_path: Path) -> No
     close_to(got, plain_sft_step(model, table, steps[0]["lr"]), atol=5e-5)
 
 
-def test_an_echo_is_the_cross_entropy_of_what_the_world_answered(model: Path, tmp_path: Path) -> None:
-    """Where no answer is better than another, it is all that is learned: the step is one of a plain loop on it."""
-    rows = rollouts(model).to_pylist()
-    for row in rows:
-        row["advantages"] = [0.0] * len(row["ids"])
-    config = LearnerConfig(lr=1e-3, warmup_steps=0, minibatches=1, echo=1.0)
-    learner = Learner.start(model, config, dtype="float32", seed=0, threads=1)
-    told = learner.rl_step(pa.RecordBatch.from_pylist(rows, schema=RL_SCHEMA))
-    got = saved(learner, tmp_path / "m")
-    learner.close()
-    answered = [[float(not m and any(row["mask"][:at])) for at, m in enumerate(row["mask"])] for row in rows]
-    table = pa.table({"ids": [row["ids"] for row in rows], "weights": answered}, schema=SFT_SCHEMA)
-    close_to(got, plain_sft_step(model, table, 1e-3), atol=5e-5)
-    uniform = float(np.log(VOCAB))
-    assert told["echo_loss"] == pytest.approx(uniform, rel=0.2) and told["loss"] == pytest.approx(0.0, abs=1e-6)
-
-
 def test_muon_learns_alike_in_either_precision_and_needs_no_compiler(model: Path, compiled: Path) -> None:
     """In float32 DeepSpeed would clip what Muon has made of a gradient, after which hardly anything is learned."""
     config = SFTConfig(tokens=60_000, batch_tokens=600, lr=3e-3, warmup=0.05)
@@ -378,9 +361,8 @@ class Bare:
 def test_a_worker_listens_at_its_nodes_address_alone(learner: Learner) -> None:
     bare = Bare.remote()
     rays = _listening(psutil.Process(ray.get(bare.pid.remote())))
-    alive = [p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
-    workers = [p for p in alive if "LearnerWorker" in " ".join(p.cmdline())]
-    assert workers
+    children = [p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
+    assert (workers := [p for p in children if "LearnerWorker" in " ".join(p.cmdline())])
     for worker in workers:
         ours = Counter(at.ip for at in _listening(worker)) - Counter(at.ip for at in rays)
         assert set(ours) <= {ray.util.get_node_ip_address(), "127.0.0.1", "::1"}
