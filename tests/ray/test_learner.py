@@ -87,8 +87,7 @@ def test_one_step_is_the_step_of_a_plain_loop(model: Path, tmp_path: Path) -> No
     summary = learner.sft(table, config, seed=0, on_step=steps.append)
     got = saved(learner, tmp_path / "m")
     learner.close()
-    assert summary["steps"] == len(steps) == 1
-    assert steps[0]["tokens"] == sum(len(ids) for ids in table["ids"])
+    assert summary["steps"] == len(steps) == 1 and steps[0]["tokens"] == sum(len(ids) for ids in table["ids"])
     close_to(got, plain_sft_step(model, table, steps[0]["lr"]), atol=5e-5)
 
 
@@ -362,7 +361,8 @@ def test_a_worker_listens_at_its_nodes_address_alone(learner: Learner) -> None:
     bare = Bare.remote()
     rays = _listening(psutil.Process(ray.get(bare.pid.remote())))
     children = [p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
-    assert (workers := [p for p in children if "LearnerWorker" in " ".join(p.cmdline())])
+    workers = [p for p in children if "LearnerWorker" in " ".join(p.cmdline())]
+    assert workers
     for worker in workers:
         ours = Counter(at.ip for at in _listening(worker)) - Counter(at.ip for at in rays)
         assert set(ours) <= {ray.util.get_node_ip_address(), "127.0.0.1", "::1"}
