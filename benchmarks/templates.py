@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerFast
 from dreamgym.config import PolicyConfig
 from dreamgym.errors import ModelError
 from dreamgym.models.answers import FORMATS
-from dreamgym.models.chat import ChatFormat, Message
+from dreamgym.models.chat import DATE, ChatFormat, Message
 from dreamgym.models.conversation import Conversation
 from dreamgym.types import Task, Transition
 
@@ -89,9 +89,7 @@ def played(chat: ChatFormat) -> int:
 
 def check_read(chat: ChatFormat, messages: list[Message], asked: list[list[int]], said: list[list[int]]) -> None:
     """What is read is what the template renders, or goes on behind what was read and sampled before."""
-    text = chat.tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=True, date_string="26 Jul 2024"
-    )
+    text = chat.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, date_string=DATE)
     rendered = chat.tokenizer(text, add_special_tokens=False)["input_ids"]
     grown = len(asked) > 1 and asked[-1][: len(asked[-2]) + len(said[-1])] == asked[-2] + said[-1]
     assert asked[-1] == rendered or grown, f"{chat.tokenizer.name_or_path}: turn {len(asked)} reads something else"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 
 from dreamgym.config import PolicyConfig
 from dreamgym.models.answers import FORMATS
 from dreamgym.models.chat import ChatFormat, Message, opening
-from dreamgym.models.prompts import changed_lines, last_line
+from dreamgym.models.prompts import changed_lines, in_full, last_line
 from dreamgym.types import Task, TokenSample, Transition
 
 LINE_CHARS = 200
@@ -30,7 +30,7 @@ class Conversation:
     """
 
     def __init__(self, chat: ChatFormat, policy: PolicyConfig, task: Task, first_state: str) -> None:
-        self._chat, self._policy, self._task, self._first = chat, policy, task, first_state
+        self._chat, self._policy, self._task = chat, policy, replace(task, first_state=first_state)
         self._whole = {"grow": None, "window": policy.context_turns, "steps": 0}[policy.context]
         said = FORMATS[policy.format].write("A thought.", "an action")
         self._grows = chat.grows_with(said)
@@ -96,7 +96,7 @@ class Conversation:
         told = [_line(step) for step in before[split - lines :]]
         if lines < split:
             told.insert(0, f"({split - lines} earlier turns)")
-        shown = _in_full(self._first, _state_after(before[-1]), told) if before else self._first
+        shown = in_full(self._task, _state_after(before[-1]), told) if before else self._task.first_state
         *messages, user = opening(self._task, shown, self._policy)
         messages.append(user)
         for step in after:
@@ -118,10 +118,3 @@ def _line(step: Transition) -> str:
 def _state_after(step: Transition) -> str:
     """The state that a step led to, with the sentence that was read where nothing was done."""
     return f"{step.next_state}\n{step.state}" if step.malformed else step.next_state
-
-
-def _in_full(first_state: str, state: str, told: Sequence[str]) -> str:
-    """A state below what the first state alone tells (all but its last line, such as a map) and the earlier turns."""
-    always, newline, _ = first_state.rpartition("\n")
-    head = [always] if newline and not state.startswith(always + newline) else []
-    return "\n".join([*head, *told, state])

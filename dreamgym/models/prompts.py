@@ -84,10 +84,11 @@ def unabridge(before: str, written: str) -> str:
     return f"{first} {kept}"
 
 
-def in_full(task: Task, state: str) -> str:
-    """A state, below what the task's first state alone tells (all but its last line, such as a map)."""
-    told, newline, _ = task.first_state.rpartition("\n")
-    return state if state.startswith(told + newline) else f"{told}\n{state}"
+def in_full(task: Task, state: str, told: Sequence[str] = ()) -> str:
+    """A state, with lines before it, below what the first state alone tells (all but its last line, such as a map)."""
+    always, newline, _ = task.first_state.rpartition("\n")
+    head = [always] if newline and not state.startswith(always + newline) else []
+    return "\n".join([*head, *told, state])
 
 
 def opening(task: Task, state: str) -> str:
