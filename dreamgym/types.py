@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -77,6 +78,9 @@ class Transition:
 
     Where an answer was no action, `malformed` says why (a key of `dreamgym.models.answers.MALFORMED`): `action` is
     empty, the world stood still, and `next_state` is the sentence that the agent read then.
+
+    An answer that calls several tools is as many transitions: all but the first have `same_turn`, and the first alone
+    has the thought and the answer.
     """
 
     state: str
@@ -90,11 +94,23 @@ class Transition:
     thought: str = ""
     answer: str = ""
     malformed: str = ""
+    same_turn: bool = False
 
     @property
     def by_expert(self) -> bool:
         """Whether an expert did this, or would have."""
         return self.action == self.expert_action and not self.malformed
+
+
+def turns_of(steps: Sequence[Transition]) -> list[list[Transition]]:
+    """Transitions by turn: those of one answer together."""
+    turns: list[list[Transition]] = []
+    for step in steps:
+        if step.same_turn and turns:
+            turns[-1].append(step)
+        else:
+            turns.append([step])
+    return turns
 
 
 @dataclass(slots=True)

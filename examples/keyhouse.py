@@ -47,7 +47,7 @@ class KeyHouse:
         return f"rooms {' '.join(rooms)} ; {things}\n{self._line()}", {"success": False}
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        valid = action in self.valid_actions()
+        valid = action in KeyHouse.valid_actions(self)
         success = valid and action == "open chest"
         if valid and action.startswith("go "):
             self._at += 1 if action == "go east" else -1

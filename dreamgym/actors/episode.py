@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from dreamgym.config import PolicyConfig
 from dreamgym.envs.base import Environment
 from dreamgym.inference.engine import ContextFull, Generation
 from dreamgym.models.answers import FORMATS, Answer
+from dreamgym.models.answers.calls import Tool, misfit
 from dreamgym.models.chat import ChatFormat
 from dreamgym.models.conversation import Conversation
 from dreamgym.types import Fold, StepResult, Task, Trajectory, Transition, World, stable_id
@@ -48,7 +49,7 @@ class EpisodeSpec:
 
 
 async def play(episode: EpisodeSpec, env: Environment, act: Act, chat: ChatFormat, policy: PolicyConfig) -> Trajectory:
-    """Play one episode in a real or dreamed environment; an answer is read by `policy.format`.
+    """Play one episode in a real or dreamed environment; an answer is read by `policy.format` and `chat.tools`.
 
     What the policy reads at each turn is told by `Conversation`: the ids of the samples are exactly what the engine
     read and wrote. A full context, of the policy or of the dream, truncates the episode before the step that it has no
@@ -76,21 +77,26 @@ async def play(episode: EpisodeSpec, env: Environment, act: Act, chat: ChatForma
             break
         _count(trajectory, "policy", {"read": answer.prompt_tokens, "cached": answer.cached_tokens})
         finished = answer.finish_reason == "stop"
-        said = FORMATS[policy.format].read(chat.decode(answer.ids), finished=finished)
-        result = await _answered(said, env, policy)
+        said = talk.read(answer.ids, finished)
+        turn: list[Transition] = []
+        async for done in _done(said, env, policy, chat.tools):
+            result = done.result
+            if result.info.get("context_full"):
+                continue
+            if "dreamed" in result.info:
+                _count(trajectory, "dream", result.info)
+            if result.status != "ok":
+                return _failed(trajectory, result)
+            turn.append(_transition(state, said, done, same_turn=bool(turn)))
+            trajectory.steps.append(turn[-1])
+            state = state if done.malformed else result.observation
+        if turn:
+            talk.sampled(answer.ids, answer.logprobs, answer.versions, finished)
         if result.info.get("context_full"):
             trajectory.info["context_full"] = 1.0
             break
-        talk.sampled(answer.ids, answer.logprobs, answer.versions, finished)
-        if "dreamed" in result.info:
-            _count(trajectory, "dream", result.info)
-        if result.status != "ok":
-            return _failed(trajectory, result)
-        step = _transition(state, said, result)
-        trajectory.steps.append(step)
-        state = state if said.malformed else result.observation
         if not result.done:
-            talk.observed(step)
+            talk.observed(turn)
     trajectory.truncated = trajectory.truncated or result.truncated
     trajectory.success = result.success
     return trajectory
@@ -104,32 +110,59 @@ def _count(trajectory: Trajectory, who: str, told: dict[str, Any]) -> None:
             trajectory.info[key] = trajectory.info.get(key, 0.0) + float(told[name])
 
 
-async def _answered(said: Answer, env: Environment, policy: PolicyConfig) -> StepResult:
-    """What the world says to an action; where the answer is none, it stands still, and a sentence says why."""
-    if not said.malformed:
-        return await env.step(said.action)
+class _Done(NamedTuple):
+    """One action of an answer and what the world said to it; `malformed` where it was none."""
+
+    action: str
+    malformed: str
+    result: StepResult
+
+
+async def _done(said: Answer, env: Environment, policy: PolicyConfig, tools: Sequence[Tool]) -> AsyncIterator[_Done]:
+    """Do what an answer says, one call after the other, until the episode is over or a step failed.
+
+    Where something cannot be done the world stands still, a step passes, and a sentence says why.
+    """
+    if said.malformed:
+        yield _Done("", said.malformed, await _refused(said.malformed, said.why, env, policy))
+    elif not tools:
+        yield _Done(said.action, "", await env.step(said.action))
+    for call in said.calls:
+        problem = misfit(tools, call)
+        if problem:
+            done = _Done("", "misfit_call", await _refused("misfit_call", problem, env, policy))
+        else:
+            done = _Done(call.text, "", await env.step(call.text))
+        yield done
+        if done.result.done or done.result.status != "ok" or done.result.info.get("context_full"):
+            return
+
+
+async def _refused(malformed: str, why: str, env: Environment, policy: PolicyConfig) -> StepResult:
     result = await env.skip()
     return replace(
         result,
-        observation=FORMATS[policy.format].refusal(said.malformed),
+        observation=FORMATS[policy.format].refusal(malformed, why),
         reward=-policy.malformed_penalty if policy.malformed == "penalty" else 0.0,
         terminated=policy.malformed == "end",
         info=result.info | {"valid": False, "success": False},
     )
 
 
-def _transition(state: str, said: Answer, result: StepResult) -> Transition:
+def _transition(state: str, said: Answer, done: _Done, same_turn: bool) -> Transition:
+    result = done.result
     return Transition(
         state=state,
-        action=said.action,
+        action=done.action,
         next_state=result.observation,
         reward=result.reward,
         done=result.terminated,
         reasoning=str(result.info.get("reasoning", "")),
         valid=bool(result.info.get("valid", True)),
-        thought=said.thought,
-        answer=said.text if said.text != said.action else "",
-        malformed=said.malformed,
+        thought="" if same_turn else said.thought,
+        answer="" if same_turn or said.text == done.action else said.text,
+        malformed=done.malformed,
+        same_turn=same_turn,
     )
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 from dreamgym.actors.episode import EpisodeSpec, play
 from dreamgym.actors.real_replay import RealReplay, replay_for_real
 from dreamgym.config import RunConfig, SamplingConfig
-from dreamgym.envs.base import Environment, RealEnvironment, success_above
+from dreamgym.envs.base import Environment, RealEnvironment, env_tools, success_above
 from dreamgym.errors import EngineError
 from dreamgym.inference.batching import Coalescer
 from dreamgym.inference.concurrency import ConcurrencyLimit
@@ -50,7 +50,7 @@ class RolloutActor:
         """`engines` are the names of those of a `PolicyPool`: Ray keeps no handle for an actor that it starts anew."""
         log_to_session(config.log_level)
         self._config = config
-        self._chat = load_chat(tokenizer, forks=True)
+        self._chat = load_chat(tokenizer, forks=True, tools=env_tools(config.env.name))
         self._policy = PolicyPool.named(engines, config.policy.engine.timeout_s)
         self._seats = config.policy.engine.max_num_seqs or CPU_SEATS
         self._limit = ConcurrencyLimit(self._seats * len(engines))

@@ -85,7 +85,7 @@ def think_by_rule(env_name: str, trajectories: list[Trajectory]) -> None:
         raise ConfigError(f"annotate.thoughts: '{env_name}' has no rule think(); set it to teacher or none.")
     for trajectory in trajectories:
         for index, step in enumerate(trajectory.steps):
-            if step.by_expert and not step.thought:
+            if step.by_expert and not step.thought and not step.same_turn:
                 where = f"env.name: think() of '{env_name}' at step {index} of trajectory {trajectory.id}"
                 thought = _told(where, rule, trajectory.task, trajectory.steps[:index], step.action)
                 trajectory.steps[index] = replace(step, thought=thought.strip())

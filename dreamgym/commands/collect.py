@@ -11,7 +11,7 @@ from dreamgym.config import RunConfig
 from dreamgym.data.importing import import_files
 from dreamgym.data.journal import Journal
 from dreamgym.data.seed_play import SOURCES, Collected, collect_trajectories
-from dreamgym.envs.base import env_class, success_above
+from dreamgym.envs.base import env_tools, success_above
 from dreamgym.errors import EnvError
 from dreamgym.runs.stage import stage
 from dreamgym.schema import write_parquet
@@ -32,12 +32,18 @@ def collect(config: RunConfig) -> None:
     with stage(config, "collect", ["env", "collect"], makes=files) as current:
         if current.done:
             return
-        env_class(config.env.name)  # a name that is wrong is told here, and not after the tuning
+        env_tools(config.env.name)  # a name that is wrong is told here, and not after the tuning
         data = current.run_dir / "data"
         if config.collect.files:
             asked = config.collect
             train, heldout = import_files(
-                asked.files, config.env.name, config.seed, asked.heldout_tasks, asked.format, success_above(config.env)
+                asked.files,
+                config.env.name,
+                config.seed,
+                asked.heldout_tasks,
+                asked.format,
+                success_above(config.env),
+                bool(env_tools(config.env.name)),
             )
             left_out = 0
         else:

@@ -18,7 +18,8 @@ from rich.markup import escape
 from dreamgym.commands.doctor_cuda import Finding, ask_cuda, cuda_findings, torch_build
 from dreamgym.commands.doctor_env import environment, logs
 from dreamgym.config import ModelConfig, RunConfig
-from dreamgym.errors import ConfigError
+from dreamgym.errors import ConfigError, ModelError
+from dreamgym.models.checkpoint import gguf_file
 from dreamgym.planning.check import check_cluster
 from dreamgym.planning.machine import here
 from dreamgym.replay.index import connect
@@ -271,9 +272,12 @@ def _model(check: str, model: ModelConfig) -> Finding:
     from transformers import AutoConfig
 
     remedy = f"correct {check}.source, or give it as a folder on storage that the nodes share"
-    if model.source.endswith(".gguf"):
-        found = Path(model.source).is_file()
-        return Finding(check, found, f"{model.source} is {'there' if found else 'no file'}", remedy)
+    try:
+        file = gguf_file(model.source)
+    except ModelError as error:
+        return Finding(check, False, _short(error), remedy)
+    if file:
+        return Finding(check, file.is_file(), f"{file} is {'there' if file.is_file() else 'no file'}", remedy)
     try:
         kind = AutoConfig.from_pretrained(model.source).model_type
     except (OSError, ValueError, KeyError) as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 from dreamgym.commands.doctor_cuda import Finding
 from dreamgym.config import RunConfig
 from dreamgym.data.importing import import_files
-from dreamgym.envs.base import TextEnv, act, make_env, start, success_above
+from dreamgym.envs.base import TextEnv, act, env_tools, make_env, start, success_above
 from dreamgym.errors import DreamgymError
 from dreamgym.types import Task, Trajectory
 
@@ -50,6 +50,7 @@ def logs(config: RunConfig) -> Finding:
             config.collect.heldout_tasks,
             config.collect.format,
             success_above(config.env),
+            bool(env_tools(config.env.name)),
         )
     except DreamgymError as error:
         return Finding("logs", False, _short(error), "correct that line")

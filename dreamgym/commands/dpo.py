@@ -6,6 +6,7 @@ from dreamgym.commands.sft import show
 from dreamgym.config import RunConfig
 from dreamgym.data.examples import preference_examples
 from dreamgym.data.preferences import preference_pairs
+from dreamgym.envs.base import env_tools
 from dreamgym.models.chat import load_chat
 from dreamgym.runs.stage import stage
 from dreamgym.schema import read_parquet
@@ -26,7 +27,7 @@ def dpo(config: RunConfig) -> None:
         options = {"reference": start, "lora": config.policy.lora}
         with tuner(config, start, tuning, **options) as learner:
             pairs = preference_pairs(config, read_parquet(current.run_dir / "data" / "annotated.parquet"))
-            rows = preference_examples(config, pairs, load_chat(start, forks=True))
+            rows = preference_examples(config, pairs, load_chat(start, forks=True, tools=env_tools(config.env.name)))
             learner.ready()
             with progress("dpo", tuning.tokens) as bar:
                 result = learner.dpo(rows, tuning, config.seed, lambda step: show(bar, step))

@@ -9,10 +9,12 @@ import pyarrow as pa
 from dreamgym.config import ModelConfig, RunConfig, SFTConfig
 from dreamgym.data.examples import policy_examples, tokenizer_texts, world_examples, writable
 from dreamgym.data.lookup_drill import drill
+from dreamgym.envs.base import env_tools
 from dreamgym.errors import DataError
 from dreamgym.learner.learner import Learner
 from dreamgym.models.chat import ChatFormat, load_chat
 from dreamgym.models.checkpoint import prepare_model
+from dreamgym.models.turns import Turns
 from dreamgym.runs.stage import Stage, stage
 from dreamgym.runtime.cluster import ensure_ray
 from dreamgym.schema import read_parquet
@@ -44,7 +46,8 @@ def sft_world(config: RunConfig) -> None:
         with tuner(config, base, config.world.sft) as learner:
             trajectories = _read(current.run_dir)
             model = _on_this_machine(config, config.world.model)
-            prepare_model(model, base, tokenizer_texts(trajectories), config.seed)
+            texts = tokenizer_texts(trajectories, env_tools(config.env.name))
+            prepare_model(model, base, texts, config.seed)
             chat = load_chat(base)
             examples = world_examples(config, trajectories, chat)
             learner.ready()
@@ -65,8 +68,10 @@ def sft_policy(config: RunConfig) -> None:
         with tuner(config, base, config.policy.sft) as learner:
             trajectories = _read(current.run_dir)
             _prepare_policy(config, current.run_dir, base, trajectories)
-            examples = policy_examples(config, trajectories, load_chat(base, forks=True))
-            if left_out := sum(not writable(config.policy.format, t) for t in trajectories):
+            chat = load_chat(base, forks=True, tools=env_tools(config.env.name))
+            examples = policy_examples(config, trajectories, chat)
+            turns = Turns(chat, config.policy.format)
+            if left_out := sum(not writable(turns, t) for t in trajectories):
                 current.summary["not_writable"] = left_out
                 console.print(
                     f"[yellow]{left_out} trajectories are no demonstrations, for what the expert did in them would be "
@@ -87,7 +92,8 @@ def _prepare_policy(config: RunConfig, run_dir: Path, base: Path, trajectories: 
     if model.source == "world":
         model = model.model_copy(update={"source": str(run_dir / "world")})
     shared = run_dir / "world" if config.world.model.source == "scratch" else None
-    prepare_model(model, base, tokenizer_texts(trajectories), config.seed + 1, tokenizer_from=shared)
+    texts = tokenizer_texts(trajectories, env_tools(config.env.name))
+    prepare_model(model, base, texts, config.seed + 1, tokenizer_from=shared)
 
 
 def _on_this_machine(config: RunConfig, model: ModelConfig) -> ModelConfig:

@@ -40,7 +40,8 @@ class ModelConfig(Section):
     """A causal language model."""
 
     source: str = "scratch"
-    """`scratch`, a Hugging Face name or folder, a GGUF file, or (policy) `world`: the experience model."""
+    """`scratch`, a Hugging Face name or folder, a GGUF file, `package:NAME` (the GGUF file in an installed package), or
+    (policy) `world`: the experience model."""
     scratch: ScratchModel = ScratchModel()
     """The shape, where `source` is scratch."""
     dtype: Dtype = "auto"

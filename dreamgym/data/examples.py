@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import pyarrow as pa
 
 from dreamgym.config import RunConfig, SFTConfig
-from dreamgym.envs.base import VariationRule, variation_rule
+from dreamgym.envs.base import VariationRule, env_tools, variation_rule
 from dreamgym.errors import ConfigError, EnvError
 from dreamgym.learner.batches import SFT_SCHEMA
 from dreamgym.models.answers import FORMATS
+from dreamgym.models.answers.calls import Tool
 from dreamgym.models.chat import ChatFormat
 from dreamgym.models.conversation import Conversation
 from dreamgym.models.prompts import (
@@ -24,20 +26,21 @@ from dreamgym.models.prompts import (
     vary_message,
     whole,
 )
+from dreamgym.models.turns import Turns
 from dreamgym.replay.bulk import exact_top_k, leave_one_out
 from dreamgym.replay.embed import Embedder, make_embedder
 from dreamgym.replay.records import Demo
-from dreamgym.types import Task, Trajectory, Transition, stable_id
+from dreamgym.types import Task, Trajectory, Transition, stable_id, turns_of
 
 NEIGHBOURS = 16
 
 Example = tuple[list[int], list[float]]
 
 
-def tokenizer_texts(trajectories: Sequence[Trajectory]) -> Iterator[str]:
+def tokenizer_texts(trajectories: Sequence[Trajectory], tools: Sequence[Tool] = ()) -> Iterator[str]:
     """All that a model made from scratch will ever read or write, for its tokenizer."""
     for t in trajectories:
-        yield opening(t.task, t.task.first_state)
+        yield opening(t.task, t.task.first_state, tools)
         yield vary_message(t.task)
         yield edits([(t.task.instruction, t.task.instruction)])
         for step in t.steps:
@@ -62,14 +65,16 @@ def world_examples(config: RunConfig, trajectories: Sequence[Trajectory], chat: 
     Returns:
         ids, and weights (loss weight of each token; 0 for what the model only reads).
     """
-    embedder = make_embedder(config.replay)
+    embedder, tools = make_embedder(config.replay), env_tools(config.env.name)
     draw = random.Random(stable_id(config.seed, "alone"))
     asking = [draw.random() >= config.world.sft_without_demos for _ in trajectories]
     demos = [
         [[d for d in near if d.score >= config.replay.min_similarity] for near in steps]
         for steps in leave_one_out(trajectories, embedder, config.replay.top_k, asking)
     ]
-    examples = [e for t, d in zip(trajectories, demos, strict=True) if t.steps for e in _dream(config, t, d, chat)]
+    examples = [
+        e for t, d in zip(trajectories, demos, strict=True) if t.steps for e in _dream(config, t, d, chat, tools)
+    ]
     tasks = {t.task.id: t.task for t in trajectories if t.task.first_state and t.task.origin == "real"}
     examples += list(_variations(config, list(tasks.values()), embedder, chat))
     return _table(examples, config.world.engine.max_model_len)
@@ -83,16 +88,17 @@ def policy_examples(config: RunConfig, trajectories: Iterable[Trajectory], chat:
     A trajectory that cannot be written in `policy.format` is left out (see `writable`).
     """
     shown = [t for t in trajectories if t.source in ("expert", "noisy") and any(step.by_expert for step in t.steps)]
-    shown = [t for t in shown if writable(config.policy.format, t)]
+    turns = Turns(chat, config.policy.format)
+    shown = [t for t in shown if writable(turns, t)]
     shown.sort(key=lambda t: stable_id(config.seed, t.id))
     chosen = shown[: config.policy.demonstrations]
-    examples = [example for t in chosen for example in _episode(config, t, chat, lambda step: step.by_expert)]
+    examples = [example for t in chosen for example in _episode(config, t, chat, lambda turn: turn[0].by_expert)]
     return _table(examples, config.policy.engine.max_model_len)
 
 
-def writable(name: str, t: Trajectory) -> bool:
-    """Whether what the expert did can be written in the format of this name, and is read back as it was."""
-    return all(FORMATS[name].holds(step.thought, step.action) for step in t.steps if step.by_expert)
+def writable(turns: Turns, t: Trajectory) -> bool:
+    """Whether what the expert did can be written as these turns are, and is read back as it was."""
+    return all(turns.holds(turn) for turn in turns_of(t.steps) if turn[0].by_expert)
 
 
 def preference_examples(
@@ -112,7 +118,9 @@ def preference_examples(
     return _table([example for (example,) in episodes], config.policy.engine.max_model_len)
 
 
-def _dream(config: RunConfig, t: Trajectory, demos: Sequence[Sequence[Demo]], chat: ChatFormat) -> Iterator[Example]:
+def _dream(
+    config: RunConfig, t: Trajectory, demos: Sequence[Sequence[Demo]], chat: ChatFormat, tools: Sequence[Tool]
+) -> Iterator[Example]:
     ids: list[int] = []
     weights: list[float] = []
     for step, shown in zip(t.steps, demos, strict=True):
@@ -121,7 +129,7 @@ def _dream(config: RunConfig, t: Trajectory, demos: Sequence[Sequence[Demo]], ch
         if ids and not config.world.history:
             yield ids, weights
             ids, weights = [], []
-        prompt = ask(config.world, chat, ids, t.task, step.state, step.action, shown)
+        prompt = ask(config.world, chat, ids, t.task, step.state, step.action, shown, tools)
         unexplained = config.annotate.by == "teacher" and not step.reasoning
         answer, kinds = _weighted(answer_parts(step), config.world.sft, chat)
         weights += [0.0] * (len(prompt) - len(ids)) + ([0.0] * len(kinds) if unexplained else kinds)
@@ -183,15 +191,17 @@ def _written(message: str, answer: str, weight: float, chat: ChatFormat) -> Exam
 
 
 def _episode(
-    config: RunConfig, t: Trajectory, chat: ChatFormat, taught: Callable[[Transition], bool]
+    config: RunConfig, t: Trajectory, chat: ChatFormat, taught: Callable[[list[Transition]], bool]
 ) -> Iterator[Example]:
     """An episode as the policy sees it, an example a sample; the answers that are taught have weight 1."""
     talk = Conversation(chat, config.policy, t.task, t.steps[0].state)
-    written = FORMATS[config.policy.format]
-    for index, step in enumerate(t.steps):
-        talk.written(step.answer if step.malformed else written.write(step.thought, step.action), taught(step))
-        if index + 1 < len(t.steps):
-            talk.observed(step)
+    turns = turns_of(t.steps)
+    for index, turn in enumerate(turns):
+        first = turn[0] if turn[0].malformed else replace(turn[0], answer="")  # as the policy's format writes it
+        turn = [first, *turn[1:]]
+        talk.written(turn, taught(turn))
+        if index + 1 < len(turns):
+            talk.observed(turn)
     yield from ((sample.ids, [float(m) for m in sample.mask]) for sample in talk.samples if any(sample.mask))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from dreamgym.errors import DataError
 from dreamgym.models.answers import FORMATS, MALFORMED, Answer
+from dreamgym.models.answers.calls import CallError, read_call
 from dreamgym.schema import TRAJECTORY_SCHEMA, check_filled, check_schema, from_batch, readable
 from dreamgym.types import MAX_REWARD, MAX_TEXT, Task, Trajectory, Transition, stable_id
 
@@ -52,6 +54,7 @@ class UserStep(_Record):
     reasoning: str = Field("", max_length=MAX_TEXT)
     thought: str = Field("", max_length=MAX_TEXT)
     expert_action: str | None = Field(None, max_length=MAX_TEXT)
+    same_turn: bool = False
 
 
 class UserTrajectory(_Record):
@@ -102,10 +105,12 @@ def import_files(
     heldout_tasks: int,
     written: str = "plain",
     success_above: float = 0.0,
+    calls: bool = False,
 ) -> tuple[list[Trajectory], list[Trajectory]]:
     """Read files into (train, held-out) trajectories.
 
     `written` names the format of the actions in them; an answer that does not follow it is kept as a malformed one.
+    With `calls` each action is a call of a tool, as `Call.text` writes it.
 
     Where no trajectory says `fold: dev`, a tenth of the tasks, at most `heldout_tasks`, is held out; which ones
     depends on `seed` and the tasks' ids alone. A last reward above `success_above` is a success, where nothing says so.
@@ -119,6 +124,8 @@ def import_files(
     for file in files:
         for where, trajectory, fold_given in _read(file, env, written, success_above):
             _check_task(where, trajectory, tasks)
+            if calls:
+                trajectory.steps = [_called(f"{where}: steps[{n}]", step) for n, step in enumerate(trajectory.steps)]
             explicit |= fold_given and trajectory.fold == "dev"
             trajectory.id = stable_id(env, trajectory.task.id, trajectory.source, len(trajectories))
             trajectories.append(trajectory)
@@ -130,6 +137,18 @@ def import_files(
     if not train:
         raise DataError("collect.files: every trajectory says fold 'dev'; leave 'fold' out of those to learn from.")
     return train, [t for t in trajectories if t.fold == "dev"]
+
+
+def _called(where: str, step: Transition) -> Transition:
+    """A step whose action is written as calls are; raises DataError where it is none."""
+    if step.malformed:
+        return step
+    try:
+        call = read_call(step.action).text
+        expert = read_call(step.expert_action).text if step.expert_action else ""
+    except CallError as error:
+        raise DataError(f"{where}.action: the environment has tools, but this is no call of one ({error}).") from error
+    return replace(step, action=call, expert_action=expert)
 
 
 def _hold_out(trajectories: list[Trajectory], seed: int, heldout_tasks: int) -> None:
@@ -295,4 +314,5 @@ def _transition(where: str, record: UserTrajectory, index: int, success: bool, s
         thought=said.thought or step.thought,
         answer=said.text if said.text != said.action else "",
         malformed=said.malformed,
+        same_turn=step.same_turn and index > 0,
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 from dreamgym.config import CollectConfig, RunConfig
 from dreamgym.envs.base import TextEnv, act, pick, start
+from dreamgym.models.answers.calls import read_call
 from dreamgym.types import Fold, Task, Trajectory, Transition, stable_id
 
 
@@ -41,6 +42,8 @@ class SeedEpisode:
         """One step: ask the expert, choose, act, record. `done` of the record is the environment's own end."""
         expert = _ask(env, "expert_action") or ""
         action = self._choose(env, expert)
+        if getattr(env, "tools", ()):
+            expert, action = read_call(expert).text if expert else "", read_call(action).text
         result = act(env, action, self._success_above)
         done = result.terminated
         t = self.trajectory
@@ -59,7 +62,8 @@ class SeedEpisode:
         stray = {"expert": 0.0, "noisy": self._collect.noise, "random": 1.0}[self.trajectory.source]
         if expert and self._rng.random() >= stray:
             return expert
-        if expert and self._rng.random() < self._collect.slips:
+        words = not getattr(env, "tools", ())  # a slip of a word makes no other call, but text that is none
+        if expert and words and self._rng.random() < self._collect.slips:
             return slip(self._rng, expert, _ask(env, "commands") or [expert])
         avoid = expert if self.trajectory.source == "noisy" else ""
         invalid = self._rng.random() < self._collect.invalid
@@ -69,7 +73,7 @@ class SeedEpisode:
         for pool in ("commands", "valid_actions") if invalid else ("valid_actions", "commands"):
             options = sorted(a for a in _ask(env, pool) or () if a != avoid)
             if options:
-                garbled = invalid and pool == "commands" and self._rng.random() < self._collect.garbled
+                garbled = words and invalid and pool == "commands" and self._rng.random() < self._collect.garbled
                 return garble(self._rng, options) if garbled else pick(self._rng, options)
         if expert:
             return expert

@@ -99,7 +99,7 @@ def thought_questions(trajectories: Iterable[Trajectory]) -> Iterator[Question]:
     """Every action of the expert that has no thought yet."""
     for trajectory in trajectories:
         for index, step in enumerate(trajectory.steps):
-            if step.by_expert and not step.thought:
+            if step.by_expert and not step.thought and not step.same_turn:
                 shown = _situation(trajectory.task, trajectory.steps[:index], step)
                 prompt = "\n\n".join([*shown, "What does the agent think before it acts?"])
                 yield Question(f"{trajectory.id}/{index}/thought", prompt, THINKING)

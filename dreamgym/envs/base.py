@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from dreamgym.config import EnvConfig
 from dreamgym.errors import EnvError
+from dreamgym.models.answers.calls import Tool, check_tools
 from dreamgym.types import MAX_TEXT, Edit, Fold, StepResult, Task, Transition
 
 T = TypeVar("T")
@@ -50,6 +51,9 @@ class TextEnv(Protocol):
     - `expert_action(self) -> str`: a good next action here;
     - `valid_actions(self) -> list[str]`: actions that do something here;
     - `commands(self) -> list[str]`: actions that can be typed here, most of them not possible;
+    - `tools`: the functions that it offers, `{"name", "description", "parameters"}` each, the last a JSON Schema of
+      type object; actions are then calls as JSON, `{"name": "go", "arguments": {"to": "attic"}}` (`read_call` reads
+      them), and one that does not fit its schema never reaches `step`;
     - `success_above`: an end with a reward above this number is a success, where `info` does not say (0.0);
     - `reason(task, history, transition) -> str` (static): the environment's rule for reasoning R*;
     - `think(task, history, action) -> str` (static): its rule for what an expert thinks before this action;
@@ -135,6 +139,15 @@ def rule_of(env_name: str) -> Callable[[Task, Sequence[Transition], Transition],
 def thought_rule(env_name: str) -> Callable[[Task, Sequence[Transition], str], str] | None:
     """The environment's rule for what an expert thinks before it acts, where it has one."""
     return getattr(env_class(env_name), "think", None)
+
+
+def env_tools(env_name: str) -> tuple[Tool, ...]:
+    """The tools that the environment's class offers, of the form that `Tool` tells; none where it offers none.
+
+    Raises:
+        EnvError: one of them is not of that form.
+    """
+    return check_tools(getattr(env_class(env_name), "tools", ()), f"env.name: '{env_name}'")
 
 
 def variation_rule(env_name: str) -> VariationRule | None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from dreamgym.errors import DataError
 from dreamgym.learner.algorithms.base import Episodes, Estimator, Floats
-from dreamgym.types import Trajectory
+from dreamgym.types import Trajectory, turns_of
 
 
 def advantages(estimator: Estimator, trajectories: Sequence[Trajectory]) -> list[Floats]:
@@ -24,7 +24,7 @@ def advantages(estimator: Estimator, trajectories: Sequence[Trajectory]) -> list
             groups=np.array([labels.setdefault(t.group, len(labels)) for t in trajectories], dtype=np.int64),
             episode=np.repeat(np.arange(len(trajectories)), counts),
             tokens=np.array([n for lengths in turns for n in lengths], dtype=np.int64),
-            steps=[t.steps for t in trajectories],
+            turns=[turns_of(t.steps) for t in trajectories],
             ids=[t.id for t in trajectories],
         )
     )
@@ -58,18 +58,19 @@ def rewarded_part(trajectory: Trajectory, bootstrap: bool, longest: int = 2**31)
     it is the one in which the last turn was taken; that turn, the outcome of which is not known, is left out.
 
     Raises:
-        DataError: the episode is not one sample with one step for each sampled turn.
+        DataError: the episode is not one sample with a step for each sampled turn.
     """
     mask = np.array([m for sample in trajectory.samples for m in sample.mask])
     begins, ends = np.flatnonzero(np.diff(mask, prepend=0) == 1), np.flatnonzero(np.diff(mask, append=0) == -1)
-    if len(trajectory.samples) != 1 or len(ends) != len(trajectory.steps):
+    taken = turns_of(trajectory.steps)
+    if len(trajectory.samples) != 1 or len(ends) != len(taken):
         raise DataError(
             f"episode {trajectory.id}: {len(trajectory.samples)} token samples with {len(ends)} sampled turns but "
-            f"{len(trajectory.steps)} steps; a critic needs one sample and one step for each turn, so choose another "
+            f"{len(taken)} turns of steps; a critic needs one sample and a step for each turn, so choose another "
             f"learner.algorithm."
         )
     rewards = np.zeros(len(mask))
-    rewards[ends] = [step.reward for step in trajectory.steps]
+    rewards[ends] = [sum(step.reward for step in turn) for turn in taken]
     length = int(ends[-1]) + 1 if len(ends) else 0
     if bootstrap and trajectory.truncated and length:
         length = int(begins[-1]) if mask[-1] or len(mask) > longest else len(mask)

@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 
-from dreamgym.config import PolicyConfig
 from dreamgym.errors import ModelError
-from dreamgym.models.answers import FORMATS
-from dreamgym.types import Task
+from dreamgym.models.answers.calls import Call, Tool
+from dreamgym.models.answers.template_calls import CALLS, TemplateCalls, learn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Message = dict[str, str]
+Message = dict[str, Any]
 DATE = "26 Jul 2024"
 """The day of all conversations: templates such as Llama's ask the clock if they are not told one."""
 SAID = "b\ue000b"
@@ -28,6 +27,7 @@ SAID = "b\ue000b"
 THINK, UNTHOUGHT = "<think>", "\n</think>\n\n"
 """What opens a thought in the templates of most families, and what closes one in which nothing is thought."""
 THOUGHTS = (THINK, "</think>")
+_UNTHOUGHT = re.compile(r"<think>\s*</think>\s*\Z")
 
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
@@ -59,13 +59,13 @@ def _loader(folder: Path) -> Any:
     return transformers.PreTrainedTokenizerFast if generic else transformers.AutoTokenizer
 
 
-def load_chat(path: str | Path, forks: bool = False) -> ChatFormat:
+def load_chat(path: str | Path, forks: bool = False, tools: Sequence[Tool] = ()) -> ChatFormat:
     """The chat format of a checkpoint's folder, with every token at which its model ends an answer.
 
     Raises:
         ModelError: see `load_tokenizer` and `ChatFormat`.
     """
-    return ChatFormat(load_tokenizer(path), end_ids(Path(path)), forks=forks)
+    return ChatFormat(load_tokenizer(path), end_ids(Path(path)), forks=forks, tools=tools)
 
 
 def end_ids(folder: Path) -> list[int]:
@@ -90,16 +90,26 @@ class ChatFormat:
     Some templates rewrite earlier turns, such as those that drop old thoughts. With `forks` they are taken: whoever
     asks `grows_with` renders such conversations whole at each turn.
 
+    `tools` go into the template's own place for them, where it has one (`lists_tools`). `calls` is how it writes calls
+    of them, None where it does not.
+
     Raises:
         ModelError: the tokenizer has no chat template, or one that ends no turn by a token of its own; without `forks`,
             one that rewrites earlier turns.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, ends: Iterable[int] = (), forks: bool = False) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        ends: Iterable[int] = (),
+        forks: bool = False,
+        tools: Sequence[Tool] = (),
+    ) -> None:
         """`ends` are further tokens at which the model ends an answer; see `end_ids`."""
         if not tokenizer.chat_template:
             raise ModelError(f"{tokenizer.name_or_path}: the tokenizer has no chat template; use an instruct model.")
-        self.tokenizer = tokenizer
+        self.tokenizer, self.tools = tokenizer, tuple(tools)
+        self.lists_tools = bool(tools) and self._lists()
         self._opening = [{"role": "user", "content": "a"}, {"role": "assistant", "content": SAID}]
         last = self._render(self._opening, prompt=False)
         tail = self._encode(last[last.rfind(SAID) + len(SAID) :])
@@ -114,8 +124,17 @@ class ChatFormat:
         self._opened = rendered[rendered.rfind(THINK) :] if rendered.rstrip().endswith(THINK) else ""
         """What the generation prompt has begun of the answer already."""
         self._grown: dict[str, bool] = {}
-        special, marks = set(tokenizer.all_special_ids), set(self._encode(rendered))
         added = {i: t for i, t in tokenizer.added_tokens_decoder.items() if len(t.content.strip()) > 1}
+        self._added = _any_of(t.content for t in added.values())
+        self.calls: TemplateCalls | None = learn(lambda message: self._turn_of(message)[0]) if tools else None
+        self._call_end = self.end_id
+        if self.calls:
+            self._check_nested(self.calls)
+            called = self._probe()
+            rendered += self._render(called, prompt=True)
+            self._call_end = self._encode(self._turn_of(called[1])[1])[0]
+            self.stop_ids = sorted({*self.stop_ids, self._call_end})
+        special, marks = set(tokenizer.all_special_ids), set(self._encode(rendered))
         self._control = {t.content: i for i, t in added.items() if t.special or i in special | marks}
         """Tokens that no content may become, by their text."""
         self._spelled = _any_of(self._control)
@@ -158,11 +177,90 @@ class ChatFormat:
         return self._render_ids([*self._opening, {"role": role, "content": content}], after=self._closed)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of sampled ids, without special tokens, and with what the generation prompt has begun of it."""
-        text = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        """The text of sampled ids, without special tokens, and with what the generation prompt has begun of it.
+
+        Where the template marks calls, only the end token is left out: special tokens may be such marks.
+        """
+        ids, skip = list(ids), self.calls is None
+        if not skip and ids and ids[-1] in self.stop_ids:
+            ids.pop()
+        text = self.tokenizer.decode(ids, skip_special_tokens=skip, clean_up_tokenization_spaces=False)
         assert isinstance(text, str)
         empty = self._opened and text.startswith(UNTHOUGHT)
         return text.removeprefix(UNTHOUGHT) if empty else self._opened + text
+
+    def called(self, head: str, calls: Sequence[Call]) -> list[int]:
+        """Ids of an assistant turn that was written: what it says before its calls, and these, with its end token."""
+        assert self.calls is not None
+        shown = head if self.calls.headed else ""
+        (message,), mark = self._plain([self.calls.shape.message(shown, calls)])
+        body = self._turn_of(message)[0]
+        body = self._begun(body) if self.calls.headed or not head else body
+        ids = self._between(body, mark) if mark else self._encode(body)
+        return [*([] if shown or not head else self.answer(head)[:-1]), *ids, self._call_end]
+
+    def results(self, called: Message, results: Sequence[Message]) -> list[int]:
+        """Ids that follow an ended turn with calls: what came of them, then the next generation prompt."""
+        user, end = self._opening[0], self.tokenizer.convert_ids_to_tokens(self._call_end)
+        first = {**results[0], "content": SAID}
+        rendered = self._render([user, called, first, *results[1:]], prompt=True)
+        ended = rendered.rfind(end, 0, max(rendered.rfind(SAID), 0))
+        if ended < 0:
+            raise ModelError(f"{self.tokenizer.name_or_path}: its chat template leaves out what came of a call.")
+        return self._render_ids([user, called, *results], after=rendered[: ended + len(end)])
+
+    @cached_property
+    def grows_with_calls(self) -> bool:
+        """Whether a conversation with thoughts and calls is rendered turn by turn as it is as a whole."""
+        assert self.calls is not None
+        head, calls = f"{THINK}\nA thought.\n</think>\n\n", CALLS[:1]
+        called = self.calls.shape.message(head if self.calls.headed else "", calls)
+        results = self.calls.shape.results(calls, ["A result."])
+        try:
+            turn = self.called(head, calls) + self.results(called, results)
+            grown = self.start(self._opening[:1]) + turn + turn
+            return grown == self.start([self._opening[0], called, *results, called, *results])
+        except ModelError:
+            return False
+
+    def _check_nested(self, calls: TemplateCalls) -> None:
+        for tool in self.tools:
+            for key, schema in tool["parameters"].get("properties", {}).items():
+                if not calls.nests and isinstance(schema, dict) and schema.get("type") in ("object", "array"):
+                    raise ModelError(
+                        f"{self.tokenizer.name_or_path}: its chat template writes objects and lists among arguments in "
+                        f"a way that cannot be read back; make {tool['name']}.{key} a text or a number, or set "
+                        "policy.format=react."
+                    )
+
+    def _probe(self) -> list[Message]:
+        """A conversation with a call and its result."""
+        assert self.calls is not None
+        shape, calls = self.calls.shape, CALLS[:1]
+        return [self._opening[0], shape.message("", calls), *shape.results(calls, ["A result."])]
+
+    def _lists(self) -> bool:
+        """Whether the template has a place for tools."""
+        user = [{"role": "user", "content": "a"}]
+        try:
+            return self._render(user, prompt=True, tools=False) != self._render(user, prompt=True, tools=True)
+        except ModelError:
+            return False
+
+    def _turn_of(self, message: Message) -> tuple[str, str]:
+        """How an assistant message is rendered: its text from where the generation prompt begins it, and its end.
+
+        Raises:
+            ModelError: it is not rendered behind the generation prompt, or has no end.
+        """
+        prompt = self._render(self._opening[:1], prompt=True).removesuffix(self._opened)
+        rendered = self._render([self._opening[0], message], prompt=False)
+        if not rendered.startswith(prompt):
+            prompt = _UNTHOUGHT.sub("", prompt)
+        ends = list(self._added.finditer(rendered, len(prompt)))
+        if not rendered.startswith(prompt) or not ends or rendered[ends[-1].end() :].strip():
+            raise ModelError(f"{self.tokenizer.name_or_path}: its chat template ends no turn with a special token.")
+        return rendered[len(prompt) : ends[-1].start()], ends[-1][0]
 
     def grows_with(self, answer: str) -> bool:
         """Whether a conversation in which the model answers like this is rendered turn by turn as it is as a whole."""
@@ -185,22 +283,34 @@ class ChatFormat:
         Raises:
             ModelError: it does not begin with `after`.
         """
-        mark = ""
-        if any(self._spelled.search(message["content"]) for message in messages):
-            mark = _unused(message["content"] for message in messages)
-            messages = [{**m, "content": self._broken(m, mark)} for m in messages]
+        messages, mark = self._plain(messages)
         rendered = self._render(messages, prompt=True)
         if not rendered.startswith(after):
             raise ModelError(f"{self.tokenizer.name_or_path}: its chat template rewrites earlier turns.")
         rest = rendered[len(after) :]
         return self._between(rest, mark) if mark else self._encode(rest)
 
-    def _broken(self, message: Message, mark: str) -> str:
-        """Content in which no control token is spelled any more, for `mark` stands behind its first character."""
-        content, spelled = message["content"], self._misspelled if message["role"] == "assistant" else self._spelled
-        while spelled.search(content):
-            content = spelled.sub(lambda found: found[0][0] + mark + found[0][1:], content)
-        return content
+    def _plain(self, messages: Sequence[Message]) -> tuple[Sequence[Message], str]:
+        """Messages in which no control token is spelled, and the mark that breaks those which were; "" for none."""
+        texts = [text for message in messages for text in _texts(message)]
+        if not any(self._spelled.search(text) for text in texts):
+            return messages, ""
+        mark = _unused(texts)
+        return [self._broken(m, mark, self._spelled) for m in messages], mark
+
+    def _broken(self, said: Any, mark: str, spelled: re.Pattern[str]) -> Any:
+        """All texts of a message without a control token, for `mark` stands behind its first character."""
+        if isinstance(said, dict):
+            content = self._misspelled if said.get("role") == "assistant" else spelled
+            return {
+                self._broken(k, mark, spelled): self._broken(v, mark, content if k == "content" else spelled)
+                for k, v in said.items()
+            }
+        if isinstance(said, list):
+            return [self._broken(one, mark, spelled) for one in said]
+        while isinstance(said, str) and spelled.search(said):
+            said = spelled.sub(lambda found: found[0][0] + mark + found[0][1:], said)
+        return said
 
     def _between(self, rendered: str, mark: str) -> list[int]:
         """Ids of a rendering whose control tokens are all the template's, and all else is text once `mark` is out."""
@@ -252,10 +362,12 @@ class ChatFormat:
         tokenizer.split_special_tokens = True
         return tokenizer
 
-    def _render(self, messages: Sequence[Message], prompt: bool) -> str:
+    def _render(self, messages: Sequence[Message], prompt: bool, tools: bool | None = None) -> str:
+        listed = self.lists_tools if tools is None else tools
+        offered = [{"type": "function", "function": tool} for tool in self.tools] if listed else None
         try:
             text = self.tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=prompt, date_string=DATE
+                list(messages), tools=offered, tokenize=False, add_generation_prompt=prompt, date_string=DATE
             )
         except TemplateError as error:  # such as one that knows no system role
             roles = ", ".join(dict.fromkeys(m["role"] for m in messages))
@@ -279,8 +391,10 @@ def _unused(texts: Iterable[str]) -> str:
     return next(mark for mark in map(chr, range(0xF0000, 0xFFFFE)) if mark not in used)
 
 
-def opening(task: Task, first_state: str, policy: PolicyConfig) -> list[Message]:
-    """The messages that open an episode: the goal, how to answer where a format is asked for, and the first state."""
-    head = [{"role": "system", "content": policy.system_prompt}] if policy.system_prompt else []
-    lines = (task.instruction, FORMATS[policy.format].asks, first_state)
-    return [*head, {"role": "user", "content": "\n".join(line for line in lines if line)}]
+def _texts(said: Any) -> Iterator[str]:
+    """All texts of a message, at any depth."""
+    if isinstance(said, str):
+        yield said
+    elif isinstance(said, dict | list):
+        for one in [*said, *said.values()] if isinstance(said, dict) else said:
+            yield from _texts(one)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,8 @@ def prepare_model(
     if config.source == "scratch":
         tokenizer = scratch_tokenizer(config.scratch, texts, tokenizer_from)
         model: Any = scratch_model(config.scratch, tokenizer, seed)
-    elif config.source.endswith(".gguf"):
-        model, tokenizer = _load_gguf(Path(config.source))
+    elif file := gguf_file(config.source):
+        model, tokenizer = _load_gguf(file)
     else:
         model, tokenizer = _load_pretrained(config.source)
     partial = out.with_name(out.name + ".partial")
@@ -45,6 +46,25 @@ def prepare_model(
     shutil.rmtree(out, ignore_errors=True)
     partial.rename(out)
     return out
+
+
+def gguf_file(source: str) -> Path | None:
+    """The GGUF file that a source names, as a path or as `package:NAME`, the file in an installed package of Python.
+
+    The package is not imported. None where the source is something else.
+
+    Raises:
+        ModelError: there is no such package, or it has not one such file.
+    """
+    if not source.startswith("package:"):
+        return Path(source) if source.endswith(".gguf") else None
+    name = source.removeprefix("package:")
+    package = find_spec(name) if name.isidentifier() else None
+    files = list(Path(package.origin).parent.glob("*.gguf")) if package and package.origin else []
+    if len(files) != 1:
+        said = f"has {len(files)} GGUF files" if package else "is not installed"
+        raise ModelError(f"model.source: the package '{name}' {said}; install it, or give the path of a GGUF file.")
+    return files[0]
 
 
 def _load_pretrained(source: str) -> tuple[Any, Any]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from dreamgym.config import PolicyConfig
-from dreamgym.models.answers import FORMATS
-from dreamgym.models.chat import ChatFormat, Message, opening
+from dreamgym.models.answers import FORMATS, Answer
+from dreamgym.models.answers.calls import Tool, told
+from dreamgym.models.chat import ChatFormat, Message
 from dreamgym.models.prompts import changed_lines, in_full, last_line
+from dreamgym.models.turns import Turns
 from dreamgym.types import Task, TokenSample, Transition
 
 LINE_CHARS = 200
@@ -32,41 +35,52 @@ class Conversation:
     def __init__(self, chat: ChatFormat, policy: PolicyConfig, task: Task, first_state: str) -> None:
         self._chat, self._policy, self._task = chat, policy, replace(task, first_state=first_state)
         self._whole = {"grow": None, "window": policy.context_turns, "steps": 0}[policy.context]
-        said = FORMATS[policy.format].write("A thought.", "an action")
-        self._grows = chat.grows_with(said)
-        self._steps: list[Transition] = []
+        self._as_said = Turns(chat, policy.format)
+        self._grows = self._as_said.grow
+        self._turns: list[Sequence[Transition]] = []
         self._ended = True
         self.samples: list[TokenSample] = [TokenSample()]
-        self.samples[0].add_context(chat.start(opening(task, first_state, policy)))
+        self.samples[0].add_context(chat.start(self._opening(first_state)))
 
     @property
     def prompt(self) -> list[int]:
         """What the engine reads next."""
         return self.samples[-1].ids
 
+    def _opening(self, state: str) -> list[Message]:
+        listed = self._chat.lists_tools
+        return opening(self._task, state, self._policy, () if listed else self._chat.tools)
+
+    def read(self, ids: Sequence[int], finished: bool) -> Answer:
+        """Take a sampled answer apart; `finished` says whether it ended by itself."""
+        return self._as_said.read(ids, finished)
+
     def sampled(self, ids: list[int], logprobs: list[float], versions: list[int], ended: bool) -> None:
         """The policy's answer; `ended` says whether its last id ends the turn."""
         self.samples[-1].add_sampled(ids, logprobs, versions)
         self._ended = ended
 
-    def written(self, text: str, taught: bool) -> None:
-        """An answer that nobody sampled; where it is taught its ids have mask 1."""
-        ids = self._chat.answer(text)
+    def written(self, turn: Sequence[Transition], taught: bool) -> None:
+        """An answer that nobody sampled, of one turn; where it is taught its ids have mask 1."""
+        ids = self._as_said.write(turn)
         if taught:
             self.samples[-1].add_sampled(ids, [0.0] * len(ids), [0] * len(ids))
         else:
             self.samples[-1].add_context(ids)
 
-    def observed(self, step: Transition) -> None:
-        """What came of the answer; the next prompt follows."""
-        self._steps.append(step)
+    def observed(self, turn: Sequence[Transition]) -> None:
+        """What came of the answer, by the transitions that it led to; the next prompt follows."""
+        self._turns.append(turn)
         closing = [] if self._ended else [self._chat.end_id]
         self._ended = True
-        whole = self._whole is None or len(self._steps) <= self._whole
-        if whole and self._grows:
-            self.samples[-1].add_context(closing + self._chat.turn(step.next_state))
+        whole = self._whole is None or len(self._turns) <= self._whole
+        follows = self._as_said.follows(turn) if whole and self._grows else None
+        if follows is not None:
+            self.samples[-1].add_context(closing + follows)
             return
-        ids = self._chat.start(self._messages(len(self._steps), 0)) if whole else self._shortened()
+        if whole:
+            self._grows = False
+        ids = self._chat.start(self._messages(len(self._turns), 0)) if whole else self._shortened()
         before = self.samples[-1].ids + closing
         if ids[: len(before)] == before:
             self.samples[-1].add_context(ids[len(self.samples[-1].ids) :])
@@ -79,7 +93,7 @@ class Conversation:
         assert self._whole is not None
         room = self._policy.engine.max_model_len - self._policy.sampling.max_tokens
         for whole in range(self._whole, -1, -1):
-            lines = len(self._steps) - whole
+            lines = len(self._turns) - whole
             while True:
                 ids = self._chat.start(self._messages(whole, lines))
                 if len(ids) <= room:
@@ -91,17 +105,15 @@ class Conversation:
 
     def _messages(self, whole: int, lines: int) -> list[Message]:
         """The conversation with its last turns whole, and of those before them the last ones by a line each."""
-        split = len(self._steps) - whole
-        before, after = self._steps[:split], self._steps[split:]
-        told = [_line(step) for step in before[split - lines :]]
+        split = len(self._turns) - whole
+        before, after = self._turns[:split], self._turns[split:]
+        told = [line for turn in before[split - lines :] for line in map(_line, turn)]
         if lines < split:
             told.insert(0, f"({split - lines} earlier turns)")
-        shown = in_full(self._task, _state_after(before[-1]), told) if before else self._task.first_state
-        *messages, user = opening(self._task, shown, self._policy)
-        messages.append(user)
-        for step in after:
-            said = step.answer or FORMATS[self._policy.format].write(step.thought, step.action)
-            messages += [{"role": "assistant", "content": said}, {"role": "user", "content": step.next_state}]
+        shown = in_full(self._task, _state_after(before[-1][-1]), told) if before else self._task.first_state
+        messages = self._opening(shown)
+        for turn in after:
+            messages += self._as_said.messages(turn)
         return messages
 
 
@@ -118,3 +130,13 @@ def _line(step: Transition) -> str:
 def _state_after(step: Transition) -> str:
     """The state that a step led to, with the sentence that was read where nothing was done."""
     return f"{step.next_state}\n{step.state}" if step.malformed else step.next_state
+
+
+def opening(task: Task, first_state: str, policy: PolicyConfig, tools: Sequence[Tool] = ()) -> list[Message]:
+    """The messages that open an episode: the goal, how to answer where a format is asked for, and the first state.
+
+    `tools` are those that the chat template does not list itself.
+    """
+    head = [{"role": "system", "content": policy.system_prompt}] if policy.system_prompt else []
+    lines = (task.instruction, told(tools), FORMATS[policy.format].asks, first_state)
+    return [*head, {"role": "user", "content": "\n".join(line for line in lines if line)}]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from dreamgym.config import WorldConfig
+from dreamgym.models.answers.calls import Tool, told
 from dreamgym.models.chat import ChatFormat
 from dreamgym.types import MAX_REWARD, MAX_TEXT, Edit, Task, Transition
 
@@ -91,9 +92,9 @@ def in_full(task: Task, state: str, told: Sequence[str] = ()) -> str:
     return "\n".join([*head, *told, state])
 
 
-def opening(task: Task, state: str) -> str:
-    """The head of a dream's first message."""
-    return f"dream {task.instruction}\n{state}"
+def opening(task: Task, state: str, tools: Sequence[Tool] = ()) -> str:
+    """The head of a dream's first message: the goal, the tools that the agent has, and the state."""
+    return "\n".join(line for line in (f"dream {task.instruction}", told(tools), state) if line)
 
 
 def query(action: str, demos: Sequence[Demonstration]) -> str:
@@ -121,9 +122,11 @@ def _indented(action: str) -> str:
     return action.replace("\n", "\n  ")
 
 
-def first_message(task: Task, state: str, action: str, demos: Sequence[Demonstration]) -> str:
+def first_message(
+    task: Task, state: str, action: str, demos: Sequence[Demonstration], tools: Sequence[Tool] = ()
+) -> str:
     """The whole first message: the task, a state in full and the first query."""
-    return f"{opening(task, in_full(task, state))}\n{query(action, demos)}"
+    return f"{opening(task, in_full(task, state), tools)}\n{query(action, demos)}"
 
 
 def ask(
@@ -134,11 +137,12 @@ def ask(
     state: str,
     action: str,
     demos: Sequence[Demonstration],
+    tools: Sequence[Tool] = (),
 ) -> list[int]:
     """Token ids that ask for one step: the dream so far (`transcript`) and a question or, without it, all anew."""
     if transcript and config.history:
         return transcript + chat.turn(query(action, demos))
-    return begin(config, chat, first_message(task, state, action, demos))
+    return begin(config, chat, first_message(task, state, action, demos, tools))
 
 
 def begin(config: WorldConfig, chat: ChatFormat, message: str) -> list[int]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from dreamgym.config import LoRAConfig, ModelConfig
 from dreamgym.errors import ConfigError
+from dreamgym.models.checkpoint import gguf_file
 from dreamgym.models.scratch import scratch_config
 
 
@@ -89,8 +89,8 @@ def _configuration(source: str, field: str) -> Any:
 
     remedy = "give a folder with its config.json, or run where the hub can be reached"
     try:
-        if source.endswith(".gguf"):
-            return AutoConfig.from_pretrained(Path(source).parent, gguf_file=Path(source).name)
+        if file := gguf_file(source):
+            return AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
         return AutoConfig.from_pretrained(source)
     except (OSError, ValueError, KeyError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

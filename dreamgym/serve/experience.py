@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dreamgym.config import RunConfig
+from dreamgym.envs.base import env_tools
 from dreamgym.errors import EngineError
 from dreamgym.inference.batching import as_they_come
 from dreamgym.inference.engine import ContextFull, Generation, TokenEngine
@@ -98,7 +99,7 @@ class ExperienceModel:
         self._top_k = config.replay.top_k if replay is not None else 0
         self._min_similarity = config.replay.min_similarity
         self._replay = replay
-        self._chat = load_chat(model)
+        self._chat, self._tools = load_chat(model), env_tools(config.env.name)
         self._engine = TokenEngine(
             Path(model),
             config.world.engine,
@@ -153,7 +154,7 @@ class ExperienceModel:
         self._tally.add("steps")
         self._tally.add("demos", len(demos))
         log.debug(Event("dream step", trajectory=q.trajectory, action=q.action, demos=len(demos)))
-        prompt = ask(self._config, self._chat, q.transcript, q.task, q.state, q.action, demos)
+        prompt = ask(self._config, self._chat, q.transcript, q.task, q.state, q.action, demos, self._tools)
         error, cut = "", False
         for attempt in range(self._config.attempts):
             try:

@@ -28,7 +28,7 @@ class Episodes:
     groups    (E,) the number of the group that it is compared within
     episode   (K,) the episode of each turn, ascending
     tokens    (K,) how many tokens were sampled in the turn
-    steps     (E) the transitions of each episode
+    turns     (E) the transitions of each episode by turn; several where an answer called several tools
     ids       (E) its name, for errors
     """
 
@@ -36,17 +36,17 @@ class Episodes:
     groups: Ints
     episode: Ints
     tokens: Ints
-    steps: Sequence[Sequence[Transition]]
+    turns: Sequence[Sequence[Sequence[Transition]]]
     ids: Sequence[str]
 
     def check_steps(self) -> None:
-        """Raise DataError where an episode has not one transition for each sampled turn."""
-        turns = np.bincount(self.episode, minlength=len(self.ids))
-        for name, steps, count in zip(self.ids, self.steps, turns, strict=True):
-            if len(steps) != count:
+        """Raise DataError where an episode has not a transition for each sampled turn."""
+        counts = np.bincount(self.episode, minlength=len(self.ids))
+        for name, turns, count in zip(self.ids, self.turns, counts, strict=True):
+            if len(turns) != count:
                 raise DataError(
-                    f"episode {name}: {count} sampled turns but {len(steps)} steps; step-level credit needs one for "
-                    f"each, so choose another learner.algorithm."
+                    f"episode {name}: {count} sampled turns but {len(turns)} with steps; step-level credit needs one "
+                    f"for each, so choose another learner.algorithm."
                 )
 
 

@@ -19,16 +19,17 @@ def anchored_advantage(episodes: Episodes) -> Floats:
     once adds nothing.
 
     Raises:
-        DataError: an episode has not one step for each sampled turn.
+        DataError: an episode has not a step for each sampled turn.
     """
     episodes.check_steps()
     anchors: dict[tuple[int, str], int] = {}
     labels = [
-        anchors.setdefault((int(group), step.state), len(anchors))
-        for group, steps in zip(episodes.groups, episodes.steps, strict=True)
-        for step in steps
+        anchors.setdefault((int(group), turn[0].state), len(anchors))
+        for group, turns in zip(episodes.groups, episodes.turns, strict=True)
+        for turn in turns
     ]
-    returns = [value for steps in episodes.steps for value in discounted_returns([step.reward for step in steps])]
+    rewards = [[sum(step.reward for step in turn) for turn in turns] for turns in episodes.turns]
+    returns = [value for episode in rewards for value in discounted_returns(episode)]
     steps = standardised(np.array(returns, dtype=np.float64), np.array(labels, dtype=np.int64))
     return group_advantage(episodes) + STEP_WEIGHT * steps
 

@@ -6,11 +6,16 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
+from dreamgym.models.answers.calls import Call
+
 MALFORMED = {
     "unfinished": "your answer was cut off before its end",
     "no_action": "your answer has no action",
     "several_actions": "your answer goes on after its action",
     "stray_text": "your answer has text outside its tags",
+    "no_call": "your answer calls no tool",
+    "unreadable_call": "your call cannot be read",
+    "misfit_call": "your call does not fit its tool",
 }
 """The ways in which an answer is no action, and how the policy is told."""
 
@@ -23,12 +28,16 @@ class Answer:
     thought    what the policy thought before it acted; empty where it did not
     action     what the world is told, as it was written, without the blanks around it
     malformed  a key of `MALFORMED` where the answer is no action; else empty
+    why        what exactly is wrong with it, where more can be said
+    calls      what it calls, where the environment offers tools; `action` is their text then, one a line
     """
 
     text: str
     thought: str = ""
     action: str = ""
     malformed: str = ""
+    why: str = ""
+    calls: tuple[Call, ...] = ()
 
 
 class AnswerFormat(ABC):
@@ -54,7 +63,7 @@ class AnswerFormat(ABC):
         found = self.parse(self.write(thought, action))
         return (found.thought, found.action, found.malformed) == (thought.strip(), action.strip(), "")
 
-    def refusal(self, malformed: str) -> str:
+    def refusal(self, malformed: str, why: str = "") -> str:
         """What the policy reads after an answer that is no action."""
-        told = f"Nothing was done: {MALFORMED[malformed]}."
+        told = f"Nothing was done: {MALFORMED[malformed]}{f' ({why})' if why else ''}."
         return f"{told} {self.asks}" if self.asks else told

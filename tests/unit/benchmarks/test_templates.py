@@ -22,6 +22,21 @@ def test_what_is_read_is_what_the_template_renders_and_each_sampled_token_is_lea
     found = judged(name, TEMPLATES[name])
     assert (found["way"] == "refused") == (name in REFUSED)
     assert found["reason"] == REFUSED.get(name, found["reason"])
+    assert found.get("calls") in (None, "as text", "as marked, grows", "as marked, forks")
+
+
+def test_the_families_of_today_write_calls_as_their_template_marks_them() -> None:
+    for name in (
+        "qwen3",
+        "qwen3_6",
+        "deepseekv3",
+        "llama3_1",
+        "gemma4",
+        "nemotron_3_nano",
+        "glm4moe_training",
+        "lfm2_v2",
+    ):
+        assert judged(name, TEMPLATES[name])["calls"].startswith("as marked"), name
 
 
 @pytest.mark.parametrize("name", sorted(TEMPLATES.keys() - REFUSED.keys()))

@@ -161,7 +161,7 @@ def test_gigpo_adds_what_a_step_was_worth_among_those_from_the_same_state() -> N
 def test_gigpo_needs_one_step_a_turn() -> None:
     broken = play("a", [(0.0, "x", 1), (1.0, "y", 1)])
     broken.steps.pop()
-    with pytest.raises(DataError, match="episode a: 2 sampled turns but 1 steps"):
+    with pytest.raises(DataError, match="episode a: 2 sampled turns but 1 with steps"):
         advantages(find("gigpo").advantage, [broken])
     assert len(advantages(find("grpo").advantage, [broken])[0]) == 2
 

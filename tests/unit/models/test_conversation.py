@@ -40,7 +40,7 @@ def prompts(config: PolicyConfig, taken: list[Transition]) -> tuple[list[list[in
     for step in taken:
         ids = CHAT.answer(step.answer or step.action)
         talk.sampled(ids, [-0.5] * len(ids), [3] * len(ids), ended=True)
-        talk.observed(step)
+        talk.observed([step])
         read.append(list(talk.prompt))
     return read, talk
 

@@ -1,0 +1,111 @@
+"""Calls of an environment's tools: as JSON text, and held against the schemas of the tools."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError, best_match
+
+from dreamgym.errors import EnvError
+
+Tool = dict[str, Any]
+"""A function that an environment offers: `name`, `description`, and `parameters`, a JSON Schema of type object."""
+
+
+class CallError(ValueError):
+    """Text that is no call."""
+
+
+class Call(NamedTuple):
+    """A tool and what it is called with."""
+
+    name: str
+    arguments: dict[str, Any]
+
+    @property
+    def text(self) -> str:
+        """The call as an action: one line of JSON, `{"name": "go", "arguments": {"to": "attic"}}`."""
+        return json.dumps({"name": self.name, "arguments": self.arguments}, ensure_ascii=False)
+
+
+def read_call(action: str) -> Call:
+    """The call that an action of this environment is; the inverse of `Call.text`.
+
+    Raises:
+        CallError: it is none.
+    """
+    calls = read_calls(action)
+    if len(calls) > 1:
+        raise CallError("it is more than one call")
+    return calls[0]
+
+
+def read_calls(text: str) -> list[Call]:
+    """The calls of a text, one after the other with nothing but blanks between them. Raises as `read_call`."""
+    calls: list[Call] = []
+    rest = text.strip()
+    while rest or not calls:
+        try:
+            found, end = json.JSONDecoder().raw_decode(rest)
+        except (ValueError, RecursionError) as error:
+            raise CallError(f"it is no JSON ({error})") from error
+        if not isinstance(found, dict) or not isinstance(found.get("name"), str):
+            raise CallError('it is no JSON object with a "name" and its "arguments"')
+        arguments = found.get("arguments", {})
+        if not isinstance(arguments, dict) or set(found) - {"name", "arguments"}:
+            raise CallError('beside "name" it may have "arguments", an object, and nothing else')
+        calls.append(Call(found["name"], arguments))
+        rest = rest[end:].lstrip()
+    return calls
+
+
+def misfit(tools: Sequence[Tool], call: Call) -> str:
+    """Where a call does not fit the schema of its tool, in words; empty where it fits."""
+    tool = next((tool for tool in tools if tool["name"] == call.name), None)
+    if tool is None:
+        return f"there is no tool '{call.name[:80]}', but {', '.join(tool['name'] for tool in tools)}"
+    error = best_match(Draft202012Validator(tool["parameters"]).iter_errors(call.arguments))
+    if error is None:
+        return ""
+    where = error.json_path.replace("$", call.name, 1)
+    return f"at {where}: {error.message if len(error.message) < 300 else error.message[:299] + '…'}"
+
+
+def told(tools: Sequence[Tool]) -> str:
+    """The tools in words, for a model that learns of them from its messages: one a line, as JSON."""
+    lines = (json.dumps(tool, ensure_ascii=False) for tool in tools)
+    return "\n".join(["tools:", *lines]) if tools else ""
+
+
+def check_tools(tools: Any, where: str) -> tuple[Tool, ...]:
+    """The tools that an environment's class names, with an empty description where they have none.
+
+    Raises:
+        EnvError: one of them is not what `Tool` says, or two have one name.
+    """
+    checked: list[Tool] = []
+    for index, tool in enumerate(tools):
+        problem = _problem(tool)
+        if problem:
+            raise EnvError(f"{where}: tools[{index}] {problem}; see docs/how-to/tools.md.")
+        checked.append({"description": "", **tool})
+    if len({tool["name"] for tool in checked}) < len(checked):
+        raise EnvError(f"{where}: two of its tools have the same name; give each its own.")
+    return tuple(checked)
+
+
+def _problem(tool: Any) -> str:
+    if not isinstance(tool, dict) or not {"name", "parameters"} <= set(tool) <= {"name", "description", "parameters"}:
+        return "must have name, parameters and, if you like, description, and nothing else"
+    if not isinstance(tool["name"], str) or not tool["name"].replace("-", "_").isidentifier():
+        return "has a name that is no word of letters, digits, _ and -"
+    if not isinstance(tool["parameters"], dict) or tool["parameters"].get("type") != "object":
+        return "has parameters that are no JSON Schema of type object"
+    try:
+        Draft202012Validator.check_schema(tool["parameters"])
+    except SchemaError as error:
+        return f"has parameters that are no JSON Schema ({error.message})"
+    return ""

@@ -1,0 +1,355 @@
+"""How a chat template writes calls of tools: learned from what it renders, so that an answer is read the same way.
+
+Each model family marks its calls in its own way, and its template is the one place that says how. We let it render
+calls whose words we know, and take what stands between these words for the marks.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dreamgym.errors import ModelError
+from dreamgym.models.answers.calls import Call, CallError, Tool
+
+HEAD = "probehead"
+CALLS = tuple(
+    Call(f"probename{n}", {"probekeya": f"probeval{n}", "probekeyb": 7071707 + n, "probekeyc": 9091909 + n})
+    for n in (0, 1)
+)
+TOOLS = [
+    {
+        "name": call.name,
+        "description": "",
+        "parameters": {"type": "object", "properties": {key: {} for key in call.arguments}},
+    }
+    for call in CALLS
+]
+_NAME = re.compile(r"[\w.\-]+")
+_KEY = re.compile(r"[\w.\-$]+")
+_CHANNEL = "<|channel|>"
+_MARK = re.compile(r"<[^<>]+>")
+_SPACE = re.compile(r"\s*")
+_QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class MessageShape:
+    """How a template wants the message of a turn with calls; they differ in what they can take.
+
+    empty    what the content is where there is none, "" or None
+    as_text  whether arguments are JSON text, or an object
+    ids      the pattern of the calls' ids
+    """
+
+    empty: str | None
+    as_text: bool
+    ids: str
+
+    def id(self, name: str, number: int) -> str:
+        return self.ids.format(name=name, number=number)
+
+    def message(self, head: str, calls: Sequence[Call]) -> Message:
+        """What stands before the calls, and the calls, as a message of the assistant."""
+        told = [
+            {
+                "id": self.id(call.name, number),
+                "type": "function",
+                "function": {
+                    "name": call.name,
+                    "arguments": json.dumps(call.arguments, ensure_ascii=False) if self.as_text else call.arguments,
+                },
+            }
+            for number, call in enumerate(calls)
+        ]
+        return {"role": "assistant", "content": head or self.empty, "tool_calls": told}
+
+    def results(self, calls: Sequence[Call], contents: Sequence[str]) -> list[Message]:
+        """What came of the first calls, as messages of the role `tool`."""
+        return [
+            {"role": "tool", "name": call.name, "tool_call_id": self.id(call.name, number), "content": content}
+            for number, (call, content) in enumerate(zip(calls, contents, strict=False))
+        ]
+
+
+SHAPES = tuple(
+    MessageShape(empty, as_text, ids)
+    for ids in ("call0000{number}", "functions.{name}:{number}")
+    for empty in ("", None)
+    for as_text in (False, True)
+)
+
+
+Render = Callable[[Message], str]
+"""The text of a message of the assistant, without its end; raises ModelError where the template refuses it."""
+
+
+class TemplateCalls:
+    """The marks of one template, with which calls are read.
+
+    Arguments are one JSON object, or a key and a value each, as in `<parameter=to>attic</parameter>`.
+
+    shape    how the template wants such a message
+    several  whether a turn may have more than one call
+    headed   whether what is said before the calls is rendered too
+    nests    whether arguments that are objects and lists are read back
+    """
+
+    def __init__(self, shape: MessageShape, render: Render, several: bool, headed: bool) -> None:
+        """Learn the marks; raises CallError where the calls cannot be found again in what `render` makes of them."""
+        self.shape, self.several, self.headed = shape, several, headed
+        calls = list(CALLS if several else CALLS[:1])
+        body = render(shape.message(HEAD if headed else "", calls))
+        before, after = _around(body, calls[0].name)
+        opens = before.rpartition(HEAD)[2].rpartition("</think>")[2].strip()
+        self._open, self._mark = self._marks(opens), _MARK.match(opens)
+        self._pairs = None if _object_in(after, calls[0]) else _Pairs(after, calls[0])
+        opens, rest = self._split(after, calls[0])
+        joins, last = _around(rest, calls[1].name) if several else ("", "")
+        end = self._split(last, calls[1])[1] if several else rest
+        self._middle, self._end = self._marks(opens), self._marks(end)
+        self._join = self._marks(joins) if several else None
+        bare = [call._replace(arguments={}) for call in calls]
+        after = _around(render(shape.message("", bare)), calls[0].name)[1]
+        joins, end = _around(after, calls[1].name) if several else ("", after)
+        self._bare = (self._marks(joins) if several else None, self._marks(end))
+        """What follows a name where there is no argument: up to the next name, and up to the end."""
+        if not self._open.pattern or self.read(body, TOOLS)[1] != calls:
+            raise CallError("calls are rendered in a way that cannot be read back")
+        self.nests = self._nests(render)
+
+    def read(self, text: str, tools: Sequence[Tool]) -> tuple[str, list[Call]]:
+        """What an answer says before its calls, and the calls; none where it has no mark of one.
+
+        Raises:
+            CallError: there is a mark, but what follows is no call, or there is more behind the last one.
+        """
+        thought = text.find("</think>") if text.lstrip().startswith("<think>") else 0
+        opened = self._open.search(text, max(thought, 0))
+        if not opened:
+            if self._mark and self._mark[0] in text[max(thought, 0) :]:
+                raise CallError(f"behind {self._mark[0]} stands no call")
+            return text, []
+        calls: list[Call] = []
+        at, more = opened.end(), True
+        while more:
+            name = _NAME.match(text, at)
+            if not name:
+                raise CallError("a call has no name")
+            arguments, at, more = self._called(text, name, _schemas(tools, name[0]))
+            calls.append(Call(name[0], arguments))
+        if text[at:].strip():
+            raise CallError(f"after the call of {calls[-1].name} something else follows than its end")
+        return text[: opened.start()], calls
+
+    def _called(self, text: str, name: re.Match[str], schemas: dict[str, Any]) -> tuple[dict[str, Any], int, bool]:
+        """The arguments of a call, where what follows begins, and whether that is another call."""
+        at = name.end()
+        arguments: dict[str, Any] = {}
+        join, end = self._bare if self._pairs else (None, None)
+        if not (join and _joined(join, text, at)) and not (end and _ended(end, text, at)):
+            join, end = self._join, self._end
+            opened = self._middle.match(text, at)
+            if not opened:
+                raise CallError(f"the arguments of {name[0]} are not where they belong")
+            if self._pairs:
+                arguments, at = self._pairs.read(text, opened.end(), schemas, (self._join, self._end))
+            else:
+                arguments, at = _decoded(text, opened.end(), name[0])
+        if join and (found := _joined(join, text, at)):
+            return arguments, found, True
+        return arguments, (end and _ended(end, text, at)) or at, False
+
+    def _nests(self, render: Render) -> bool:
+        nested = CALLS[0]._replace(arguments={"probekeya": {"a": ["x", 1]}})
+        try:
+            return self.read(render(self.shape.message("", [nested])), TOOLS)[1] == [nested]
+        except CallError:
+            return False
+
+    def _split(self, rest: str, call: Call) -> tuple[str, str]:
+        """What stands between a call's name and its arguments, and what stands behind these."""
+        found = _object_in(rest, call)
+        if found:
+            return rest[: found[0]], rest[found[1] :]
+        first, last = min(call.arguments), str(max(map(str, call.arguments.values()), key=rest.find))
+        return rest[: rest.find(first)], rest[rest.find(last) + len(last) :]
+
+    def _marks(self, literal: str) -> re.Pattern[str]:
+        pattern = _loose(literal)
+        if self.shape.ids.startswith("functions"):
+            return re.compile(re.sub(r"^:\d", r":\\d+", pattern))
+        return re.compile(re.sub(r"call0000\d", r"[\\w-]+", pattern))
+
+
+class _Pairs:
+    """Arguments as keys and values."""
+
+    def __init__(self, rest: str, call: Call) -> None:
+        """Learn the marks between them from what follows the name of a call; raises CallError."""
+        (a, text), (b, one), (c, two) = ((key, str(value)) for key, value in call.arguments.items())
+        found = re.fullmatch(f".*?{a}(.+?){text}(.+?){b}(.+?){one}(.+?){c}(.+?){two}.*", rest, re.DOTALL)
+        if not found:
+            raise CallError("the arguments are not rendered one by one")
+        first, quoted, value, pair, again = found.groups()
+        if value != again or not first.startswith(value) or not quoted.endswith(pair):
+            raise CallError("arguments are not rendered alike")
+        self._quotes = first.removeprefix(value), quoted.removesuffix(pair)
+        self._value, self._pair = re.compile(_loose(value)), re.compile(_loose(pair))
+
+    def read(
+        self, text: str, at: int, schemas: dict[str, Any], ends: tuple[re.Pattern[str] | None, re.Pattern[str]]
+    ) -> tuple[dict[str, Any], int]:
+        """The arguments that begin here, and where they end; raises CallError."""
+        arguments: dict[str, Any] = {}
+        while True:
+            key = _KEY.match(text, at)
+            opened = self._value.match(text, key.end()) if key else None
+            if not key or not opened:
+                raise CallError("an argument is not a key and a value")
+            arguments[key[0]], at = self._argument(text, opened.end(), schemas.get(key[0], {}), ends)
+            following = self._next(text, at)
+            if not following:
+                return arguments, at
+            at = following
+
+    def _next(self, text: str, at: int) -> int:
+        """Where the next key begins; 0 where none does."""
+        pair = self._pair.match(text, at)
+        key = _KEY.match(text, pair.end()) if pair else None
+        return pair.end() if pair and key and self._value.match(text, key.end()) else 0
+
+    def _argument(
+        self, text: str, at: int, schema: Any, ends: tuple[re.Pattern[str] | None, re.Pattern[str]]
+    ) -> tuple[Any, int]:
+        opens, closes = self._quotes
+        if opens in ("'", '"') and (quoted := _QUOTED.match(text, at)):
+            value = _literal(quoted[0])
+            return (quoted[0][1:-1] if value == quoted[0] else value), quoted.end()  # such as one with a line break
+        if opens and text.startswith(opens, at):
+            end = text.find(closes, at + len(opens))
+            if end < 0:
+                raise CallError("a text is not closed")
+            return text[at + len(opens) : end], end + len(closes)
+        join, close = ends
+        for end in range(at, len(text) + 1):
+            over = self._next(text, end) or (join and _joined(join, text, end)) or _ended(close, text, end)
+            value = text[at:end]
+            if over and not (value[:1] in ("[", "{") and isinstance(_literal(value), str)):
+                return (value if not opens and _is_text(schema, value) else _literal(value)), end
+        raise CallError("a value has no end")
+
+
+def _loose(literal: str) -> str:
+    """A pattern of these marks: inside them any blanks may stand for blanks, at their ends none for each."""
+    inner = literal.strip()
+    before, after = literal[: literal.find(inner)], literal[literal.find(inner) + len(inner) :] if inner else ""
+    edges = ["".join(f"{re.escape(blank)}?" for blank in edge) for edge in (before if inner else literal, after)]
+    return edges[0] + r"\s*".join(map(re.escape, re.split(r"\s+", inner))) + edges[1]
+
+
+def _around(text: str, name: str) -> tuple[str, str]:
+    """What stands before and behind a name; raises CallError."""
+    before, found, after = text.partition(name)
+    if not found:
+        raise CallError(f"{name} is not rendered")
+    return before, after
+
+
+def _object_in(text: str, call: Call) -> tuple[int, int] | None:
+    """Where the arguments of a call stand as one JSON object."""
+    at = text.find("{", 0)
+    while at >= 0:
+        try:
+            found, end = json.JSONDecoder().raw_decode(text, at)
+        except ValueError:
+            found, end = None, at
+        if found == call.arguments:
+            return at, end
+        at = text.find("{", at + 1)
+    return None
+
+
+def _decoded(text: str, at: int, name: str) -> tuple[dict[str, Any], int]:
+    blank = _SPACE.match(text, at)
+    try:
+        found, end = json.JSONDecoder().raw_decode(text, blank.end() if blank else at)
+    except (ValueError, RecursionError) as error:
+        raise CallError(f"the arguments of {name} are no JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise CallError(f"the arguments of {name} are no JSON object")
+    return found, end
+
+
+def _joined(join: re.Pattern[str], text: str, at: int) -> int:
+    """Where the name of the next call begins; 0 where none does."""
+    found = join.match(text, at)
+    return found.end() if found and _NAME.match(text, found.end()) else 0
+
+
+def _ended(end: re.Pattern[str], text: str, at: int) -> int:
+    """Where the end of the calls ends; 0 where it is not here, or not the last of the text."""
+    blank = _SPACE.match(text, at)
+    found = end.match(text, at) or end.match(text, blank.end() if blank else at)
+    return found.end() if found and not text[found.end() :].strip() else 0
+
+
+def _schemas(tools: Sequence[Tool], name: str) -> dict[str, Any]:
+    """The schemas of a tool's arguments, by their names."""
+    return next((dict(tool["parameters"].get("properties", {})) for tool in tools if tool["name"] == name), {})
+
+
+def _is_text(schema: Any, value: str) -> bool:
+    """Whether a value that is not quoted is meant as text."""
+    if not isinstance(schema, dict):
+        return False
+    kinds = schema.get("type", ())
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    if "string" in kinds:
+        return not ("null" in kinds and value in ("null", "None"))
+    return value in schema.get("enum", ())
+
+
+def _literal(text: str) -> Any:
+    """A value as JSON or as Python writes it; the text itself where it is neither."""
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(text.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+    return text
+
+
+def learn(render: Render) -> TemplateCalls | None:
+    """The marks of the template behind `render`; None where it renders no calls, or none that can be read."""
+    one, other = CALLS
+    for shape in SHAPES:
+        if not _renders(render, shape.message("", [one]), one):
+            continue
+        several = _renders(render, shape.message("", CALLS), one, other)
+        body = _tried(render, shape.message(HEAD, [one]))
+        if _CHANNEL in body:  # what is thought and what is called are messages of their own, which we do not read
+            continue
+        headed = HEAD in body.partition(one.name)[0]
+        try:
+            return TemplateCalls(shape, render, several, headed)
+        except CallError:
+            continue
+    return None
+
+
+def _renders(render: Render, message: Message, *calls: Call) -> bool:
+    body = _tried(render, message)
+    return all(call.name in body and str(call.arguments["probekeya"]) in body for call in calls)
+
+
+def _tried(render: Render, message: Message) -> str:
+    try:
+        return render(message)
+    except (ModelError, TypeError):  # such as one that wants arguments as text
+        return ""
