@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from dreamgym.config import ModelConfig, RunConfig, SFTConfig
-from dreamgym.data.examples import policy_examples, tokenizer_texts, world_examples, writable
+from dreamgym.data.examples import policy_examples, taught_lengths, tokenizer_texts, world_examples, writable
 from dreamgym.data.lookup_drill import drill
 from dreamgym.envs.base import env_tools
 from dreamgym.errors import DataError
@@ -21,6 +21,9 @@ from dreamgym.schema import read_parquet
 from dreamgym.telemetry.console import Bar, console, progress
 from dreamgym.training.tuning import tuner
 from dreamgym.types import Trajectory
+
+ANSWER_TOKENS = "answer_tokens_p90"
+"""In the record of `sft-policy`: nine tenths of the demonstrated answers have at most so many tokens."""
 
 
 def sft(config: RunConfig) -> None:
@@ -70,6 +73,8 @@ def sft_policy(config: RunConfig) -> None:
             _prepare_policy(config, current.run_dir, base, trajectories)
             chat = load_chat(base, forks=True, tools=env_tools(config.env.name))
             examples = policy_examples(config, trajectories, chat)
+            if lengths := sorted(taught_lengths(examples)):
+                current.summary[ANSWER_TOKENS] = lengths[int(0.9 * (len(lengths) - 1))]
             turns = Turns(chat, config.policy.format)
             if left_out := sum(not writable(turns, t) for t in trajectories):
                 current.summary["not_writable"] = left_out

@@ -5,12 +5,13 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
+from dreamgym.commands.sft import ANSWER_TOKENS
 from dreamgym.config import RunConfig
 from dreamgym.runs.folder import write_json
 from dreamgym.runs.remote_checkpoints import fetch_before, open_remote_checkpoints
-from dreamgym.runs.stage import stage
+from dreamgym.runs.stage import read_stage, stage
 from dreamgym.schema import read_parquet
-from dreamgym.telemetry.console import progress
+from dreamgym.telemetry.console import console, progress
 from dreamgym.training.checkpoints import checkpoints, newest_world
 from dreamgym.training.restarts import train_with_restarts
 from dreamgym.training.services import Services, start_services
@@ -46,6 +47,7 @@ def train(config: RunConfig, alive: ExitStack | None = None) -> Services | None:
             return None
         if not dream and config.real.transitions:
             check_budget(config)
+        tell_room(config, current.run_dir)
         run_dir, remote = current.run_dir, open_remote_checkpoints(config, current, "sft-policy")
         seed_data = read_parquet(run_dir / "data" / "annotated.parquet")
         total = config.train.iterations if dream else config.real.transitions or config.train.iterations
@@ -72,6 +74,17 @@ def train(config: RunConfig, alive: ExitStack | None = None) -> Services | None:
         current.summary["dream_transitions"] = trainer.totals.learned["dream"]
         tell(current, trainer)
         return services if alive else None
+
+
+def tell_room(config: RunConfig, run_dir: Path) -> None:
+    """Say so where many of the demonstrated answers are longer than the policy's may be."""
+    tuned = read_stage(run_dir, "sft-policy")
+    needed, room = (tuned or {}).get("summary", {}).get(ANSWER_TOKENS, 0), config.policy.sampling.max_tokens
+    if needed > room:
+        console.print(
+            f"[yellow]policy.sampling.max_tokens={room} cuts off a tenth or more of the answers, as they were "
+            f"demonstrated:[/] such an answer is never acted on; raise it to {needed} or more."
+        )
 
 
 def _start(config: RunConfig, folder: Path, seed_data: list[Trajectory]) -> Services:

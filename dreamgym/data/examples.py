@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import groupby
 
 import pyarrow as pa
 
@@ -94,6 +95,12 @@ def policy_examples(config: RunConfig, trajectories: Iterable[Trajectory], chat:
     chosen = shown[: config.policy.demonstrations]
     examples = [example for t in chosen for example in _episode(config, t, chat, lambda turn: turn[0].by_expert)]
     return _table(examples, config.policy.engine.max_model_len)
+
+
+def taught_lengths(examples: pa.Table) -> list[int]:
+    """Tokens of each answer that carries loss."""
+    rows = examples.column("weights").to_pylist()
+    return [len(list(run)) for weights in rows for taught, run in groupby(weights, key=bool) if taught]
 
 
 def writable(turns: Turns, t: Trajectory) -> bool:

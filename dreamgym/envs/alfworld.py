@@ -143,11 +143,14 @@ class AlfWorld:
     @staticmethod
     def reason(task: Task, history: Sequence[Transition], transition: Transition) -> str:
         """The rule for R*: what the action names and the state has, before what follows."""
-        line = transition.state.rsplit("\n", 1)[-1]
         verdict = transition.next_state.rsplit("\n", 1)[-1].split(" ", 1)[0]
-        named = re.findall(r"\w+ \d+", transition.action)
-        told = [f"{name} {'here' if f' {name}' in line.replace(',', '') else 'not here'}" for name in named]
-        return f"{', '.join(told) or transition.action}: {verdict}"
+        return f"{_about(transition.state, transition.action)}: {verdict}"
+
+    @staticmethod
+    def think(task: Task, history: Sequence[Transition], action: str) -> str:
+        """The rule for a thought: the goal, and whether what the action names is here."""
+        state = history[-1].next_state if history else task.first_state
+        return f"{task.instruction} ; {_about(state, action)}"
 
     # Inside -------------------------------------------------------------------------------------
 
@@ -244,6 +247,13 @@ def _playable(row: dict[str, Any]) -> dict[str, Any]:
         "solvable": True,
         "walkthrough": [],
     }
+
+
+def _about(state: str, action: str) -> str:
+    """Whether the things that an action names are in the line of a state."""
+    line = state.rsplit("\n", 1)[-1].replace(",", "")
+    told = [f"{name} {'here' if f' {name}' in line else 'not here'}" for name in re.findall(r"\w+ \d+", action)]
+    return ", ".join(told) or action
 
 
 def _goal(row: dict[str, Any]) -> str:

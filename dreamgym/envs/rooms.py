@@ -89,6 +89,17 @@ class RoomGame(TextWorldGame):
         """The rule for R*: look up what the action names in the state before writing what follows."""
         return explain(task, history, transition)
 
+    @staticmethod
+    def think(task: Task, history: Sequence[Transition], action: str) -> str:
+        """The rule for a thought: what is still to be had, and what the state says of what the action names."""
+        state = history[-1].next_state if history else task.first_state
+        places = names(state)
+        recipe = _RECIPE.match(task.instruction)
+        wanted = recipe.group(1).split(", ") if recipe else ["coin"]
+        left = [name for name in wanted if not _place(name, places).endswith("held")]
+        needs = f"needs {', '.join(left)}" if left else "has all"
+        return f"{needs} ; {about(task, history, state, action)}"
+
 
 def bare(text: str) -> str:
     """A name without its article."""
@@ -159,21 +170,25 @@ def names(state: str) -> dict[str, str]:
 
 def explain(task: Task, history: Sequence[Transition], transition: Transition) -> str:
     """What the state says of the things the action names, and the word that follows from it."""
-    state, action = transition.state, transition.action
     verdict = transition.next_state.split(" ", 1)[0]
+    return f"{about(task, history, transition.state, transition.action)}: {verdict}"
+
+
+def about(task: Task, history: Sequence[Transition], state: str, action: str) -> str:
+    """What the state says of the things the action names."""
     places = names(state)
     if found := re.fullmatch(r"move (\w+)|(?:open|close) door to (\w+)", action):
         direction = found.group(1) or found.group(2)
         exits = dict(e.partition(" ")[::2] for e in parse_state(state)["exits"].split(", "))
         room = exits.get(direction, "no exit")
         seen = any(parse_state(t.state)["room"] == room for t in history)
-        return f"{direction} {room}{' seen' if seen else ''}: {verdict}"
+        return f"{direction} {room}{' seen' if seen else ''}"
     if action == "prepare meal" and (recipe := _RECIPE.match(task.instruction)):
         told = [f"{name} {_place(name, places)}" for name in recipe.group(1).split(", ")]
     else:
         rest = action.partition(" ")[2]
         told = [f"{name} {_place(name, places)}" for name in rest.split(" in ") if name]
-    return f"{', '.join(told) or action}: {verdict}"
+    return ", ".join(told) or action
 
 
 def _place(wanted: str, places: dict[str, str]) -> str:

@@ -188,18 +188,13 @@ class ScienceWorld:
 
         Both say whether the goal's box is there, room beside room, so that a small model learns to compare them.
         """
-        line = transition.state.rsplit("\n", 1)[-1]
         verdict = transition.next_state.rsplit("\n", 1)[-1].split(" ", 1)[0]
-        wanted = _WANTED.search(task.instruction)
-        if transition.action.startswith("go to "):
-            place = transition.action.removeprefix("go to ")
-            return f"{place} {_exits(line).get(place, 'no door')}{_box(task, place)}: {verdict}"
-        here = [thing for thing in (*_seen(line), *_held(line)) if thing in transition.action]
-        focus = [t.action.removeprefix("focus on ") for t in history if t.next_state.startswith("focused")]
-        goal = f", find {wanted.group(1)}" if wanted else ""
-        room = parse_state(line)["room"]
-        told = f"at {room}{_box(task, room)}, {', '.join(here) or 'nothing'}"
-        return f"{told}, focus {focus[-1] if focus else 'nothing'}{goal}: {verdict}"
+        return f"{_about(task, history, transition.state, transition.action)}: {verdict}"
+
+    @staticmethod
+    def think(task: Task, history: Sequence[Transition], action: str) -> str:
+        """The rule for a thought: as for R*, without what follows."""
+        return _about(task, history, history[-1].next_state if history else task.first_state, action)
 
     @staticmethod
     def vary(task: Task, rng: random.Random) -> list[Edit]:
@@ -258,6 +253,21 @@ class ScienceWorld:
         line = f"{what} {rest}"
         news = told and same and valid and not action.startswith(_LOOKS) and not told.startswith("You focus")
         return f"told {shorter(told)}\n{line}" if news or told.startswith("Ambiguous") else line
+
+
+def _about(task: Task, history: Sequence[Transition], state: str, action: str) -> str:
+    """What the state says of what the action names, and of the goal."""
+    line = state.rsplit("\n", 1)[-1]
+    wanted = _WANTED.search(task.instruction)
+    if action.startswith("go to "):
+        place = action.removeprefix("go to ")
+        return f"{place} {_exits(line).get(place, 'no door')}{_box(task, place)}"
+    here = [thing for thing in (*_seen(line), *_held(line)) if thing in action]
+    focus = [t.action.removeprefix("focus on ") for t in history if t.next_state.startswith("focused")]
+    goal = f", find {wanted.group(1)}" if wanted else ""
+    room = parse_state(line)["room"]
+    told = f"at {room}{_box(task, room)}, {', '.join(here) or 'nothing'}"
+    return f"{told}, focus {focus[-1] if focus else 'nothing'}{goal}"
 
 
 def shorter(text: str) -> str:

@@ -30,6 +30,16 @@ class CommonSense(TextWorldGame):
         return line if changed else f"Refused. {line}"
 
     @staticmethod
+    def think(task: Task, history: Sequence[Transition], action: str) -> str:
+        """The rule for a thought: whether a thing is out of place, or where it belongs."""
+        verb, _, rest = action.partition(" ")
+        if verb == "put":
+            thing, _, place = rest.partition(" in ")
+            return f"The {thing} belongs in the {place}."
+        told = {"take": f"The {rest} is out of place.", "open": f"Something may belong in the {rest}."}
+        return told.get(verb, action)
+
+    @staticmethod
     def reason(task: Task, history: Sequence[Transition], transition: Transition) -> str:
         """The rule for R*: whether the action was possible, and whether it was the last that was needed."""
         if transition.next_state.startswith("Refused."):

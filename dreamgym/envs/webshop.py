@@ -132,6 +132,22 @@ class WebShop:
         here = "search" if found.group(1) == "search" else button
         return f"{button} {'here' if here in line else 'not here'}: {verdict}"
 
+    @staticmethod
+    def think(task: Task, history: Sequence[Transition], action: str) -> str:
+        """The rule for a thought: what is looked for, what fits, what is still to be chosen."""
+        found = _ACTION.fullmatch(action)
+        if found is None:
+            return action
+        kind, button = found.groups()
+        line = (history[-1].next_state if history else task.first_state).rsplit("\n", 1)[-1]
+        if kind == "search":
+            return f"look for {button}"
+        if button == "buy now":
+            return "all is as wanted"
+        if button in ("back to search", "next >", "< prev"):
+            return "what is wanted is not here"
+        return f"{button} is wanted" if " at product " in line else f"{button} may fit"
+
     # Inside -------------------------------------------------------------------------------------
 
     def _possible(self, action: str) -> bool:

@@ -10,12 +10,13 @@ import socket
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from dreamgym.config import EngineConfig, LoRAConfig, SamplingConfig
 from dreamgym.errors import EngineError, ModelError
 from dreamgym.inference.engine_args import CPU_SEATS, vllm_config
 from dreamgym.inference.engine_load import engine_load
+from dreamgym.runtime.memory import give_back_every
 from dreamgym.runtime.quiet import quiet_environment
 
 if TYPE_CHECKING:
@@ -59,6 +60,10 @@ class Generation:
     load: float = 0.0
 
 
+TIDY_S = 30.0
+"""Seconds after which an engine on a CPU gives freed memory back, again and again."""
+
+
 class TokenEngine:
     """One model behind vLLM's `AsyncLLM`; nothing of vLLM is patched.
 
@@ -100,6 +105,7 @@ class TokenEngine:
         self._colocated = colocated
         self._llm: AsyncLLM | None = None
         self._core: CoreThread | None = None
+        self._tidying: asyncio.Task[NoReturn] | None = None
         self._told: LoadLogger | None = None
         self._apart = False
         self._seats = config.max_num_seqs or CPU_SEATS
@@ -123,6 +129,7 @@ class TokenEngine:
             raise ModelError(f"model {self._model}: no engine can be started for it: {reason}") from error
         if self._core is not None:
             self._core.forget_sockets()
+            self._tidying = asyncio.create_task(give_back_every(TIDY_S))
         return self
 
     def _build(self) -> None:
@@ -336,6 +343,8 @@ class TokenEngine:
         """End the engine and its requests; may be called twice."""
         llm, self._llm = self._llm, None
         core, self._core = self._core, None
+        if self._tidying is not None:
+            self._tidying.cancel()
         if core is not None:
             await asyncio.to_thread(core.stop)
         if llm is not None:

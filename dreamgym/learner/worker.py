@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from dreamgym.errors import WeightSyncError
 from dreamgym.learner.rank import Rank
+from dreamgym.runtime.memory import give_back
 from dreamgym.telemetry.tracing import Event
 
 if TYPE_CHECKING:
@@ -128,6 +129,7 @@ class LearnerWorker(Rank):
             "seconds": time.perf_counter() - began,
             "updates": float(self._rl_steps),
         }
+        give_back()
         return {**metrics, **means, "grad_norm": float(np.mean(norms)), **ended}
 
     def logprobs(self, batch: pa.RecordBatch) -> list[list[float]]:

@@ -14,7 +14,7 @@ from dreamgym.report.rundata import RunData, busy_seconds, gain, headline, inter
 from dreamgym.runs.folder import write_json, write_text
 from dreamgym.telemetry.clock import duration
 from dreamgym.telemetry.console import shown
-from dreamgym.telemetry.metrics import UNREADABLE
+from dreamgym.telemetry.metrics import MALFORMED, UNREADABLE
 from dreamgym.telemetry.stats import Interval
 
 PLOT_FOLDER = "report-plots"
@@ -180,7 +180,19 @@ def _fidelity_table(data: RunData) -> list[Block]:
 
 def _learning(data: RunData) -> Section:
     caption = "The learner, an iteration a point. Gaps are |engine − learner| logprobs of the sampled tokens."
-    return Section("Learning", _plot("learning", caption, plots.learning, data))
+    return Section("Learning", [*_malformed(data), *_plot("learning", caption, plots.learning, data)])
+
+
+def _malformed(data: RunData) -> list[Block]:
+    """How many of the policy's answers were no action by the end, where some were not, and of which kinds."""
+    share = data.last("rollout/malformed")
+    if not share:
+        return []
+    named = {key.removeprefix("rollout/malformed_").replace("_", " "): key for key in data.keys("rollout/malformed_")}
+    kinds = ", ".join(f"{name} {data.total(key):,.0f}" for name, key in sorted(named.items()))
+    told = f"Of the policy's last answers {share:.1%} were no action, and the world stood still (in all: {kinds})"
+    remedy = "; see policy.format, and policy.sampling.max_tokens where they are unfinished"
+    return [Text(told + (remedy if share >= MALFORMED else "") + ".", alarm=share >= MALFORMED)]
 
 
 def _curriculum(data: RunData) -> Section:

@@ -225,8 +225,8 @@ def test_rollouts_beside_the_learner_are_no_older_than_allowed_and_all_are_learn
 
 
 def test_the_dream_is_refreshed_from_the_buffer_only_where_it_stays_true(run: Path) -> None:
-    refresh = ["world.refresh.every=1", "world.refresh.sft.tokens=20000", "replay.consistency_share=1"]
-    done = dreamgym("train", run.parent, *refresh, "train.iterations=3", "train.eval_every=0")
+    refresh = ["world.refresh.every=1", "world.refresh.sft.tokens=8000", "replay.consistency_share=1"]
+    done = dreamgym("train", run.parent, *refresh, "train.iterations=2", "train.eval_every=0")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     steps = [r for r in read_log(run / "train" / "metrics.jsonl") if r.get("refresh/dreams")]
     assert steps, "the gate let dreams in, and a copy learned from them"

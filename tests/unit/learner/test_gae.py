@@ -125,7 +125,7 @@ def test_any_objective_takes_a_critic_s_advantages() -> None:
 def test_a_critic_needs_whole_episodes_with_a_step_a_turn() -> None:
     broken = play([(1, 0.0), (1, 1.0)], cut=False)
     broken.steps.pop()
-    with pytest.raises(DataError, match="episode e: 1 token samples with 2 sampled turns but 1 steps"):
+    with pytest.raises(DataError, match="episode e: 1 token samples with 2 sampled turns but 1 turns of steps"):
         rl_batch([broken], find("ppo"))
     split = play([(1, 0.0)], cut=False)
     split.samples.append(TokenSample([1, 2], [0, 0], [0.0, 0.0], [-1, -1]))
