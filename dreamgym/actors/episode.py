@@ -12,7 +12,7 @@ from dreamgym.inference.engine import ContextFull, Generation
 from dreamgym.models.answers import FORMATS, Answer
 from dreamgym.models.answers.calls import Tool, misfit
 from dreamgym.models.chat import ChatFormat
-from dreamgym.models.conversation import Conversation
+from dreamgym.models.conversation import Conversation, LineRule
 from dreamgym.types import Fold, StepResult, Task, Trajectory, Transition, World, stable_id
 
 Act = Callable[[list[int], int], Awaitable[Generation]]
@@ -48,7 +48,14 @@ class EpisodeSpec:
         return int(stable_id(self.seed, "policy", turn), 16) & 0x7FFFFFFF
 
 
-async def play(episode: EpisodeSpec, env: Environment, act: Act, chat: ChatFormat, policy: PolicyConfig) -> Trajectory:
+async def play(
+    episode: EpisodeSpec,
+    env: Environment,
+    act: Act,
+    chat: ChatFormat,
+    policy: PolicyConfig,
+    line: LineRule | None = None,
+) -> Trajectory:
     """Play one episode in a real or dreamed environment; an answer is read by `policy.format` and `chat.tools`.
 
     What the policy reads at each turn is told by `Conversation`: the ids of the samples are exactly what the engine
@@ -64,7 +71,7 @@ async def play(episode: EpisodeSpec, env: Environment, act: Act, chat: ChatForma
     result = await env.reset(episode.task)
     if result.status != "ok":
         return _failed(trajectory, result)
-    talk = Conversation(chat, policy, episode.task, result.observation)
+    talk = Conversation(chat, policy, episode.task, result.observation, line)
     trajectory.samples = talk.samples
     state = result.observation
     while not result.done:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from dreamgym.actors.episode import EpisodeSpec, play
 from dreamgym.actors.real_replay import RealReplay, replay_for_real
 from dreamgym.config import RunConfig, SamplingConfig
-from dreamgym.envs.base import Environment, RealEnvironment, env_tools, success_above
+from dreamgym.envs.base import Environment, RealEnvironment, env_tools, line_rule, success_above
 from dreamgym.errors import EngineError
 from dreamgym.inference.batching import Coalescer
 from dreamgym.inference.concurrency import ConcurrencyLimit
@@ -51,6 +51,7 @@ class RolloutActor:
         log_to_session(config.log_level)
         self._config = config
         self._chat = load_chat(tokenizer, forks=True, tools=env_tools(config.env.name))
+        self._line = line_rule(config.env.name)
         self._policy = PolicyPool.named(engines, config.policy.engine.timeout_s)
         self._seats = config.policy.engine.max_num_seqs or CPU_SEATS
         self._limit = ConcurrencyLimit(self._seats * len(engines))
@@ -129,7 +130,7 @@ class RolloutActor:
         try:
             async with asyncio.timeout(limit) as deadline:
                 act = partial(self._act, episode, deadline)
-                return await play(episode, env, act, self._chat, self._config.policy)
+                return await play(episode, env, act, self._chat, self._config.policy, self._line)
         except TimeoutError:
             lost = _lost(episode, f"no end within train.episode_timeout_s={limit:g} s")
             lost.info["late"] = 1.0

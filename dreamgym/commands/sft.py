@@ -51,7 +51,7 @@ def sft_world(config: RunConfig) -> None:
             model = _on_this_machine(config, config.world.model)
             texts = tokenizer_texts(trajectories, env_tools(config.env.name))
             prepare_model(model, base, texts, config.seed)
-            chat = load_chat(base)
+            chat = load_chat(base, forks=not config.world.history)
             examples = world_examples(config, trajectories, chat)
             learner.ready()
             _drill(config, current, learner, chat)

@@ -10,8 +10,8 @@ from itertools import groupby
 import pyarrow as pa
 
 from dreamgym.config import RunConfig, SFTConfig
-from dreamgym.envs.base import VariationRule, env_tools, variation_rule
-from dreamgym.errors import ConfigError, EnvError
+from dreamgym.envs.base import VariationRule, env_tools, line_rule, variation_rule
+from dreamgym.errors import ConfigError, DataError, EnvError
 from dreamgym.learner.batches import SFT_SCHEMA
 from dreamgym.models.answers import FORMATS
 from dreamgym.models.answers.calls import Tool
@@ -34,6 +34,8 @@ from dreamgym.replay.records import Demo
 from dreamgym.types import Task, Trajectory, Transition, stable_id, turns_of
 
 NEIGHBOURS = 16
+READ = ("", "misfit_call")
+"""What may be wrong with a turn whose calls were read all the same."""
 
 Example = tuple[list[int], list[float]]
 
@@ -113,9 +115,17 @@ def preference_examples(
 ) -> pa.Table:
     """Two rows a pair, the better episode first; all that the agent did has weight 1, and what it read 0.
 
+    A pair with an answer whose calls cannot be read is left out: its marks are no text.
+
     Raises:
         ConfigError: an episode is several samples, which DPO cannot compare.
+        DataError: all pairs were left out.
     """
+    pairs = list(pairs)
+    if chat.calls and pairs:
+        pairs = [pair for pair in pairs if all(step.malformed in READ for t in pair for step in t.steps)]
+        if not pairs:
+            raise DataError("policy.dpo: each pair has an answer without a call that can be read; choose other data.")
     episodes = [list(_episode(config, t, chat, lambda _: True)) for pair in pairs for t in pair]
     if any(len(samples) != 1 for samples in episodes):
         raise ConfigError(
@@ -201,11 +211,11 @@ def _episode(
     config: RunConfig, t: Trajectory, chat: ChatFormat, taught: Callable[[list[Transition]], bool]
 ) -> Iterator[Example]:
     """An episode as the policy sees it, an example a sample; the answers that are taught have weight 1."""
-    talk = Conversation(chat, config.policy, t.task, t.steps[0].state)
+    talk = Conversation(chat, config.policy, t.task, t.steps[0].state, line_rule(config.env.name))
     turns = turns_of(t.steps)
     for index, turn in enumerate(turns):
-        first = turn[0] if turn[0].malformed else replace(turn[0], answer="")  # as the policy's format writes it
-        turn = [first, *turn[1:]]
+        if not any(step.malformed for step in turn):
+            turn = [replace(turn[0], answer=""), *turn[1:]]  # as the policy's format writes it
         talk.written(turn, taught(turn))
         if index + 1 < len(turns):
             talk.observed(turn)

@@ -42,7 +42,7 @@ class SeedEpisode:
         """One step: ask the expert, choose, act, record. `done` of the record is the environment's own end."""
         expert = _ask(env, "expert_action") or ""
         action = self._choose(env, expert)
-        if getattr(env, "tools", ()):
+        if getattr(type(env), "tools", ()):
             expert, action = read_call(expert).text if expert else "", read_call(action).text
         result = act(env, action, self._success_above)
         done = result.terminated
@@ -62,7 +62,7 @@ class SeedEpisode:
         stray = {"expert": 0.0, "noisy": self._collect.noise, "random": 1.0}[self.trajectory.source]
         if expert and self._rng.random() >= stray:
             return expert
-        words = not getattr(env, "tools", ())  # a slip of a word makes no other call, but text that is none
+        words = not getattr(type(env), "tools", ())  # a slip of a word makes no other call, but text that is none
         if expert and words and self._rng.random() < self._collect.slips:
             return slip(self._rng, expert, _ask(env, "commands") or [expert])
         avoid = expert if self.trajectory.source == "noisy" else ""

@@ -20,6 +20,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from dreamgym.config import EnvConfig
 from dreamgym.errors import EnvError
 from dreamgym.models.answers.calls import Tool, check_tools
+from dreamgym.models.conversation import LineRule
 from dreamgym.types import MAX_TEXT, Edit, Fold, StepResult, Task, Transition
 
 T = TypeVar("T")
@@ -57,6 +58,7 @@ class TextEnv(Protocol):
     - `success_above`: an end with a reward above this number is a success, where `info` does not say (0.0);
     - `reason(task, history, transition) -> str` (static): the environment's rule for reasoning R*;
     - `think(task, history, action) -> str` (static): its rule for what an expert thinks before this action;
+    - `line(transition) -> str` (static): its rule for the line that stands for an earlier turn (`policy.context`);
     - `vary(task, rng) -> list[Edit]` (static): its rule for a variation of a task, as edits of the task's text, for
       a task generator that is too small to know one; empty where this task has none.
     """
@@ -148,6 +150,28 @@ def env_tools(env_name: str) -> tuple[Tool, ...]:
         EnvError: one of them is not of that form.
     """
     return check_tools(getattr(env_class(env_name), "tools", ()), f"env.name: '{env_name}'")
+
+
+def line_rule(env_name: str) -> LineRule | None:
+    """The environment's rule for the line that stands for an earlier turn, where it has one.
+
+    The rule that is returned raises EnvError where the environment's own raises or gives no text.
+    """
+    rule = getattr(env_class(env_name), "line", None)
+    if rule is None:
+        return None
+
+    def line(step: Transition) -> str:
+        try:
+            told = rule(step)
+        except Exception as error:
+            problem = f"failed ({type(error).__name__}: {error})"
+            raise EnvError(f"env.name: line() of '{env_name}' {problem}; mend it.") from error
+        if not isinstance(told, str):
+            raise EnvError(f"env.name: line() of '{env_name}' gave {type(told).__name__}, not text; mend it.")
+        return told
+
+    return line
 
 
 def variation_rule(env_name: str) -> VariationRule | None:

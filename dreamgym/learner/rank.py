@@ -126,8 +126,8 @@ class Rank:
         """Write a Hugging Face checkpoint with its tokenizer; all ranks must be called."""
         with self._gathered():
             if self.rank == 0:
-                from dreamgym.models.chat import load_tokenizer
                 from dreamgym.models.lora import whole_weights
+                from dreamgym.models.tokenizer import load_tokenizer
 
                 merged = dict(whole_weights(self._network.lm)) if self.spec.lora.rank else None
                 self._network.lm.save_pretrained(path, state_dict=merged)

@@ -14,7 +14,8 @@ from jinja2 import TemplateError
 
 from dreamgym.errors import ModelError
 from dreamgym.models.answers.calls import Call, Tool
-from dreamgym.models.answers.template_calls import CALLS, TemplateCalls, learn
+from dreamgym.models.answers.template_calls import CALLS, TemplateCalls, kinds_in, learn
+from dreamgym.models.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,35 +29,6 @@ THINK, UNTHOUGHT = "<think>", "\n</think>\n\n"
 """What opens a thought in the templates of most families, and what closes one in which nothing is thought."""
 THOUGHTS = (THINK, "</think>")
 _UNTHOUGHT = re.compile(r"<think>\s*</think>\s*\Z")
-
-
-def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a checkpoint.
-
-    Raises:
-        ModelError: there is none that can be loaded.
-    """
-    try:
-        tokenizer: PreTrainedTokenizerBase = _loader(Path(path)).from_pretrained(str(path))
-        return tokenizer
-    except (OSError, ValueError, KeyError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise ModelError(f"{path}: no tokenizer can be loaded ({reason}).") from error
-
-
-def _loader(folder: Path) -> Any:
-    """The generic class where a checkpoint names it: `AutoTokenizer`, which finds the same, imports PyTorch first.
-
-    That is 400 MB and some seconds in each process that reads and writes text alone.
-    """
-    import transformers
-
-    try:
-        named = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("tokenizer_class")
-    except FileNotFoundError:
-        named = None
-    generic = named in ("TokenizersBackend", "PreTrainedTokenizerFast") and (folder / "tokenizer.json").is_file()
-    return transformers.PreTrainedTokenizerFast if generic else transformers.AutoTokenizer
 
 
 def load_chat(path: str | Path, forks: bool = False, tools: Sequence[Tool] = ()) -> ChatFormat:
@@ -129,7 +101,6 @@ class ChatFormat:
         self.calls: TemplateCalls | None = learn(lambda message: self._turn_of(message)[0]) if tools else None
         self._call_end = self.end_id
         if self.calls:
-            self._check_nested(self.calls)
             called = self._probe()
             rendered += self._render(called, prompt=True)
             self._call_end = self._encode(self._turn_of(called[1])[1])[0]
@@ -143,7 +114,10 @@ class ChatFormat:
         self._misspelled = _any_of(set(self._control) - set(THOUGHTS))
         self._stubborn = _any_of(t.content for i, t in added.items() if i in marks and not t.special)
         if not forks and not self.grows_with("Yes."):
-            raise ModelError(f"{tokenizer.name_or_path}: its chat template rewrites earlier turns.")
+            raise ModelError(
+                f"{tokenizer.name_or_path}: its chat template rewrites earlier turns, so a dream cannot grow; set "
+                "world.history=false, or take another model."
+            )
 
     def start(self, messages: Sequence[Message]) -> list[int]:
         """Ids of a conversation's opening, up to and with the generation prompt."""
@@ -201,13 +175,14 @@ class ChatFormat:
 
     def results(self, called: Message, results: Sequence[Message]) -> list[int]:
         """Ids that follow an ended turn with calls: what came of them, then the next generation prompt."""
-        user, end = self._opening[0], self.tokenizer.convert_ids_to_tokens(self._call_end)
-        first = {**results[0], "content": SAID}
-        rendered = self._render([user, called, first, *results[1:]], prompt=True)
-        ended = rendered.rfind(end, 0, max(rendered.rfind(SAID), 0))
+        (user, said, first, *more), mark = self._plain([self._opening[0], called, *results])
+        end = self.tokenizer.convert_ids_to_tokens(self._call_end)
+        shown = self._render([user, said, {**first, "content": SAID}, *more], prompt=True)
+        ended = shown.rfind(end, 0, max(shown.rfind(SAID), 0))
         if ended < 0:
             raise ModelError(f"{self.tokenizer.name_or_path}: its chat template leaves out what came of a call.")
-        return self._render_ids([user, called, *results], after=rendered[: ended + len(end)])
+        rendered = self._render([user, said, first, *more], prompt=True)
+        return self._after(rendered, shown[: ended + len(end)], mark)
 
     @cached_property
     def grows_with_calls(self) -> bool:
@@ -223,10 +198,12 @@ class ChatFormat:
         except ModelError:
             return False
 
-    def _check_nested(self, calls: TemplateCalls) -> None:
-        for tool in self.tools:
+    def check_nested(self) -> None:
+        """Raise ModelError where a tool takes what the template writes in a way that is not read back."""
+        assert self.calls is not None
+        for tool in () if self.calls.nests else self.tools:
             for key, schema in tool["parameters"].get("properties", {}).items():
-                if not calls.nests and isinstance(schema, dict) and schema.get("type") in ("object", "array"):
+                if kinds_in(schema, tool["parameters"]) & {"object", "array"}:
                     raise ModelError(
                         f"{self.tokenizer.name_or_path}: its chat template writes objects and lists among arguments in "
                         f"a way that cannot be read back; make {tool['name']}.{key} a text or a number, or set "
@@ -284,10 +261,13 @@ class ChatFormat:
             ModelError: it does not begin with `after`.
         """
         messages, mark = self._plain(messages)
-        rendered = self._render(messages, prompt=True)
-        if not rendered.startswith(after):
+        return self._after(self._render(messages, prompt=True), after, mark)
+
+    def _after(self, rendered: str, before: str, mark: str) -> list[int]:
+        """Ids of what follows in a rendering; raises ModelError where it does not begin so."""
+        if not rendered.startswith(before):
             raise ModelError(f"{self.tokenizer.name_or_path}: its chat template rewrites earlier turns.")
-        rest = rendered[len(after) :]
+        rest = rendered[len(before) :]
         return self._between(rest, mark) if mark else self._encode(rest)
 
     def _plain(self, messages: Sequence[Message]) -> tuple[Sequence[Message], str]:

@@ -10,8 +10,8 @@ from typing import Any
 
 from dreamgym.config import ModelConfig
 from dreamgym.errors import ModelError
-from dreamgym.models.chat import load_tokenizer
 from dreamgym.models.scratch import scratch_model, scratch_tokenizer
+from dreamgym.models.tokenizer import load_tokenizer
 
 
 def prepare_model(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from dreamgym.config import PolicyConfig
@@ -13,6 +13,8 @@ from dreamgym.models.prompts import changed_lines, in_full, last_line
 from dreamgym.models.turns import Turns
 from dreamgym.types import Task, TokenSample, Transition
 
+LineRule = Callable[[Transition], str]
+"""An environment's rule for the line that stands for an earlier turn."""
 LINE_CHARS = 200
 """The longest line that stands for an earlier turn."""
 
@@ -32,7 +34,11 @@ class Conversation:
     the engine's window, the oldest lines go, and then the oldest whole turns.
     """
 
-    def __init__(self, chat: ChatFormat, policy: PolicyConfig, task: Task, first_state: str) -> None:
+    def __init__(
+        self, chat: ChatFormat, policy: PolicyConfig, task: Task, first_state: str, line: LineRule | None = None
+    ) -> None:
+        """`line` tells an earlier turn in a line; without it, what was done and what changed by it."""
+        self._line = line or _what_changed
         self._chat, self._policy, self._task = chat, policy, replace(task, first_state=first_state)
         self._whole = {"grow": None, "window": policy.context_turns, "steps": 0}[policy.context]
         self._as_said = Turns(chat, policy.format)
@@ -103,11 +109,18 @@ class Conversation:
                 lines //= 2
         return ids  # the present state alone is too long: the engine says so
 
+    def _told(self, step: Transition, last: bool) -> str:
+        """An earlier step in one line; why the last one was none stands in full above the state."""
+        refused = "(nothing was done)" if last else step.next_state
+        told = refused if step.malformed else self._line(step)
+        line = " ".join(f"> {told}".split())
+        return line if len(line) <= LINE_CHARS else f"{line[: LINE_CHARS - 1]}…"
+
     def _messages(self, whole: int, lines: int) -> list[Message]:
         """The conversation with its last turns whole, and of those before them the last ones by a line each."""
         split = len(self._turns) - whole
         before, after = self._turns[:split], self._turns[split:]
-        told = [line for turn in before[split - lines :] for line in map(_line, turn)]
+        told = [self._told(step, step is before[-1][-1]) for turn in before[split - lines :] for step in turn]
         if lines < split:
             told.insert(0, f"({split - lines} earlier turns)")
         shown = in_full(self._task, _state_after(before[-1][-1]), told) if before else self._task.first_state
@@ -117,14 +130,10 @@ class Conversation:
         return messages
 
 
-def _line(step: Transition) -> str:
-    """A turn in one line: what was done, and what changed by it."""
-    if step.malformed:
-        return "> (nothing was done)"
+def _what_changed(step: Transition) -> str:
+    """What was done, and what changed by it."""
     told = changed_lines(step.state, step.next_state)
-    after = " | ".join(told) if told else last_line(step.next_state)
-    line = " ".join(f"> {step.action} = {after}".split())
-    return line if len(line) <= LINE_CHARS else f"{line[: LINE_CHARS - 1]}…"
+    return f"{step.action} = {' | '.join(told) if told else last_line(step.next_state)}"
 
 
 def _state_after(step: Transition) -> str:

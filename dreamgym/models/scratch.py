@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreamgym.config import ScratchModel
-from dreamgym.models.chat import load_tokenizer
+from dreamgym.models.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase

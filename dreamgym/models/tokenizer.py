@@ -1,4 +1,4 @@
-"""Trains the tokenizer of a model that is made from scratch: byte-level BPE that keeps frequent words whole."""
+"""Loads tokenizers, and trains that of a model made from nothing: byte-level BPE that keeps frequent words whole."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreamgym.errors import ModelError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 ROLES = ("<|user|>", "<|assistant|>", "<|system|>")
 END, PAD = "<|end|>", "<|pad|>"
@@ -22,6 +25,35 @@ CHAT_TEMPLATE = (
 WORD = r"\n| ?[^\s]+|\s"
 SAMPLE = 200_000
 """About as many words are enough to choose merges by; more only take time."""
+
+
+def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint.
+
+    Raises:
+        ModelError: there is none that can be loaded.
+    """
+    try:
+        tokenizer: PreTrainedTokenizerBase = _loader(Path(path)).from_pretrained(str(path))
+        return tokenizer
+    except (OSError, ValueError, KeyError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise ModelError(f"{path}: no tokenizer can be loaded ({reason}).") from error
+
+
+def _loader(folder: Path) -> Any:
+    """The generic class where a checkpoint names it: `AutoTokenizer`, which finds the same, imports PyTorch first.
+
+    That is 400 MB and some seconds in each process that reads and writes text alone.
+    """
+    import transformers
+
+    try:
+        named = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("tokenizer_class")
+    except FileNotFoundError:
+        named = None
+    generic = named in ("TokenizersBackend", "PreTrainedTokenizerFast") and (folder / "tokenizer.json").is_file()
+    return transformers.PreTrainedTokenizerFast if generic else transformers.AutoTokenizer
 
 
 def train_tokenizer(texts: Iterable[str], vocab: int, context: int) -> PreTrainedTokenizerFast:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 
+from dreamgym.errors import ModelError
 from dreamgym.models.answers import FORMATS, Answer
 from dreamgym.models.answers.calls import Call, CallError, read_call, read_calls
 from dreamgym.models.chat import ChatFormat, Message
 from dreamgym.types import Transition
 
-_TAGGED = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
+OPENED, CLOSED = "<tool_call>", "</tool_call>"
+"""Around a call, where the chat template knows none."""
 
 
 class Turns:
@@ -25,8 +26,11 @@ class Turns:
     """
 
     def __init__(self, chat: ChatFormat, name: str) -> None:
+        """Raises ModelError where the template's calls cannot hold what a tool takes."""
         self._chat, self._format = chat, FORMATS[name]
         self._calls = chat.calls if name == "native" else None
+        if self._calls:
+            chat.check_nested()
         self._tags = name == "native" and bool(chat.tools) and self._calls is None
 
     @property
@@ -59,25 +63,25 @@ class Turns:
         said = self._format.parse(text)
         if said.malformed:
             return said
-        tagged = _TAGGED.findall(said.action) if self._tags else []
-        return replace(said, calls=tuple(read_calls("\n".join(" ".join(t.split()) for t in tagged) or said.action)))
+        tagged = [part.partition(CLOSED)[0] for part in said.action.split(OPENED)[1:]] if self._tags else []
+        return replace(said, calls=tuple(read_calls("\n".join(tagged) or said.action)))
 
     def write(self, turn: Sequence[Transition]) -> list[int]:
         """Ids of an answer that nobody sampled, with its end token."""
-        first = turn[0]
-        if self._calls and not first.answer:
-            return self._chat.called(self._head(first), self._calls_of(turn))
-        return self._chat.answer(self._text(turn))
+        marked = self._marked(turn)
+        return self._chat.called(*marked) if marked else self._chat.answer(self._text(turn))
 
     def holds(self, turn: Sequence[Transition]) -> bool:
         """Whether an answer is read back as it is written."""
         first = turn[0]
         if not self._chat.tools:
             return self._format.holds(first.thought, first.action)
+        thinks = self._format.write("A thought.", "an action") != self._format.write("", "an action")
+        thought = first.thought.strip() if thinks else ""
         try:
             found = self.read(self.write(turn), finished=True)
-            return list(found.calls) == self._calls_of(turn) and found.thought == first.thought.strip()
-        except CallError:
+            return list(found.calls) == self._calls_of(turn) and found.thought == thought
+        except (CallError, ModelError):  # such as two calls, of which the template takes one
             return False
 
     def messages(self, turn: Sequence[Transition]) -> list[Message]:
@@ -107,11 +111,11 @@ class Turns:
 
     def _text(self, turn: Sequence[Transition]) -> str:
         first = turn[0]
-        if first.answer:
+        if first.answer or first.malformed:
             return first.answer
         action = "\n".join(step.action for step in turn)
         if self._tags:
-            action = "\n".join(f"<tool_call>\n{step.action}\n</tool_call>" for step in turn)
+            action = "\n".join(f"{OPENED}\n{step.action}\n{CLOSED}" for step in turn)
         return self._format.write(first.thought, action)
 
     def _head(self, first: Transition) -> str:
@@ -122,13 +126,13 @@ class Turns:
 
     def _marked(self, turn: Sequence[Transition]) -> tuple[str, list[Call]] | None:
         """What the answer says before its calls, and the calls; None where it has none that can be read."""
-        assert self._calls is not None or not self._chat.tools
-        if not self._calls:
+        first = turn[0]
+        if not self._calls or first.malformed not in ("", "misfit_call"):
             return None
-        if not turn[0].answer:
-            return self._head(turn[0]), self._calls_of(turn)
+        if not first.answer:
+            return self._head(first), self._calls_of(turn)
         try:
-            head, calls = self._calls.read(turn[0].answer, self._chat.tools)
+            head, calls = self._calls.read(first.answer, self._chat.tools)
         except CallError:
             return None
-        return (head, calls) if calls and turn[0].malformed != "unfinished" else None
+        return (head, calls) if calls else None

@@ -99,7 +99,8 @@ class ExperienceModel:
         self._top_k = config.replay.top_k if replay is not None else 0
         self._min_similarity = config.replay.min_similarity
         self._replay = replay
-        self._chat, self._tools = load_chat(model), env_tools(config.env.name)
+        self._chat = load_chat(model, forks=not config.world.history)
+        self._tools = env_tools(config.env.name)
         self._engine = TokenEngine(
             Path(model),
             config.world.engine,

@@ -32,7 +32,7 @@ class Evaluator:
         self._services = services
         self._dev_tasks = list(dev_tasks)
         self._heldout = list(heldout)
-        self._world_chat = load_chat(config.run_dir / "world")
+        self._world_chat = load_chat(config.run_dir / "world", forks=not config.world.history)
 
     def measure(self, iteration: int, dreams: Sequence[Trajectory]) -> tuple[dict[str, Any], int]:
         """The real dev fold, the same games in the dream, and the dream's fidelity; nothing is learned from them.

@@ -77,7 +77,7 @@ class WorldRefresh:
     def _tune(self, model: Path, candidate: Path, dreams: Sequence[Trajectory]) -> dict[str, float]:
         config = self._config
         with tuner(config, model, config.world.refresh.sft) as learner:
-            chat = load_chat(model)
+            chat = load_chat(model, forks=not config.world.history)
             examples = world_examples(config, [*self._seed_data, *dreams], chat)
             learner.ready()
             told = learner.sft(examples, config.world.refresh.sft, config.seed)
@@ -91,7 +91,7 @@ class WorldRefresh:
         machine = ensure_ray(self._config.device)
         config = settled(self._config, machine)
         alone = config.model_copy(update={"world": config.world.model_copy(update={"replicas": 1, "max_replicas": 1})})
-        chat = load_chat(candidate)
+        chat = load_chat(candidate, forks=not config.world.history)
         gpus = machine.gpus(config.world.engine.tensor_parallel)
         require([Ask("world.refresh.every", 1, gpus)], config.device)
         other = start_dream(alone, candidate, services.replay, threads=machine.threads, gpus=gpus, suffix="-candidate")

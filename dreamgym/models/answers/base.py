@@ -19,6 +19,9 @@ MALFORMED = {
 }
 """The ways in which an answer is no action, and how the policy is told."""
 
+WHY_CHARS = 400
+"""The longest reason that the policy reads."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -65,5 +68,6 @@ class AnswerFormat(ABC):
 
     def refusal(self, malformed: str, why: str = "") -> str:
         """What the policy reads after an answer that is no action."""
+        why = why if len(why) <= WHY_CHARS else f"{why[: WHY_CHARS - 1]}…"
         told = f"Nothing was done: {MALFORMED[malformed]}{f' ({why})' if why else ''}."
         return f"{told} {self.asks}" if self.asks else told

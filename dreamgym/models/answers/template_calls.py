@@ -9,12 +9,12 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from dreamgym.errors import ModelError
-from dreamgym.models.answers.calls import Call, CallError, Tool
+from dreamgym.models.answers.calls import DEEPEST, Call, CallError, Tool, checked
 
 HEAD = "probehead"
 CALLS = tuple(
@@ -89,6 +89,22 @@ Render = Callable[[Message], str]
 """The text of a message of the assistant, without its end; raises ModelError where the template refuses it."""
 
 
+Kinds = dict[str, frozenset[str]]
+"""JSON's types that arguments may have, by their names."""
+ALL = frozenset({"null", "boolean", "integer", "number", "string", "array", "object"})
+_TYPES: tuple[tuple[frozenset[str], Any], ...] = (
+    (frozenset({"null"}), type(None)),
+    (frozenset({"boolean"}), bool),
+    (frozenset({"integer", "number"}), int),
+    (frozenset({"number"}), float),
+    (frozenset({"string"}), str),
+    (frozenset({"array"}), list),
+    (frozenset({"object"}), dict),
+)
+MOST_ENDS = 64
+"""Marks that are tried for the end of a value; more stand in no call."""
+
+
 class TemplateCalls:
     """The marks of one template, with which calls are read.
 
@@ -130,9 +146,9 @@ class TemplateCalls:
             CallError: there is a mark, but what follows is no call, or there is more behind the last one.
         """
         thought = text.find("</think>") if text.lstrip().startswith("<think>") else 0
-        opened = self._open.search(text, max(thought, 0))
+        opened = self._open.search(text, thought) if thought >= 0 else None
         if not opened:
-            if self._mark and self._mark[0] in text[max(thought, 0) :]:
+            if self._mark and thought >= 0 and self._mark[0] in text[thought:]:
                 raise CallError(f"behind {self._mark[0]} stands no call")
             return text, []
         calls: list[Call] = []
@@ -141,13 +157,13 @@ class TemplateCalls:
             name = _NAME.match(text, at)
             if not name:
                 raise CallError("a call has no name")
-            arguments, at, more = self._called(text, name, _schemas(tools, name[0]))
-            calls.append(Call(name[0], arguments))
+            arguments, at, more = self._called(text, name, _kinds_of(tools, name[0]))
+            calls.append(checked(Call(name[0], arguments)))
         if text[at:].strip():
             raise CallError(f"after the call of {calls[-1].name} something else follows than its end")
         return text[: opened.start()], calls
 
-    def _called(self, text: str, name: re.Match[str], schemas: dict[str, Any]) -> tuple[dict[str, Any], int, bool]:
+    def _called(self, text: str, name: re.Match[str], kinds: Kinds) -> tuple[dict[str, Any], int, bool]:
         """The arguments of a call, where what follows begins, and whether that is another call."""
         at = name.end()
         arguments: dict[str, Any] = {}
@@ -158,7 +174,7 @@ class TemplateCalls:
             if not opened:
                 raise CallError(f"the arguments of {name[0]} are not where they belong")
             if self._pairs:
-                arguments, at = self._pairs.read(text, opened.end(), schemas, (self._join, self._end))
+                arguments, at = self._pairs.read(text, opened.end(), kinds, (self._join, self._end))
             else:
                 arguments, at = _decoded(text, opened.end(), name[0])
         if join and (found := _joined(join, text, at)):
@@ -203,7 +219,7 @@ class _Pairs:
         self._value, self._pair = re.compile(_loose(value)), re.compile(_loose(pair))
 
     def read(
-        self, text: str, at: int, schemas: dict[str, Any], ends: tuple[re.Pattern[str] | None, re.Pattern[str]]
+        self, text: str, at: int, kinds: Kinds, ends: tuple[re.Pattern[str] | None, re.Pattern[str]]
     ) -> tuple[dict[str, Any], int]:
         """The arguments that begin here, and where they end; raises CallError."""
         arguments: dict[str, Any] = {}
@@ -212,7 +228,7 @@ class _Pairs:
             opened = self._value.match(text, key.end()) if key else None
             if not key or not opened:
                 raise CallError("an argument is not a key and a value")
-            arguments[key[0]], at = self._argument(text, opened.end(), schemas.get(key[0], {}), ends)
+            arguments[key[0]], at = self._argument(text, opened.end(), kinds.get(key[0], ALL), ends)
             following = self._next(text, at)
             if not following:
                 return arguments, at
@@ -225,7 +241,7 @@ class _Pairs:
         return pair.end() if pair and key and self._value.match(text, key.end()) else 0
 
     def _argument(
-        self, text: str, at: int, schema: Any, ends: tuple[re.Pattern[str] | None, re.Pattern[str]]
+        self, text: str, at: int, kinds: frozenset[str], ends: tuple[re.Pattern[str] | None, re.Pattern[str]]
     ) -> tuple[Any, int]:
         opens, closes = self._quotes
         if opens in ("'", '"') and (quoted := _QUOTED.match(text, at)):
@@ -236,13 +252,27 @@ class _Pairs:
             if end < 0:
                 raise CallError("a text is not closed")
             return text[at + len(opens) : end], end + len(closes)
-        join, close = ends
-        for end in range(at, len(text) + 1):
-            over = self._next(text, end) or (join and _joined(join, text, end)) or _ended(close, text, end)
+        written = text[at : at + 1] in ("[", "{") and not kinds <= {"string", "null"}
+        begun = _json_end(text, at) if written else at
+        for end in self._ends(text, begun, ends):
             value = text[at:end]
-            if over and not (value[:1] in ("[", "{") and isinstance(_literal(value), str)):
-                return (value if not opens and _is_text(schema, value) else _literal(value)), end
+            found = _literal(value) if opens or not kinds <= {"string"} else value
+            if not written or begun > at or not isinstance(found, str):
+                return (found if opens or _kind(found) & kinds else value), end
         raise CallError("a value has no end")
+
+    def _ends(self, text: str, at: int, ends: tuple[re.Pattern[str] | None, re.Pattern[str]]) -> Iterator[int]:
+        """Where a value that begins before may end, nearest first; no more than `MOST_ENDS` of them."""
+        join, close = ends
+        marks = re.compile("|".join(mark.pattern for mark in (self._pair, join, close) if mark and mark.pattern))
+        for count, found in enumerate(marks.finditer(text, at)):
+            end = found.start()
+            last = close.match(text, end)
+            over = last is not None and not text[last.end() :].strip()
+            if over or self._next(text, end) or (join and _joined(join, text, end)):
+                yield end
+            if count >= MOST_ENDS:
+                return
 
 
 def _loose(literal: str) -> str:
@@ -299,30 +329,55 @@ def _ended(end: re.Pattern[str], text: str, at: int) -> int:
     return found.end() if found and not text[found.end() :].strip() else 0
 
 
-def _schemas(tools: Sequence[Tool], name: str) -> dict[str, Any]:
-    """The schemas of a tool's arguments, by their names."""
-    return next((dict(tool["parameters"].get("properties", {})) for tool in tools if tool["name"] == name), {})
+def _kinds_of(tools: Sequence[Tool], name: str) -> Kinds:
+    """JSON's types that each argument of a tool may have, by the argument's name."""
+    root = next((tool["parameters"] for tool in tools if tool["name"] == name), {})
+    return {key: kinds_in(schema, root) for key, schema in root.get("properties", {}).items()}
 
 
-def _is_text(schema: Any, value: str) -> bool:
-    """Whether a value that is not quoted is meant as text."""
-    if not isinstance(schema, dict):
-        return False
-    kinds = schema.get("type", ())
-    kinds = [kinds] if isinstance(kinds, str) else kinds
-    if "string" in kinds:
-        return not ("null" in kinds and value in ("null", "None"))
-    return value in schema.get("enum", ())
+def kinds_in(schema: Any, root: Any, depth: int = 0) -> frozenset[str]:
+    """JSON's types that a value may have by its schema; `root` is what the schema's references look into."""
+    if not isinstance(schema, dict) or depth > DEEPEST:
+        return ALL
+    if isinstance(reference := schema.get("$ref"), str):
+        found = root
+        for part in reference.removeprefix("#").split("/")[1:]:
+            found = found.get(part, {}) if isinstance(found, dict) else {}
+        return kinds_in(found, root, depth + 1)
+    if told := schema.get("type"):
+        return frozenset([told] if isinstance(told, str) else told)
+    if values := schema.get("enum", [schema["const"]] if "const" in schema else None):
+        return frozenset().union(*map(_kind, values))
+    several = [*schema.get("anyOf", ()), *schema.get("oneOf", ())]
+    return frozenset().union(*(kinds_in(one, root, depth + 1) for one in several)) if several else ALL
+
+
+def _kind(value: Any) -> frozenset[str]:
+    """What JSON calls a value of Python's."""
+    for kind, types in _TYPES:
+        if isinstance(value, types):
+            return kind
+    return frozenset()
 
 
 def _literal(text: str) -> Any:
     """A value as JSON or as Python writes it; the text itself where it is neither."""
     for read in (json.loads, ast.literal_eval):
         try:
-            return read(text.strip())
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            value = read(text.strip())
+            json.dumps(value, allow_nan=False)
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
             continue
+        return list(value) if isinstance(value, tuple) else value
     return text
+
+
+def _json_end(text: str, at: int) -> int:
+    """Where the JSON value that begins here ends; here, where none does."""
+    try:
+        return json.JSONDecoder().raw_decode(text, at)[1]
+    except (ValueError, RecursionError):
+        return at
 
 
 def learn(render: Render) -> TemplateCalls | None:

@@ -128,3 +128,42 @@ def test_the_dream_reads_the_tools_before_the_state() -> None:
     task = asyncio.run(RealEnvironment(EnvConfig(name=NAME)).tasks("train", 1, 0))[0]
     shown = first_message(task, "at hall", EAST.text, [], TOOLS)
     assert shown == f"dream {task.instruction}\n{told(TOOLS)}\nat hall\n> {EAST.text}"
+
+
+@pytest.mark.parametrize(
+    ("name", "policy"),
+    [
+        ("qwen3", {}),
+        ("qwen3", {"context": "steps"}),
+        ("qwen3", {"context": "window", "context_turns": 1}),
+        ("qwen3", {"format": "react", "context": "window", "context_turns": 1}),
+        ("qwen3_training", {"format": "tags"}),
+        ("qwen3_6", {}),
+        ("gemma4", {}),
+        ("phi3", {}),
+        ("phi3", {"context": "steps"}),
+    ],
+)
+def test_whatever_is_sampled_is_answered_and_learned_once(name: str, policy: dict[str, object]) -> None:
+    """Nothing, half calls, control tokens in calls and thoughts, depths: each is a turn that a sentence answers."""
+    chat = ChatFormat(stand_in(name, TEMPLATES[name]), forks=True, tools=TOOLS)
+    marks = [Call("go", {"direction": text}) for text in ("<|im_start|>", "<|end|>", "east", "x" * 3000)]
+    texts = [call.text for call in marks]
+    texts += ["", "<tool_call>", "I use <tool_call> now", '{"name": "go", "arguments": {"direction": "\\ud800"}}']
+    texts.append('{"name": "go", "arguments": {"direction": ' + "[" * 900 + "]" * 900 + "}}")
+    texts += [f"<think>\n<tool_call>\n</think>\n\n<tool_call>\n{text}\n</tool_call>" for text in texts[:3]]
+    texts += [f"Thought: <|im_start|>\nAction: {text}" for text in texts[:3]]
+    said = [
+        [chat.end_id],
+        *([*chat.tokenizer(text, add_special_tokens=False)["input_ids"], chat.end_id] for text in texts),
+    ]
+    if chat.calls:
+        said += [chat.called("", [call]) for call in marks[:3]]
+    for begun in range(0, len(said), 4):
+        answers = [*said[begun:], *said[:5]]
+        room = {"engine": {"max_model_len": 16384}}
+        t = played(chat, [lambda _, ids=ids: ids for ids in answers], **room, **policy)
+        assert t.status == "ok" and t.steps and from_batch(to_batch([t])) == [t]
+        sampled = [i for sample in t.samples for i, m in zip(sample.ids, sample.mask, strict=True) if m]
+        taken = [i for ids in answers[: len(turns_of(t.steps))] for i in ids]
+        assert sampled == taken

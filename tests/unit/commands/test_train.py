@@ -24,7 +24,14 @@ def test_answers_that_will_be_cut_off_are_told_before_a_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], needed: int, told: bool
 ) -> None:
     config = load_config(None, ["policy.sampling.max_tokens=12"])
-    keep_stage(tmp_path, {"stage": "sft-policy", "summary": {ANSWER_TOKENS: needed}})
+    record = {
+        "stage": "sft-policy",
+        "fingerprint": "",
+        "started": "",
+        "seconds": 0.0,
+        "summary": {ANSWER_TOKENS: needed},
+    }
+    keep_stage(tmp_path, record)
     tell_room(config, tmp_path)
     said = " ".join(capsys.readouterr().out.split())
     assert ("raise it to 13 or more" in said) == told

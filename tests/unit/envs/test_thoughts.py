@@ -1,4 +1,4 @@
-"""The rules of the built-in games for what an expert thinks: a line before each action, from what it can know."""
+"""Rules for what an expert thinks, a line before each action, and for the line of an earlier turn."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import pytest
 from dreamgym.commands.annotate import think_by_rule
 from dreamgym.config.loading import load_config
 from dreamgym.data.seed_play import collect_trajectories
-from dreamgym.envs.base import REGISTRY, env_class
+from dreamgym.envs.base import REGISTRY, env_class, line_rule
+from dreamgym.envs.mapreader import MapReader
 from dreamgym.envs.scienceworld import ScienceWorld
 from dreamgym.envs.webshop import WebShop
+from dreamgym.errors import EnvError
 from dreamgym.types import Task, Transition
 
 
@@ -49,3 +51,20 @@ def test_thoughts_of_webshop_tell_what_is_wanted() -> None:
     assert {action: WebShop.think(task, [], action) for action in told} == told
     assert WebShop.think(task, [at_product], "click[red]") == "red is wanted"
     assert WebShop.think(task, [at_product], "click[buy now]") == "all is as wanted"
+
+
+class Lines(MapReader):
+    """A class with a rule for lines, which fails at an action that it does not know."""
+
+    @staticmethod
+    def line(transition: Transition) -> str:
+        return {"go": "went on", "stay": 3}[transition.action]  # type: ignore[return-value]
+
+
+def test_a_rule_for_lines_is_used_and_its_faults_are_one_sentence() -> None:
+    assert line_rule("mapreader") is None
+    rule = line_rule("tests.unit.envs.test_thoughts:Lines")
+    assert rule is not None and rule(Transition("", "go", "", 0.0, False)) == "went on"
+    for action, told in (("stay", "gave int, not text"), ("jump", r"failed \(KeyError")):
+        with pytest.raises(EnvError, match=rf"line\(\) of '.*' {told}"):
+            rule(Transition("", action, "", 0.0, False))

@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 
 from dreamgym.errors import EnvError, ModelError
 from dreamgym.models.answers.calls import Call, CallError, check_tools, misfit, read_call, read_calls
+from dreamgym.models.answers.template_calls import ALL, kinds_in
 from dreamgym.models.chat import ChatFormat
+from dreamgym.models.turns import Turns
+from dreamgym.types import Transition
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
 from templates import TOOLS, stand_in, text_templates
@@ -57,6 +60,12 @@ def test_a_call_may_take_several_lines_and_need_no_arguments() -> None:
         ('{"name": "go", "arguments": []}', "an object"),
         ('{"name": "go", "input": {}}', "nothing else"),
         ("[" * 100_000, "it is no JSON"),
+        ('{"name": "go", "arguments": {"to": ' + "[" * 99 + "]" * 99 + "}}", "deeper than 64"),
+        ('{"name": "go", "arguments": {"to": NaN}}', "too large, or none"),
+        ('{"name": "go", "arguments": {"to": 1e400}}', "too large, or none"),
+        ('{"name": "go", "arguments": {"to": 1' + "0" * 400 + "}}", "too large, or none"),
+        ('{"name": "go", "arguments": {"to": "\\ud800"}}', "half a character"),
+        ('{"name": "\\ud800"}', "half a character"),
     ],
 )
 def test_what_is_no_call_is_told_so(text: str, told: str) -> None:
@@ -76,6 +85,9 @@ def test_a_call_that_does_not_fit_is_told_where() -> None:
 @pytest.mark.parametrize(
     ("tools", "told"),
     [
+        ((tool for tool in ()), "no list but a generator"),
+        ([{**GO, "parameters": {"type": "object", "properties": {"a": {"$ref": "#/$defs/b"}}}}], "do not define"),
+        ([{**GO, "parameters": {"type": "object", "properties": {"a": {"$ref": "file:///b"}}}}], "do not define"),
         ([{"name": "go"}], "must have name, parameters"),
         ([{**GO, "name": "go up"}], "no word of letters"),
         ([{**GO, "parameters": {"type": "string"}}], "no JSON Schema of type object"),
@@ -86,6 +98,23 @@ def test_a_call_that_does_not_fit_is_told_where() -> None:
 def test_tools_that_are_none_are_refused(tools: list[Any], told: str) -> None:
     with pytest.raises(EnvError, match=told):
         check_tools(tools, "env.name: 'mine'")
+
+
+def test_a_schema_that_refers_to_itself_is_a_sentence_and_not_a_fault() -> None:
+    endless = {**GO, "parameters": {"type": "object", "allOf": [{"$ref": "#"}]}}
+    assert check_tools([endless], "mine")
+    assert misfit([endless], Call("go", {})) == (
+        "its arguments cannot be held against the schema of go (RecursionError)"
+    )
+
+
+def test_types_are_found_behind_references_and_choices() -> None:
+    root = {"$defs": {"word": {"type": "string"}}}
+    assert kinds_in({"$ref": "#/$defs/word"}, root) == {"string"}
+    assert kinds_in({"anyOf": [{"$ref": "#/$defs/word"}, {"type": "null"}]}, root) == {"string", "null"}
+    assert kinds_in({"enum": ["7", 7]}, root) == {"string", "integer", "number"}
+    assert kinds_in({"const": True}, root) == {"boolean"}
+    assert kinds_in({}, root) == kinds_in({"$ref": "#"}, {"$ref": "#"}) == ALL
 
 
 @cache
@@ -122,9 +151,42 @@ def test_templates_that_write_keys_and_values_return_texts_and_numbers(name: str
     assert read_back(name, "", calls) == ("", calls)
 
 
+NOTE = {
+    "name": "note",
+    "description": "",
+    "parameters": {
+        "type": "object",
+        "properties": {"text": {"anyOf": [{"type": "string"}, {"type": "null"}]}, "n": {"type": "integer"}, "any": {}},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    "text", ["[note] hi", "{x}", "line\n", " a ", "1", "{{}}", "{1, 2}", "b'x'", "1+2j", "...", "0x" + "f" * 5000, "[1"]
+)
+def test_texts_that_look_like_something_else_stay_texts(text: str) -> None:
+    chat = ChatFormat(stand_in("qwen3_6", TEMPLATES["qwen3_6"]), forks=True, tools=[NOTE])
+    assert chat.calls is not None
+    call = Call("note", {"text": text, "n": 1})
+    assert chat.calls.read(chat.decode(chat.called("", [call])), [NOTE])[1] == [call]
+    written = "<tool_call>\n<function=note>\n<parameter=text>\nNone\n</parameter>\n</function>\n</tool_call>"
+    assert chat.calls.read(written, [NOTE])[1] == [Call("note", {"text": None})]
+
+
+def test_reading_takes_time_in_proportion_to_the_text() -> None:
+    """Counted in steps of the search, which no busy machine stretches: a value has so many ends and no more."""
+    chat = ChatFormat(stand_in("qwen3_6", TEMPLATES["qwen3_6"]), forks=True, tools=[NOTE])
+    assert chat.calls is not None
+    garbage = "[" + "1," * 5000 + "\n</parameter>\n<parameter=a>\n" * 2000
+    for text in (garbage, " " * 50_000, "\n" * 50_000, "<tool_call>" * 5000):
+        with pytest.raises(CallError):
+            chat.calls.read(f"<tool_call>\n<function=note>\n<parameter=any>\n{text}", [NOTE])
+
+
 @pytest.mark.parametrize(
     ("name", "text", "calls"),
     [
+        ("qwen3", '<think>\nmaybe\n<tool_call>\n{"name": "look", "arguments": {}}\n</tool_call>', []),
         ("qwen3", '<tool_call>\n{"name": "look", "arguments": {}}\n</tool_call>', [Call("look", {})]),
         ("qwen3", '<tool_call>{"name":"look","arguments":{}}</tool_call>\n', [Call("look", {})]),
         ("qwen3", "<think>\n<tool_call>?\n</think>\n\ngo up", []),
@@ -161,6 +223,23 @@ def test_arguments_are_plain_text_for_the_template() -> None:
 
 
 def test_nested_arguments_are_refused_where_the_template_writes_them_in_its_own_way() -> None:
-    deep = [{**GO, "description": ""}]
+    chat = ChatFormat(stand_in("gemma4", TEMPLATES["gemma4"]), forks=True, tools=[GO])
+    Turns(chat, "react")
     with pytest.raises(ModelError, match=r"make go\.steps a text or a number"):
-        ChatFormat(stand_in("gemma4", TEMPLATES["gemma4"]), forks=True, tools=deep)
+        Turns(chat, "native")
+
+
+def test_two_calls_are_no_demonstration_where_the_template_takes_one() -> None:
+    chat = ChatFormat(stand_in("llama3_1", TEMPLATES["llama3_1"]), forks=True, tools=TOOLS)
+    look = Transition("", Call("look", {}).text, "", 0.0, False)
+    assert Turns(chat, "native").holds([look]) and not Turns(chat, "native").holds([look, look])
+    thought = Transition("", Call("look", {}).text, "", 0.0, False, thought="Hm.")
+    assert Turns(chat, "plain").holds([thought]), "plain leaves thoughts out on purpose"
+
+
+def test_blanks_in_a_tagged_call_are_kept() -> None:
+    chat = ChatFormat(stand_in("phi3", TEMPLATES["phi3"]), forks=True, tools=TOOLS)
+    call = Call("take", {"thing": "a  b\u2003c"})
+    turn = [Transition("", call.text, "", 0.0, False)]
+    turns = Turns(chat, "native")
+    assert turns.read(turns.write(turn), finished=True).calls == (call,)

@@ -14,10 +14,9 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from dreamgym.config import ModelConfig, ScratchModel
 from dreamgym.errors import ModelError
-from dreamgym.models.chat import load_tokenizer
 from dreamgym.models.checkpoint import prepare_model
 from dreamgym.models.scratch import scratch_model
-from dreamgym.models.tokenizer import train_tokenizer
+from dreamgym.models.tokenizer import load_tokenizer, train_tokenizer
 
 TEXTS = ["state: you are in the kitchen | exits: north, south\ntask: bring the coin to the box\n"] * 20
 SHAPE = ScratchModel(layers=2, hidden=64, intermediate=96, heads=2, head_dim=32, vocab=400, context=128)

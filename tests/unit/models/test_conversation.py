@@ -123,3 +123,13 @@ def test_a_long_turn_is_a_short_line() -> None:
 def test_a_critic_needs_whole_episodes() -> None:
     with pytest.raises(ConfigError, match=r"policy.context=steps cuts an episode in samples, and ppo needs it whole"):
         load_config(None, ["policy.context=steps", "learner.algorithm=ppo"])
+
+
+def test_an_environment_may_tell_earlier_turns_by_lines_of_its_own() -> None:
+    talk = Conversation(CHAT, policy(context="steps"), TASK, FIRST, lambda step: f"{step.action}\nled on")
+    for step in steps(2):
+        ids = CHAT.answer(step.action)
+        talk.sampled(ids, [0.0] * len(ids), [0] * len(ids), ended=True)
+        talk.observed([step])
+    head = "find the coin\nmap a: b\n> go 0 led on\n> go 1 led on\nat 2"
+    assert talk.prompt == conversation(("user", head))

@@ -157,7 +157,7 @@ def mortal(monkeypatch: pytest.MonkeyPatch) -> Fate:
         monkeypatch.setattr(os, name, around)
     monkeypatch.setattr(ray, "get", lambda reference, timeout: reference)
     tokenizer = train_tokenizer(["go to the room"] * 50, 300, 64)
-    monkeypatch.setattr("dreamgym.training.evaluator.load_chat", lambda path: ChatFormat(tokenizer))
+    monkeypatch.setattr("dreamgym.training.evaluator.load_chat", lambda path, forks: ChatFormat(tokenizer))
     return fate
 
 
