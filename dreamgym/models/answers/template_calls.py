@@ -331,7 +331,7 @@ def _ended(end: re.Pattern[str], text: str, at: int) -> int:
 
 def _kinds_of(tools: Sequence[Tool], name: str) -> Kinds:
     """JSON's types that each argument of a tool may have, by the argument's name."""
-    root = next((tool["parameters"] for tool in tools if tool["name"] == name), {})
+    root: dict[str, Any] = next((tool["parameters"] for tool in tools if tool["name"] == name), {})
     return {key: kinds_in(schema, root) for key, schema in root.get("properties", {}).items()}
 
 
