@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Gemma 4's chat templates, in TRL 1.16.0 (gemma4.jinja and gemma4_v2.jinja), rendered by transformers 5.19.0: one writes
+# Gemma 4's chat templates, in TRL 1.16.0 (gemma4_v4.jinja and gemma4_v5.jinja), rendered by transformers 5.19.0: one writes
 # the null argument of a tool call as Python does, None, and true as JSON does, in the same call; the other writes null.
 # Whoever reads a call back by one grammar, or tunes on one revision and serves the other, has another language there.
-# Seen: gemma4 wrote {flag:true,to:None}, gemma4_v2 {flag:true,to:null}.
+# Seen: v4 wrote {flag:true,to:None}, v5 {flag:true,to:null}.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -30,9 +30,9 @@ def rendered(name, message):
     return render_jinja_template([talk], chat_template=template(name), bos_token="", eos_token="<eos>")[0][0]
 
 
-told = {name: rendered(name, call({"flag": True, "to": None})) for name in ("gemma4", "gemma4_v2")}
+told = {name: rendered(name, call({"flag": True, "to": None})) for name in ("gemma4_v4", "gemma4_v5")}
 print(*(text[text.index("call:") :] for text in told.values()), sep="\n")
-assert "call:go{flag:true,to:None}" in told["gemma4"], "the behaviour has changed"
-assert "call:go{flag:true,to:null}" in told["gemma4_v2"], "the behaviour has changed"
+assert "call:go{flag:true,to:None}" in told["gemma4_v4"], "the behaviour has changed"
+assert "call:go{flag:true,to:null}" in told["gemma4_v5"], "the behaviour has changed"
 PY
 echo "as described: one revision writes None, the other null"
