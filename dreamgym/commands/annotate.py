@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from dreamgym.config import RunConfig
 from dreamgym.data.teacher import Answers, Question, ask, questions, thought_questions
-from dreamgym.envs.base import rule_of, thought_rule
-from dreamgym.errors import ConfigError, EnvError
+from dreamgym.envs.base import rule_of, thought_rule, told_by
+from dreamgym.errors import ConfigError
 from dreamgym.runs.stage import Stage, stage
 from dreamgym.schema import read_parquet, write_parquet
 from dreamgym.telemetry.console import console, progress
@@ -68,7 +67,7 @@ def by_rule(env_name: str, trajectories: list[Trajectory]) -> None:
                 if step.reasoning or step.malformed:
                     continue
                 where = f"env.name: reason() of '{env_name}' at step {index} of trajectory {trajectory.id}"
-                reasoning = _told(where, rule, trajectory.task, trajectory.steps[:index], step)
+                reasoning = told_by(where, rule, trajectory.task, trajectory.steps[:index], step)
                 trajectory.steps[index] = replace(step, reasoning=" ".join(reasoning.split()))
             bar.advance(len(trajectory.steps))
 
@@ -87,19 +86,8 @@ def think_by_rule(env_name: str, trajectories: list[Trajectory]) -> None:
         for index, step in enumerate(trajectory.steps):
             if step.by_expert and not step.thought and not step.same_turn:
                 where = f"env.name: think() of '{env_name}' at step {index} of trajectory {trajectory.id}"
-                thought = _told(where, rule, trajectory.task, trajectory.steps[:index], step.action)
+                thought = told_by(where, rule, trajectory.task, trajectory.steps[:index], step.action)
                 trajectory.steps[index] = replace(step, thought=thought.strip())
-
-
-def _told(where: str, rule: Callable[..., object], *about: object) -> str:
-    """What a rule of the user's class says; an EnvError where it fails."""
-    try:
-        told = rule(*about)
-    except Exception as error:
-        raise EnvError(f"{where} failed ({type(error).__name__}: {error}); mend it.") from error
-    if not isinstance(told, str):
-        raise EnvError(f"{where} gave {type(told).__name__}, not text; mend it.")
-    return told
 
 
 def _by_teacher(config: RunConfig, trajectories: list[Trajectory], kept: Path, current: Stage) -> None:

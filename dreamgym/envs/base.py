@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from dreamgym.config import EnvConfig
@@ -54,7 +55,7 @@ class TextEnv(Protocol):
     - `commands(self) -> list[str]`: actions that can be typed here, most of them not possible;
     - `tools`: the functions that it offers, `{"name", "description", "parameters"}` each, the last a JSON Schema of
       type object; actions are then calls as JSON, `{"name": "go", "arguments": {"to": "attic"}}` (`read_call` reads
-      them), and one that does not fit its schema never reaches `step`;
+      them), and one of the agent that does not fit its schema never reaches `step`;
     - `success_above`: an end with a reward above this number is a success, where `info` does not say (0.0);
     - `reason(task, history, transition) -> str` (static): the environment's rule for reasoning R*;
     - `think(task, history, action) -> str` (static): its rule for what an expert thinks before this action;
@@ -158,20 +159,18 @@ def line_rule(env_name: str) -> LineRule | None:
     The rule that is returned raises EnvError where the environment's own raises or gives no text.
     """
     rule = getattr(env_class(env_name), "line", None)
-    if rule is None:
-        return None
+    return None if rule is None else partial(told_by, f"env.name: line() of '{env_name}'", rule)
 
-    def line(step: Transition) -> str:
-        try:
-            told = rule(step)
-        except Exception as error:
-            problem = f"failed ({type(error).__name__}: {error})"
-            raise EnvError(f"env.name: line() of '{env_name}' {problem}; mend it.") from error
-        if not isinstance(told, str):
-            raise EnvError(f"env.name: line() of '{env_name}' gave {type(told).__name__}, not text; mend it.")
-        return told
 
-    return line
+def told_by(where: str, rule: Callable[..., object], *about: object) -> str:
+    """What a rule of the user's class says; an EnvError where it fails."""
+    try:
+        told = rule(*about)
+    except Exception as error:
+        raise EnvError(f"{where} failed ({type(error).__name__}: {error}); mend it.") from error
+    if not isinstance(told, str):
+        raise EnvError(f"{where} gave {type(told).__name__}, not text; mend it.")
+    return told
 
 
 def variation_rule(env_name: str) -> VariationRule | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import TemplateError
 
 from dreamgym.errors import ModelError
+from dreamgym.models.answers.call_messages import Message
 from dreamgym.models.answers.calls import Call, Tool
 from dreamgym.models.answers.template_calls import CALLS, TemplateCalls, kinds_in, learn
 from dreamgym.models.tokenizer import load_tokenizer
@@ -20,7 +21,6 @@ from dreamgym.models.tokenizer import load_tokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Message = dict[str, Any]
 DATE = "26 Jul 2024"
 """The day of all conversations: templates such as Llama's ask the clock if they are not told one."""
 SAID = "b\ue000b"

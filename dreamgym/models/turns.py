@@ -31,6 +31,8 @@ class Turns:
         self._calls = chat.calls if name == "native" else None
         if self._calls:
             chat.check_nested()
+        self._held: dict[tuple[Transition, ...], bool] = {}
+        """What `holds` has found out, by what was said: a rendering takes a while, and most turns say the same."""
         self._tags = name == "native" and bool(chat.tools) and self._calls is None
 
     @property
@@ -73,6 +75,12 @@ class Turns:
 
     def holds(self, turn: Sequence[Transition]) -> bool:
         """Whether an answer is read back as it is written."""
+        said = tuple(replace(step, state="", next_state="", reasoning="") for step in turn)
+        if said not in self._held:
+            self._held[said] = self._holds(said)
+        return self._held[said]
+
+    def _holds(self, turn: Sequence[Transition]) -> bool:
         first = turn[0]
         if not self._chat.tools:
             return self._format.holds(first.thought, first.action)
