@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 LOAD = ("running", "waiting", "kv_usage")
 """Those of an engine's metrics that tell its load at a moment; the others are counts."""
 
+MODULES = ("vllm.v1.engine.async_llm", "dreamgym.inference.core_thread", "dreamgym.inference.policy_engine")
+"""What an engine's process imports; a fork server has it imported once for all."""
+
 
 class ContextFull(EngineError):
     """A prompt leaves no room for a single token in the engine's context window."""

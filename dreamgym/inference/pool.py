@@ -16,9 +16,10 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 from dreamgym.config import PolicyConfig, SamplingConfig
 from dreamgym.errors import DreamgymError, EngineError, WeightSyncError
 from dreamgym.inference.batching import merged
-from dreamgym.inference.engine import Generation
+from dreamgym.inference.engine import MODULES, Generation
 from dreamgym.inference.policy_engine import Answered, PolicyEngine, Request
 from dreamgym.inference.weight_transfer import WeightPayload, fingerprint
+from dreamgym.runtime import fork_server
 from dreamgym.runtime.placement import LOAD_TIMEOUT_S, Reservation
 
 T = TypeVar("T")
@@ -89,9 +90,10 @@ class PolicyPool:
         rest = {"dtype": config.model.dtype, "threads": threads, "lora": config.lora, "colocated": colocated}
         pool_id = uuid.uuid4().hex[:12]
         names = [f"policy-{pool_id}-{index}" for index in range(config.engines)]
+        forked = fork_server.options(*MODULES, gpus=gpus)
         engines = [
             ray.remote(PolicyEngine)
-            .options(name=name, **seats.options(index), **options)
+            .options(name=name, **seats.options(index), **forked, **options)
             .remote(str(model), config.engine, seed=seed + index, **rest)
             for index, name in enumerate(names)
         ]

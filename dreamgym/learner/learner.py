@@ -24,6 +24,7 @@ from dreamgym.learner.batches import SFT_SCHEMA, check_columns, rl_schema
 from dreamgym.learner.rank import Pack
 from dreamgym.learner.spec import LearnerSpec
 from dreamgym.learner.worker import LearnerWorker
+from dreamgym.runtime import fork_server
 from dreamgym.runtime.placement import Reservation
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,8 @@ SLOWEST_DISK = 50e6
 """Bytes a second at which a disk that many nodes share writes and reads at the least."""
 RECENT = 8
 """Steps over which a loss is averaged before it is held against `stop_loss`."""
+MODULES = ("dreamgym.learner.on_cpu", "dreamgym.learner.worker")
+"""What a worker's process imports; a fork server has it imported once for all."""
 
 
 class Learner:
@@ -79,8 +82,9 @@ class Learner:
         self._model = Path(model_path)
         self._rl_schema = rl_schema(resolve(config))
         self._seats = Reservation(config.workers, gpus)
+        forked = fork_server.options(*MODULES, gpus=gpus)
         self._workers = [
-            ray.remote(LearnerWorker).options(num_cpus=0, **self._seats.options(rank)).remote(spec, rank)
+            ray.remote(LearnerWorker).options(num_cpus=0, **self._seats.options(rank), **forked).remote(spec, rank)
             for rank in range(config.workers)
         ]
         self._address = self._workers[0].listen.remote()

@@ -27,10 +27,13 @@ class Rank:
     """Rank `rank` of a learner: build, `listen` (rank 0), then `setup`; afterwards all ranks are called alike."""
 
     def __init__(self, spec: LearnerSpec, rank: int) -> None:
-        os.environ["DS_ACCELERATOR"] = "cuda" if spec.gpu else "cpu"
-        if not spec.gpu:  # DeepSpeed compiles Muon's kernels at import, for which a CPU needs a C++ compiler
-            os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+        if spec.gpu:
+            os.environ["DS_ACCELERATOR"] = "cuda"
+        else:
             spare_imports()
+            from dreamgym.learner import on_cpu
+
+            on_cpu.settle()
         os.environ.update(RANK=str(rank), LOCAL_RANK="0", WORLD_SIZE=str(spec.world_size), LOCAL_SIZE="1")
         log_to_session()
         self.spec = spec

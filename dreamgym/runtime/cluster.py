@@ -13,7 +13,7 @@ from typing import Any
 
 from dreamgym.config import Device, ModelConfig, RunConfig, TuningConfig
 from dreamgym.errors import ConfigError
-from dreamgym.runtime import precision
+from dreamgym.runtime import fork_server, precision
 from dreamgym.runtime.precision import Precision
 from dreamgym.runtime.quiet import quiet_environment
 from dreamgym.telemetry.console import console
@@ -71,7 +71,8 @@ def ensure_ray(device: Device = "auto") -> Machine:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import ray
 
-    if ray.is_initialized() or os.environ.get("RAY_ADDRESS"):
+    joins = ray.is_initialized() or bool(os.environ.get("RAY_ADDRESS"))
+    if joins:
         context = ray.init(ignore_reinit_error=True, logging_level=logging.ERROR, log_to_driver=False)
     else:
         context = ray.init(
@@ -89,6 +90,8 @@ def ensure_ray(device: Device = "auto") -> Machine:
             "device: gpu was asked for, but the PyTorch that is installed is a build for CPUs; install the extra "
             "`gpu` (`make setup EXTRA=gpu`), or set device=cpu."
         )
+    if not joins and not gpu:
+        fork_server.enable()
     suits = precision.of_all(found for seen in machines if (found := seen.gpus if gpu else seen.cpu))
     return Machine(
         threads=None if gpu else max(1, (os.cpu_count() or 1) // 2),

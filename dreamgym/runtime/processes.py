@@ -15,6 +15,8 @@ from typing import NoReturn
 
 import psutil
 
+from dreamgym.runtime import fork_server
+
 GIB = 2**30
 GRACE_S = 3.0
 SHUTDOWN_S = 20.0
@@ -175,6 +177,7 @@ def _clean_up() -> None:
         for name in ("asyncio", "ray.serve"):
             logging.getLogger(name).disabled = True
         ray.shutdown()
+    fork_server.close()
     watchdog.cancel()
     TREE.end()
 

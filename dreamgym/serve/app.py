@@ -17,9 +17,10 @@ from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
 from dreamgym.config import EngineConfig, RunConfig
 from dreamgym.errors import EngineError
+from dreamgym.inference.engine import MODULES
 from dreamgym.inference.engine_args import CPU_SEATS, MOST_SEATS
 from dreamgym.replay.actor import ReplayClient
-from dreamgym.runtime import event_loop
+from dreamgym.runtime import event_loop, fork_server
 from dreamgym.runtime.placement import LOAD_TIMEOUT_S
 from dreamgym.serve.chat_api import ChatRequest, Completion, Fault
 from dreamgym.serve.chat_model import ChatModel
@@ -173,7 +174,7 @@ def _engines(
             "upscale_delay_s": config.world.upscale_delay_s,
             "downscale_delay_s": config.world.downscale_delay_s,
         },
-        ray_actor_options={"num_cpus": 0, "num_gpus": gpus},
+        ray_actor_options={"num_cpus": 0, "num_gpus": gpus} | fork_server.options(*MODULES, gpus=gpus),
         health_check_timeout_s=120,
         graceful_shutdown_timeout_s=20,  # what it was asked and has not answered by then is asked of another
     )

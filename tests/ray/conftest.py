@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import ray
 
+from dreamgym.runtime import fork_server
+
 
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -28,14 +30,17 @@ def local_ray(compiled: Path) -> None:
         patch.setenv("TORCH_EXTENSIONS_DIR", str(compiled))
         patch.setenv("RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S", "0.5")
         ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="error")
+    fork_server.enable()
 
 
 @pytest.fixture(scope="module")
 def no_ray() -> Iterator[None]:
     """For a file that starts its own: none is running before it, and none is left after it."""
     ray.shutdown()
+    fork_server.close()
     yield
     ray.shutdown()
+    fork_server.close()
 
 
 @pytest.fixture(scope="module")
