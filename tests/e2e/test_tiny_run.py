@@ -172,7 +172,8 @@ def test_what_the_learner_sees_is_what_the_policy_sampled(run: Path) -> None:
             for sample in t.samples:
                 assert len(sample.ids) == len(sample.mask) == len(sample.logprobs) == len(sample.versions)
                 sampled = {v for v, m in zip(sample.versions, sample.mask, strict=True) if m}
-                assert sampled == {max((u for u in updates if u <= index), default=0)}
+                latest = max((u for u in updates if u <= index), default=0)
+                assert sampled == ({latest} if t.steps else set()), "an episode may end before its first answer"
 
 
 def test_a_second_call_does_nothing_again(run: Path) -> None:
