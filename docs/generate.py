@@ -182,9 +182,9 @@ def _plain(node: ast.expr) -> str:
 
 
 def environment(name: str) -> str:
-    """What the class in `envs/NAME.py` says of itself: its states, and its options with their defaults."""
-    tree = ast.parse((ROOT / "dreamgym" / "envs" / f"{name}.py").read_text(encoding="utf-8"))
-    target = _registry()[name].rpartition(":")[2]
+    """What the class of a registered name says of itself: its states, and its options with their defaults."""
+    module, _, target = _registry()[name].partition(":")
+    tree = ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8"))
     found = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == target)
     about, _, arguments = (ast.get_docstring(found) or "").partition("\n\nArgs:\n")
     parts = [prose(about.replace("`TextEnv`", "text environment"))]

@@ -83,6 +83,8 @@ class TextEnv(Protocol):
 
 REGISTRY: dict[str, str] = {
     "alfworld": "dreamgym.envs.alfworld:AlfWorld",
+    "browsergym": "dreamgym.envs.web.env:BrowserGym",
+    "browsergym-tools": "dreamgym.envs.web.env:BrowserGymTools",
     "coin": "dreamgym.envs.coin:Coin",
     "cookingworld": "dreamgym.envs.cookingworld:CookingWorld",
     "mapreader": "dreamgym.envs.mapreader:MapReader",

@@ -14,17 +14,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from dreamgym.config import WorldConfig
+from dreamgym.models.abridged import ParseError, abridge, last_line, same_rest, unabridge
 from dreamgym.models.answers.calls import Tool, told
 from dreamgym.models.chat import ChatFormat
 from dreamgym.types import MAX_REWARD, MAX_TEXT, Edit, Task, Transition
 
 MAX_ANSWER_CHARS = 2 * MAX_TEXT
-REST = "..."
-"""In a written state: the rest is as before."""
-
 _EDIT = re.compile(r"replace (?P<old>.+?) => (?P<new>.+)")
 _STATE = "state: "
-_POINTS = re.compile(r"\.{3,}")
 _OUTCOME = re.compile(r"(?P<reward>-?[0-9]{1,40}(?:\.[0-9]{1,40})?(?:e[-+]?[0-9]{1,3})?) done=(?P<done>yes|no)\s*\Z")
 
 
@@ -39,10 +36,6 @@ class Demonstration(Protocol):
     def next_state(self) -> str: ...
 
 
-class ParseError(ValueError):
-    """The model's answer does not follow the format; the step is asked again, never rewarded."""
-
-
 @dataclass(frozen=True, slots=True)
 class DreamStep:
     """A parsed dream step: R_t, s_{t+1}, r_{t+1}, done."""
@@ -51,38 +44,6 @@ class DreamStep:
     state: str
     reward: float
     done: bool
-
-
-def last_line(state: str) -> str:
-    """The line of a state that changes from step to step (what came first, such as a map, does not)."""
-    return state.rsplit("\n", 1)[-1]
-
-
-def abridge(before: str, after: str) -> str:
-    """A state as a dream writes it: where only its first word is new, that word and `...` for the rest.
-
-    States open with what the last action did, so an action that changed nothing costs a few tokens, not a whole state.
-    A state that reads like a short one itself has one more point.
-    """
-    first, _, rest = after.partition(" ")
-    if rest and rest == last_line(before).partition(" ")[2]:
-        return f"{first} {REST}"
-    return f"{after}." if _POINTS.fullmatch(rest) else after
-
-
-def unabridge(before: str, written: str) -> str:
-    """The whole state of one that `abridge` shortened.
-
-    Raises:
-        ParseError: the state before has no rest to go on with.
-    """
-    first, _, rest = written.partition(" ")
-    if rest != REST:
-        return written[:-1] if _POINTS.fullmatch(rest) else written
-    kept = last_line(before).partition(" ")[2]
-    if not kept:
-        raise ParseError(f"'{written}' shortens a state, but the one before is one word")
-    return f"{first} {kept}"
 
 
 def in_full(task: Task, state: str, told: Sequence[str] = ()) -> str:
@@ -114,7 +75,7 @@ def _told(before: str, after: str) -> tuple[str, str]:
     """What of two states a demonstration shows: their last lines, or the lines that changed where those are alike."""
     came = changed_lines(before, after)
     if last_line(before) != last_line(after) or not came:
-        return last_line(before), last_line(abridge(before, after))
+        return last_line(before), same_rest(before, after) or last_line(after)
     return " | ".join(changed_lines(after, before)) or last_line(before), " | ".join(came)
 
 

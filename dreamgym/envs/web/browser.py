@@ -1,0 +1,317 @@
+"""The process of one browser: BrowserGym's environment, asked over a pipe, a request and an answer a line."""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib
+import importlib.util
+import json
+import logging
+import os
+import re
+import shutil
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from urllib.parse import urlsplit
+
+from dreamgym.envs.web.actions import NotACall, read_action, write_action
+from dreamgym.envs.web.page import page_text, read_marks, read_page
+from dreamgym.envs.web.still import STILL
+
+log = logging.getLogger(__name__)
+LONGEST_SENTENCE = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a browser is started with.
+
+    browser   the executable; empty is Playwright's own, or else the system's Chromium
+    hosts     names of hosts, with `*`, that may be opened beside those that a task names
+    actions   names of the actions that an agent may use
+    settle_s  seconds, the longest that a page is waited for after an action; it is as soon as it is still
+    most      lines of a state
+    recycle   episodes after which the browser is started anew
+    """
+
+    browser: str = ""
+    hosts: tuple[str, ...] = ()
+    actions: tuple[str, ...] = ()
+    settle_s: float = 0.5
+    most: int = 80
+    recycle: int = 50
+
+
+class Messages:
+    """What BrowserGym's second browser, a chat window, is used for: it holds the messages. (Its own takes 300 MB.)"""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        self.messages: list[dict[str, Any]] = []
+
+    def add_message(self, role: str, msg: str) -> None:
+        self.messages.append({"role": role, "timestamp": 0.0, "message": msg})
+
+    def wait_for_user_message(self) -> None:
+        """Nobody is there."""
+
+    def close(self) -> None:
+        """There is no window."""
+
+
+class KeptBrowser:
+    """Stands in for Playwright towards BrowserGym, and keeps one browser over episodes; each gets an empty profile."""
+
+    def __init__(self, playwright: Any, settings: Settings) -> None:
+        self.selectors = playwright.selectors
+        self.chromium = self
+        self.allowed: tuple[str, ...] = ()
+        self.files = ""
+        self.sandboxed = True
+        self.notices: list[str] = []
+        self._playwright = playwright
+        self._settings = settings
+        self._browser: Any = None
+        self._contexts = 0
+
+    def launch(self, **options: Any) -> KeptBrowser:
+        """The browser that runs, or a new one; without the wait that BrowserGym adds to each operation."""
+        if self._browser is not None and (self._contexts >= self._settings.recycle or not self._browser.is_connected()):
+            self._browser.close()
+            self._browser = None
+        if self._browser is None:
+            self._contexts = 0
+            options |= {"slow_mo": 0, "executable_path": executable(self._settings.browser, self._playwright)}
+            self._browser = self._start(options)
+        return self
+
+    def _start(self, options: dict[str, Any]) -> Any:
+        from playwright.sync_api import Error
+
+        try:
+            return self._playwright.chromium.launch(chromium_sandbox=True, **options)
+        except Error:  # root, or a kernel without user namespaces; where it is something else, it is raised now
+            self.sandboxed = False
+            return self._playwright.chromium.launch(chromium_sandbox=False, **options)
+
+    def new_context(self, **options: Any) -> Any:
+        """A profile of its own: nothing is kept, nothing downloaded, and only the task's hosts are reached."""
+        self._contexts += 1
+        self.notices = []
+        context = self._browser.new_context(accept_downloads=False, service_workers="block", **options)
+        context.add_init_script(STILL)
+        context.route("**/*", self._guard)
+        context.on("dialog", self._dialog)
+        context.on("page", lambda page: page.on("download", self._download))
+        return context
+
+    def close(self) -> None:
+        """The next episode goes on with it."""
+
+    def _guard(self, route: Any) -> None:
+        if may_open(route.request.url, self.allowed, self.files):
+            route.continue_()
+            return
+        name = urlsplit(route.request.url).hostname or "a file"
+        self._tell(f"blocked: {name} is not a host of this task")
+        route.abort("blockedbyclient")
+
+    def _dialog(self, dialog: Any) -> None:
+        self._tell(f"{dialog.type}: {dialog.message}")
+        dialog.accept() if dialog.type in ("alert", "beforeunload") else dialog.dismiss()
+
+    def _download(self, download: Any) -> None:
+        self._tell(f"refused the download of {download.suggested_filename}")
+
+    def _tell(self, notice: str) -> None:
+        notice = _sentence(notice)
+        if notice not in self.notices:
+            self.notices.append(notice)
+
+
+def may_open(url: str, hosts: Sequence[str], files: str) -> bool:
+    """Whether an address belongs to a task: its hosts (`*` allowed), its folder of files, or no outside at all."""
+    parts = urlsplit(url)
+    if parts.scheme in ("data", "blob", "about", "chrome-error"):
+        return True
+    if parts.scheme == "file":
+        return bool(files) and os.path.normpath(parts.path).startswith(files)
+    return parts.scheme in ("http", "https", "ws", "wss") and any(
+        fnmatch.fnmatchcase((parts.hostname or "").lower(), host.lower()) for host in hosts
+    )
+
+
+def executable(asked: str, playwright: Any) -> str:
+    """The browser to start.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    own = playwright.chromium.executable_path
+    found = asked or (own if Path(own).exists() else system_browser())
+    if not found or not Path(found).exists():
+        raise FileNotFoundError(
+            f"no browser at '{found}'; `playwright install chromium`, or name one in env.options.browser"
+        )
+    return str(found)
+
+
+def system_browser() -> str:
+    """Chromium or Chrome as a package of the system; empty where there is none."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    return next((path for name in names if (path := shutil.which(name))), "")
+
+
+class Player:
+    """Plays episodes, one after the other."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        core, actions = _prepare(settings)
+        self._kept: KeptBrowser = core._get_global_playwright()
+        self._actions = actions
+        self._env: Any = None
+
+    def reset(self, task: str, seed: int) -> dict[str, Any]:
+        """Begin an episode; the answer is `answer`'s, with the task's `goal`."""
+        import gymnasium
+
+        if self._env is not None:
+            self._env.close()
+        family = task.partition(".")[0]
+        importlib.import_module(f"browsergym.{family}")
+        self._kept.files, self._kept.allowed = _places(family, self._settings.hosts)
+        self._env = gymnasium.make(
+            f"browsergym/{task}", action_mapping=self._actions.to_python_code, pre_observation_delay=0.0
+        ).unwrapped
+        self._env.settle_s = self._settings.settle_s
+        observation, _ = self._env.reset(seed=seed)
+        return self._answer(observation) | {"goal": observation["goal"], "sandboxed": self._kept.sandboxed}
+
+    def step(self, action: str) -> dict[str, Any]:
+        """Act; an action that is no call is told so, and nothing is done."""
+        self._kept.notices = []
+        try:
+            name, positional, named = read_action(action, self._settings.actions)
+        except NotACall as error:
+            return self._answer(self._env._get_obs(), str(error)) | {"reward": 0.0, "ended": False, "success": False}
+        observation, reward, ended, _, info = self._env.step(write_action(name, *positional, **named))
+        told = info["task_info"]
+        reward = float(told.get("RAW_REWARD_GLOBAL", reward)) if ended else 0.0
+        answer = self._answer(observation, observation["last_action_error"])
+        return answer | {"reward": max(0.0, min(1.0, reward)), "ended": bool(ended), "success": ended and reward >= 1.0}
+
+    def close(self) -> None:
+        """End the browser."""
+        if self._env is not None:
+            self._env.close()
+
+    def _answer(self, observation: Mapping[str, Any], error: str = "") -> dict[str, Any]:
+        """`state` is what the agent reads, `elements` the lines it was made of, `error` what was wrong."""
+        marks = read_marks(observation["extra_element_properties"], observation["dom_object"])
+        elements = read_page(observation["axtree_object"], marks)
+        error = _sentence(error)
+        lines = [f"error: {error}"] if error else []
+        lines += self._kept.notices
+        titles = observation["open_pages_titles"]
+        if len(titles) > 1:
+            here = int(observation["active_page_index"][0])
+            lines += [f"tab {i}{' (here)' if i == here else ''}: {_sentence(t)}" for i, t in enumerate(titles)]
+        url = urlsplit(observation["url"])
+        if url.scheme in ("http", "https"):
+            lines.append(f"at {url.path or '/'}{'?' + url.query if url.query else ''}"[:LONGEST_SENTENCE])
+        lines.append(page_text(elements, self._settings.most))
+        return {"state": "\n".join(lines), "elements": [asdict(e) for e in elements], "error": error}
+
+
+def _prepare(settings: Settings) -> tuple[ModuleType, Any]:
+    """BrowserGym with one kept browser, no chat window and no pictures; and its action set."""
+    import browsergym.core.env as core
+    import browsergym.core.registration as registration
+    import playwright.sync_api
+    from browsergym.core.action import functions
+    from browsergym.core.action.highlevel import HighLevelActionSet
+
+    kept = KeptBrowser(playwright.sync_api.sync_playwright().start(), settings)
+
+    class Browser(core.BrowserEnv):
+        settle_s = 0.5
+
+        def post_step(self, info: dict[str, Any], validate: bool = True) -> Any:
+            _wait_until_still(self.page, self.settle_s)
+            return super().post_step(info, validate)
+
+        def _task_validate(self) -> Any:
+            """A link within the page (`#`) is no other page; BrowserGym ends such an episode of MiniWoB with 0."""
+            if getattr(self.task, "episode_max_time", None) and _page_of(self.page.url) == _page_of(self.task.url):
+                self.task.url = self.page.url
+            return super()._task_validate()
+
+    core._get_global_playwright = lambda: kept
+    core.Chat = Messages
+    core.extract_screenshot = lambda page: None
+    registration.BrowserEnv = Browser
+    chosen = [getattr(functions, name) for name in settings.actions if name != "noop"]
+    return core, HighLevelActionSet(subsets=["custom"], custom_actions=chosen, multiaction=False, demo_mode="off")
+
+
+def _page_of(url: str) -> str:
+    return url.partition("#")[0]
+
+
+def _wait_until_still(page: Any, most_s: float) -> None:
+    """Until the page has nothing more to do that it has begun, such as a menu that opens late; at most `most_s`."""
+    from playwright.sync_api import Error
+
+    try:
+        page.evaluate("limit => window.__dreamgymStill ? window.__dreamgymStill(limit) : 0", 1000 * most_s)
+    except Error:
+        return  # it went to another page, or was closed; what comes next waits for that one
+
+
+def _places(family: str, hosts: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    """The folder and the hosts that tasks of a family may open: where the environment says that its sites are."""
+    if family != "miniwob":
+        own = [urlsplit(v).hostname for k, v in os.environ.items() if re.fullmatch(r"(WA|VWA)_\w+", k)]
+        return "", (*(host for host in own if host), *hosts)
+    if "MINIWOB_URL" not in os.environ:
+        found = importlib.util.find_spec("miniwob")
+        if found is None or found.origin is None:
+            raise FileNotFoundError("the pages of MiniWoB++ are missing; install the extra `web`, or set MINIWOB_URL")
+        os.environ["MINIWOB_URL"] = (Path(found.origin).parent / "html" / "miniwob").as_uri() + "/"
+    url = urlsplit(os.environ["MINIWOB_URL"])
+    if url.scheme == "file":
+        return str(Path(url.path).parent), tuple(hosts)
+    return "", (url.hostname or "", *hosts)
+
+
+def _sentence(text: str) -> str:
+    """The first line of what a page or a library says, without blanks in a row, bounded."""
+    lines = text.strip().splitlines()
+    return re.sub(r"\s+", " ", lines[0])[:LONGEST_SENTENCE] if lines else ""
+
+
+def main() -> None:
+    """Answer requests until standard input ends; a fault is an answer too, and the process goes on."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what libraries print is no answer
+    given = json.loads(sys.argv[1])
+    settings = Settings(**given | {"hosts": tuple(given["hosts"]), "actions": tuple(given["actions"])})
+    player: Player | None = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            player = player or Player(settings)
+            answer = getattr(player, request.pop("do"))(**request)
+        except Exception as error:  # noqa: BLE001 - whatever it is, whoever asked has to hear of it
+            traceback.print_exc()
+            answer = {"fault": f"{type(error).__name__}: {_sentence(str(error))}"}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,219 @@
+"""BrowserGym's tasks as text environments: MiniWoB++ in Chromium, and any other that is registered with it."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from dreamgym.envs.base import payload_fields, pick
+from dreamgym.envs.web.actions import ELEMENTS, SCHEMAS, SITES, NotACall, read_action, write_action
+from dreamgym.envs.web.browser import Settings
+from dreamgym.envs.web.client import BrowserClient
+from dreamgym.envs.web.experts import expert, known_tasks
+from dreamgym.envs.web.page import Element
+from dreamgym.errors import EnvError
+from dreamgym.models.answers.calls import CallError, read_call
+from dreamgym.types import Fold, Task, Transition, stable_id
+
+SEEDS: dict[Fold, range] = {"test": range(1_000), "dev": range(1_000, 2_000), "train": range(2_000, 1_000_000)}
+"""The seeds of a task's pages that belong to a fold, where a task draws its page by a seed."""
+_LINE = re.compile(r" *(\w+) (\S+) ?(.*)")
+
+
+class BrowserGym:
+    """BrowserGym as a `TextEnv`: a page is a text, a line an element, and an action is one call, `click('12')`.
+
+    The browser runs in a process of its own. An end is a success at a reward of 1.0, for MiniWoB its *raw* reward:
+    BrowserGym (0.14) itself counts any that is above zero, which some pages give for a wrong answer.
+
+    Args:
+        tasks: ids such as `miniwob.click-test`; empty are those of MiniWoB that have an expert here.
+        browser: the browser's executable; empty is Playwright's own, or else the system's Chromium.
+        hosts: hosts, with `*`, that pages may open beside their task's.
+        settle: seconds, the longest that a page is waited for; it is as soon as it has nothing more to do.
+        lines: of a state; of a longer page, what is out of sight goes first.
+        sites: whether actions may leave a page (`goto`, tabs, answers to the user).
+        deadline: seconds for a request to the browser.
+        recycle: episodes after which the browser is started anew.
+
+    Raises:
+        EnvError: an option is wrong.
+    """
+
+    success_above: ClassVar[float] = 0.999
+
+    def __init__(
+        self,
+        tasks: Sequence[str] = (),
+        browser: str = "",
+        hosts: Sequence[str] = (),
+        settle: float = 0.5,
+        lines: int = 80,
+        sites: bool | None = None,
+        deadline: float = 120.0,
+        recycle: int = 50,
+    ) -> None:
+        if isinstance(tasks, str) or isinstance(hosts, str):
+            raise EnvError("env.options: tasks and hosts are lists; write tasks=[miniwob.click-test].")
+        self._tasks = tuple(tasks) or known_tasks()
+        if wrong := [task for task in self._tasks if "." not in task]:
+            raise EnvError(f"env.options.tasks: '{wrong[0]}' is no id of BrowserGym, such as miniwob.click-test.")
+        away = any(not task.startswith("miniwob.") for task in self._tasks) if sites is None else sites
+        self._actions = tuple(tool["name"] for tool in (*ELEMENTS, *(SITES if away else ())))
+        self._browser = BrowserClient(
+            Settings(browser, tuple(hosts), self._actions, settle, lines, recycle), deadline_s=deadline
+        )
+        self._task = ""
+        self._goal = ""
+        self._page: list[Element] = []
+        self._taken: list[str] = []
+
+    # TextEnv ------------------------------------------------------------------------------------
+
+    def tasks(self, fold: Fold, count: int, seed: int) -> list[Task]:
+        """As many of each id as may be, each with a page of its own; what is asked and shown is the browser's word."""
+        found = []
+        for index in range(count):
+            name = self._tasks[index % len(self._tasks)]
+            page = _seed_of(name, fold, index // len(self._tasks), seed)
+            payload = json.dumps({"task": name, "seed": page})
+            answer = self._reset(name, page)
+            found.append(Task(f"{name}-{page}", "browsergym", self._goal, payload, answer["state"]))
+        return found
+
+    def reset(self, task: Task) -> tuple[str, dict[str, Any]]:
+        name, seed = payload_fields(task.payload, "task", "seed")
+        return self._reset(name, seed)["state"], {"instruction": self._goal, "success": False}
+
+    def _reset(self, name: str, seed: int) -> dict[str, Any]:
+        answer = self._browser.ask("reset", task=name, seed=seed)
+        self._task, self._goal, self._taken = name, answer["goal"], []
+        self._read(answer)
+        return answer
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        answer = self._browser.ask("step", action=action)
+        self._taken.append(action)
+        self._read(answer)
+        info = {"success": answer["success"], "valid": not answer["error"]}
+        return answer["state"], answer["reward"], answer["ended"], False, info
+
+    def _read(self, answer: dict[str, Any]) -> None:
+        self._page = [Element(**line | {"states": tuple(line["states"])}) for line in answer["elements"]]
+
+    def close(self) -> None:
+        """End the browser."""
+        self._browser.close()
+
+    # Seed data ----------------------------------------------------------------------------------
+
+    def expert_action(self) -> str:
+        """The next action of the rule for this task; empty where there is none, or where it does not know on."""
+        return expert(self._task, self._goal, self._page, self._taken)
+
+    def valid_actions(self) -> list[str]:
+        """A click on each element of the page."""
+        return [write_action("click", element.id) for element in self._page if element.id]
+
+    def commands(self) -> list[str]:
+        """Clicks, also on elements that are not here, words in fields, and actions that there are not."""
+        there = [element.id for element in self._page if element.id]
+        absent = [str(int(there[-1]) + 7) if there and there[-1].isdecimal() else "999", "0"]
+        words = sorted(set(re.findall(r"\w+", self._goal)))[:3]
+        fields = [element.id for element in self._page if element.role in ("textbox", "searchbox")]
+        return [
+            *self.valid_actions(),
+            *(write_action("click", id_) for id_ in absent),
+            *(write_action("fill", id_, word) for id_ in [*fields[:2], *there[:1]] for word in words),
+            "click()",
+            "submit",
+        ]
+
+    @staticmethod
+    def think(task: Task, history: Sequence[Transition], action: str) -> str:
+        """The rule for a thought: what the element is that is acted on, in the page's own words."""
+        state = history[-1].next_state if history else task.first_state
+        name, id_, said = _parts(action)
+        found = next((m for line in state.splitlines() if (m := _LINE.fullmatch(line)) and m[1] == id_), None)
+        if found is None:
+            return f"{id_ or action} is not on the page"
+        called = re.sub(r" (=|\().*", "", found[3]) or found[2]
+        return f"{name} {called}: {said}" if said else f"{name} {called}"
+
+    @staticmethod
+    def reason(task: Task, history: Sequence[Transition], transition: Transition) -> str:
+        """The rule for R*: whether the element is there, before what follows from it."""
+        name, id_, _ = _parts(transition.action)
+        there = any(line.split()[:1] == [id_] for line in transition.state.splitlines())
+        if not name:
+            return "no such action"
+        if id_ and not there:
+            return f"{id_} is not here"
+        after = transition.next_state
+        what = "ends" if transition.done else "same" if after == transition.state else "changes"
+        return f"{name} {id_}: {what}".replace(" :", ":")
+
+    @staticmethod
+    def vary(task: Task, rng: random.Random) -> list[Any]:
+        """A page asks for what is on it, so that its text alone cannot be varied."""
+        return []
+
+
+class BrowserGymTools(BrowserGym):
+    """The same, with actions offered as tools: `{"name": "click", "arguments": {"bid": "12"}}`."""
+
+    tools: ClassVar[list[dict[str, Any]]] = ELEMENTS
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        try:
+            call = read_call(action)
+        except CallError:
+            return super().step(action)  # which says what an action is
+        return super().step(write_action(call.name, **call.arguments))
+
+    def expert_action(self) -> str:
+        """As a call of a tool."""
+        action = super().expert_action()
+        return as_tool(action) if action else ""
+
+    def valid_actions(self) -> list[str]:
+        """As calls of tools."""
+        return [as_tool(action) for action in super().valid_actions()]
+
+    def commands(self) -> list[str]:
+        """As calls of tools."""
+        calls = [as_tool(action) for action in super().commands() if action.startswith(("click('", "fill("))]
+        return [*calls, as_tool("noop(100)")]
+
+
+def as_tool(action: str) -> str:
+    """An action that is written as a call, as JSON: its arguments by their names."""
+    name, positional, named = read_action(action, tuple(SCHEMAS))
+    arguments = dict(zip(SCHEMAS[name]["properties"], positional, strict=False)) | named
+    return json.dumps({"name": name, "arguments": arguments}, ensure_ascii=False)
+
+
+def _parts(action: str) -> tuple[str, str, str]:
+    """Name, element and words of an action, as text or as a tool; empty where it has none."""
+    try:
+        name, arguments = read_call(action)
+        values = list(arguments.values())
+    except CallError:
+        try:
+            name, positional, named = read_action(action, tuple(SCHEMAS))
+            values = [*positional, *named.values()]
+        except NotACall:
+            return "", "", ""
+    first, second, *_ = [*map(str, values), "", ""]
+    return name, first, second
+
+
+def _seed_of(name: str, fold: Fold, index: int, seed: int) -> int:
+    """The `index`-th seed of a task in a fold, all different."""
+    seeds = SEEDS[fold]
+    rng = random.Random(stable_id(seed, fold, name))
+    step = pick(rng, [prime for prime in (7, 11, 13, 17, 19, 23) if len(seeds) % prime])
+    return seeds[(rng.randrange(len(seeds)) + step * index) % len(seeds)]
