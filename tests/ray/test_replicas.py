@@ -57,7 +57,7 @@ def replicas(app: DreamApp) -> int:
 
 
 async def scaled(app: DreamApp, count: int) -> None:
-    await asyncio.to_thread(until, f"the number of {count} replicas", lambda: replicas(app) == count)
+    await asyncio.to_thread(until, f"the number of {count} replicas", lambda: replicas(app) == count, 1.0)
 
 
 async def dreaming(app: DreamApp, answered: asyncio.Event | None = None) -> None:
