@@ -21,8 +21,8 @@ REAL = [
 DREAM = [
     "collect.tasks=60",
     "collect.heldout_tasks=4",
-    "world.model.scratch.drill_tokens=60000",
-    "world.sft.tokens=120000",
+    "world.model.scratch.drill_tokens=100000",
+    "world.sft.tokens=160000",
     "policy.sft.tokens=60000",
     "policy.demonstrations=40",
 ]
