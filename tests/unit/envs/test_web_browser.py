@@ -61,11 +61,11 @@ def test_an_answer_that_is_partly_right_is_no_success(env: BrowserGym) -> None:
 
 
 def test_the_same_seed_is_the_same_page_also_in_another_browser(env: BrowserGym) -> None:
-    first = begin(env, "login-user", 5)
-    assert begin(env, "login-user", 6) != first
-    other = BrowserGym(tasks=["miniwob.login-user"])
+    first = begin(env, "click-checkboxes", 5)
+    assert begin(env, "click-checkboxes", 6) != first
+    other = BrowserGym(tasks=["miniwob.click-checkboxes"])
     try:
-        assert begin(other, "login-user", 5) == first
+        assert begin(other, "click-checkboxes", 5) == first
     finally:
         other.close()
 
@@ -147,9 +147,9 @@ def test_a_request_has_a_deadline_and_a_task_that_is_not_there_is_named() -> Non
     slow = BrowserClient(Settings(actions=("noop",)), deadline_s=0.05)
     with pytest.raises(BrowserFault, match=r"none within 0\.05 s"):
         slow.ask("reset", task="miniwob.click-test-2", seed=1)
-    client = BrowserClient(Settings(actions=("noop",)), deadline_s=120)
+    client = BrowserClient(Settings(actions=("click",)), deadline_s=120)
     with pytest.raises(BrowserFault, match="no-such-task"):
         client.ask("reset", task="miniwob.no-such-task", seed=1)
-    missing = BrowserClient(Settings(browser="/no/such/browser", actions=("noop",)), deadline_s=120)
+    missing = BrowserClient(Settings(browser="/no/such/browser", actions=("click",)), deadline_s=120)
     with pytest.raises(BrowserFault, match=r"no browser at '/no/such/browser'; .*env\.options\.browser"):
         missing.ask("reset", task="miniwob.click-test-2", seed=1)
