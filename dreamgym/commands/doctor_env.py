@@ -31,10 +31,12 @@ def environment(config: RunConfig) -> Finding:
                 doing = f"take step {step + 1} of task {task.id}"
                 if not (action := _action(env)) or act(env, action).terminated:
                     break
+            remark = getattr(env, "remark", "")
     except Exception as error:  # noqa: BLE001 - a user's class may raise anything
         found = f"{config.env.name} cannot {doing} ({_short(error)})"
         return Finding("environment", False, found, "correct `env`, or the class")
-    return Finding("environment", True, f"{config.env.name} can be played, as in {task.instruction[:60]!r}")
+    found = f"{config.env.name} can be played, as in {task.instruction[:60]!r}"
+    return Finding("environment", True, f"{found}; {remark}" if remark else found)
 
 
 def logs(config: RunConfig) -> Finding:

@@ -56,6 +56,7 @@ class TextEnv(Protocol):
     - `tools`: the functions that it offers, `{"name", "description", "parameters"}` each, the last a JSON Schema of
       type object; actions are then calls as JSON, `{"name": "go", "arguments": {"to": "attic"}}` (`read_call` reads
       them), and one of the agent that does not fit its schema never reaches `step`;
+    - `remark`: what `dreamgym doctor` is to say of it beside whether it can be played;
     - `success_above`: an end with a reward above this number is a success, where `info` does not say (0.0);
     - `reason(task, history, transition) -> str` (static): the environment's rule for reasoning R*;
     - `think(task, history, action) -> str` (static): its rule for what an expert thinks before this action;

@@ -66,6 +66,7 @@ class BrowserGym:
         self._browser = BrowserClient(
             Settings(browser, tuple(hosts), self._actions, settle, lines, recycle), deadline_s=deadline
         )
+        self.remark = ""
         self._task = ""
         self._goal = ""
         self._page: list[Element] = []
@@ -91,6 +92,7 @@ class BrowserGym:
     def _reset(self, name: str, seed: int) -> dict[str, Any]:
         answer = self._browser.ask("reset", task=name, seed=seed)
         self._task, self._goal, self._taken = name, answer["goal"], []
+        self.remark = "" if answer["sandboxed"] else "its browser runs without a sandbox, which root cannot have"
         self._read(answer)
         return answer
 

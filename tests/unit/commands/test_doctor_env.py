@@ -52,8 +52,13 @@ def test_a_class_that_plays_and_logs_that_agree_pass(tmp_path: Path) -> None:
     asked = config(tmp_path)
     for found in (environment(asked), logs(asked)):
         assert found.ok, found
-    assert "leave the hall" in environment(asked).said
+    assert environment(asked).said.endswith("can be played, as in 'leave the hall'")
     assert logs(load_config(None)).ok
+
+
+def test_what_a_class_remarks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Hall, "remark", "its door has no lock", raising=False)
+    assert environment(config(tmp_path)).said.endswith("'leave the hall'; its door has no lock")
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,11 @@ def test_what_is_no_action_or_not_there_is_told_in_a_sentence(env: BrowserGym) -
     assert env.step("goto('https://example.com')")[0].startswith("error: there is no action goto")
 
 
+def test_a_browser_without_a_sandbox_is_told(env: BrowserGym) -> None:
+    begin(env, "click-test-2")
+    assert bool(env.remark) is (os.geteuid() == 0) or "without a sandbox" in env.remark
+
+
 def test_actions_as_tools(env: BrowserGym) -> None:
     tools = BrowserGymTools(tasks=["miniwob.enter-text"])
     try:
