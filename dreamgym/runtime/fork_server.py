@@ -13,6 +13,7 @@ import contextlib
 import gc
 import importlib
 import json
+import logging
 import os
 import runpy
 import select
@@ -28,6 +29,7 @@ from typing import IO, Any, cast
 
 from dreamgym.runtime.spared_imports import spare_imports
 
+log = logging.getLogger(__name__)
 CLIENT = Path(__file__).with_name("fork_client.py")
 STREAMS = 3
 """Standard input, output and error of the client, which become those of its fork."""
@@ -40,7 +42,11 @@ class ForkServer:
         folder = tempfile.mkdtemp(prefix="dreamgym-fork-")  # nobody but this user may ask for a fork
         self._address = os.path.join(folder, "socket")
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-            listener.bind(self._address)
+            try:
+                listener.bind(self._address)
+            except OSError:
+                shutil.rmtree(folder)
+                raise
             listener.listen(128)
             self._process = subprocess.Popen(
                 [sys.executable, "-m", __name__, str(listener.fileno()), folder],
@@ -80,7 +86,12 @@ def options(*modules: str, gpus: float = 0) -> dict[str, Any]:
     if not _wanted or gpus:
         return {}
     if _server is None:
-        _server = ForkServer()
+        try:
+            _server = ForkServer()
+        except OSError as error:  # a folder for temporary files whose path is too long for a socket, for one
+            log.warning("every engine and learner worker imports by itself: no fork server can start (%s)", error)
+            close()
+            return {}
     return _server.options(modules)
 
 

@@ -119,6 +119,17 @@ def test_only_a_local_ray_of_cpus_has_one(monkeypatch: pytest.MonkeyPatch) -> No
     assert fork_server.options("colorsys") == {}
 
 
+def test_without_room_for_a_socket_workers_start_as_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    deep = tmp_path / ("d" * 100)
+    deep.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(deep))
+    fork_server.enable()
+    assert fork_server.options("colorsys") == {} == fork_server.options("colorsys")
+    assert caplog.text.count("no fork server can start") == 1 and not list(deep.iterdir())
+
+
 def test_what_engines_and_learner_share_is_imported_without_ray_and_changes_nothing_for_the_others() -> None:
     code = """
 import sys
