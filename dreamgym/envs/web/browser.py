@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import importlib
 import importlib.util
+import inspect
 import json
 import logging
 import os
@@ -15,7 +16,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -236,6 +237,7 @@ def _prepare(settings: Settings) -> tuple[ModuleType, Any]:
     from browsergym.core.action import functions
     from browsergym.core.action.highlevel import HighLevelActionSet
 
+    inspect.stack = _stack  # Playwright (1.44) notes it at each of its calls, which takes a third of a step
     kept = KeptBrowser(playwright.sync_api.sync_playwright().start(), settings)
 
     class Browser(core.BrowserEnv):
@@ -257,6 +259,18 @@ def _prepare(settings: Settings) -> tuple[ModuleType, Any]:
     registration.BrowserEnv = Browser
     chosen = [getattr(functions, name) for name in settings.actions if name != "noop"]
     return core, HighLevelActionSet(subsets=["custom"], custom_actions=chosen, multiaction=False, demo_mode="off")
+
+
+def _stack(context: int = 0) -> list[inspect.FrameInfo]:
+    """The frames of the caller, as `inspect.stack` gives them, without looking for their source."""
+    frames: list[inspect.FrameInfo] = []
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        frames.append(
+            inspect.FrameInfo(frame, frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name, None, None)
+        )
+        frame = frame.f_back
+    return frames
 
 
 def _page_of(url: str) -> str:
