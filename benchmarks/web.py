@@ -13,7 +13,9 @@ import itertools
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 from compare import smollm2_gguf
@@ -104,21 +106,30 @@ def pace() -> dict[str, float]:
 TASK, STEPS, RESETS = "miniwob.click-checkboxes", 8, 3
 
 
-def here() -> None:
-    """Seconds of a step and of a reset after the first, here."""
-    env = BrowserGym(tasks=[TASK])
+def clock(reset: Callable[[int], Any], boxes: Callable[[Any], list[str]], step: Callable[[str], Any]) -> None:
+    """Print the medians of a step, a click on a box, and of a reset after the first, in seconds."""
     steps, resets = [], []
     for seed in range(RESETS + 1):
         begin = time.perf_counter()
-        env._reset(TASK, seed)
+        begun = reset(seed)
         resets.append(time.perf_counter() - begin)
-        boxes = [element.id for element in env._page if element.role == "checkbox"]
+        ids = boxes(begun)
         for index in range(STEPS):
             begin = time.perf_counter()
-            env.step(f"click('{boxes[index % len(boxes)]}')")
+            step(f"click('{ids[index % len(ids)]}')")
             steps.append(time.perf_counter() - begin)
-    env.close()
     print(statistics.median(steps), statistics.median(resets[1:]))
+
+
+def here() -> None:
+    """Seconds of a step and of a reset after the first, here."""
+    env = BrowserGym(tasks=[TASK])
+
+    def boxes(_: object) -> list[str]:
+        return [element.id for element in env._page if element.role == "checkbox"]
+
+    clock(lambda seed: env._reset(TASK, seed), boxes, env.step)
+    env.close()
 
 
 def own() -> None:
@@ -137,19 +148,13 @@ def own() -> None:
     launch = BrowserType.launch
     with mock.patch.object(BrowserType, "launch", lambda self, **how: launch(self, executable_path=path, **how)):
         env = gymnasium.make(f"browsergym/{TASK}").unwrapped
-        steps, resets = [], []
-        for seed in range(RESETS + 1):
-            begin = time.perf_counter()
-            observation, _ = env.reset(seed=seed)
-            resets.append(time.perf_counter() - begin)
-            tree = observation["axtree_object"]["nodes"]
-            boxes = [node["browsergym_id"] for node in tree if node["role"]["value"] == "checkbox"]
-            for index in range(STEPS):
-                begin = time.perf_counter()
-                env.step(f"click('{boxes[index % len(boxes)]}')")
-                steps.append(time.perf_counter() - begin)
+
+        def boxes(begun: Any) -> list[str]:
+            tree = begun[0]["axtree_object"]["nodes"]
+            return [node["browsergym_id"] for node in tree if node["role"]["value"] == "checkbox"]
+
+        clock(lambda seed: env.reset(seed=seed), boxes, env.step)
         env.close()
-    print(statistics.median(steps), statistics.median(resets[1:]))
 
 
 def memory() -> dict[str, float]:

@@ -30,7 +30,7 @@ from dreamgym.serve.scaling import replicas_for_load
 from dreamgym.serve.tasks import TaskGenerator
 
 POLL_S = 0.5
-"""Each look at Serve's status costs some 30 ms of a core (2.60): it pickles a class that holds much."""
+"""Each look at Serve's status costs some 20 ms of a core (2.60): it pickles a class that holds much."""
 WORLD, TASKS, CHAT = "ExperienceModel", "TaskGenerator", "ChatModel"
 What = Literal["world", "policy"]
 

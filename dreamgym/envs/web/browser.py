@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import FrameType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -172,9 +172,7 @@ class Player:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        core, actions = _prepare(settings)
-        self._kept: KeptBrowser = core._get_global_playwright()
-        self._actions = actions
+        self._kept, self._actions = _prepare(settings)
         self._env: Any = None
 
     def reset(self, task: str, seed: int) -> dict[str, Any]:
@@ -189,7 +187,6 @@ class Player:
         self._env = gymnasium.make(
             f"browsergym/{task}", action_mapping=self._actions.to_python_code, pre_observation_delay=0.0
         ).unwrapped
-        self._env.settle_s = self._settings.settle_s
         observation, _ = self._env.reset(seed=seed)
         return self._answer(observation) | {"goal": observation["goal"], "sandboxed": self._kept.sandboxed}
 
@@ -205,11 +202,6 @@ class Player:
         reward = float(told.get("RAW_REWARD_GLOBAL", reward)) if ended else 0.0
         answer = self._answer(observation, observation["last_action_error"])
         return answer | {"reward": max(0.0, min(1.0, reward)), "ended": bool(ended), "success": ended and reward >= 1.0}
-
-    def close(self) -> None:
-        """End the browser."""
-        if self._env is not None:
-            self._env.close()
 
     def _answer(self, observation: Mapping[str, Any], error: str = "") -> dict[str, Any]:
         """`state` is what the agent reads, `elements` the lines it was made of, `error` what was wrong."""
@@ -229,8 +221,8 @@ class Player:
         return {"state": "\n".join(lines), "elements": [asdict(e) for e in elements], "error": error}
 
 
-def _prepare(settings: Settings) -> tuple[ModuleType, Any]:
-    """BrowserGym with one kept browser, no chat window and no pictures; and its action set."""
+def _prepare(settings: Settings) -> tuple[KeptBrowser, Any]:
+    """The one browser that BrowserGym is to keep, without a chat window and pictures; and its action set."""
     import browsergym.core.env as core
     import browsergym.core.registration as registration
     import playwright.sync_api
@@ -241,10 +233,8 @@ def _prepare(settings: Settings) -> tuple[ModuleType, Any]:
     kept = KeptBrowser(playwright.sync_api.sync_playwright().start(), settings)
 
     class Browser(core.BrowserEnv):
-        settle_s = 0.5
-
         def post_step(self, info: dict[str, Any], validate: bool = True) -> Any:
-            _wait_until_still(self.page, self.settle_s)
+            _wait_until_still(self.page, settings.settle_s)
             return super().post_step(info, validate)
 
         def _task_validate(self) -> Any:
@@ -258,7 +248,7 @@ def _prepare(settings: Settings) -> tuple[ModuleType, Any]:
     core.extract_screenshot = lambda page: None
     registration.BrowserEnv = Browser
     chosen = [getattr(functions, name) for name in settings.actions if name != "noop"]
-    return core, HighLevelActionSet(subsets=["custom"], custom_actions=chosen, multiaction=False, demo_mode="off")
+    return kept, HighLevelActionSet(subsets=["custom"], custom_actions=chosen, multiaction=False, demo_mode="off")
 
 
 def _stack(context: int = 0) -> list[inspect.FrameInfo]:

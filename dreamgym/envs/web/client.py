@@ -47,7 +47,8 @@ class BrowserClient:
             answer: dict[str, Any] = json.loads(self._line(process))
         except (OSError, ValueError) as error:
             said = self._end()
-            raise BrowserFault(f"the browser's process gave no answer to {do} ({error or said}).") from error
+            said = f"; it said: {said}" if said else ""
+            raise BrowserFault(f"the browser's process gave no answer to {do} ({error}{said}).") from error
         if fault := answer.get("fault"):
             self._end()
             raise BrowserFault(f"the browser failed at {do}: {fault}")

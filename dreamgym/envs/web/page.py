@@ -19,7 +19,7 @@ LABELS = frozenset({"LabelText", "Legend"})
 INPUTS = frozenset({"textbox", "searchbox", "combobox", "listbox", "checkbox", "radio", "slider", "spinbutton", "Date"})
 MUTE = frozenset({"InlineTextBox", "LineBreak", "ListMarker"})
 """Nodes that repeat what another one says."""
-STATES = {"checked": "checked", "selected": "selected", "expanded": "expanded", "disabled": "disabled"}
+STATES = ("checked", "selected", "expanded", "disabled")
 LONGEST_NAME = 120
 MOST_HELD = 5
 """Elements that can be acted on, in one that can be clicked itself; with more it is a part of the page, not a thing."""
@@ -114,7 +114,7 @@ def _holds(node: _Node, id_: str) -> bool:
 
 def _states(raw: Mapping[str, Any]) -> tuple[str, ...]:
     said = {p["name"]: p.get("value", {}).get("value") for p in raw.get("properties", ())}
-    states = [word for name, word in STATES.items() if said.get(name) in (True, "true", "mixed")]
+    states = [name for name in STATES if said.get(name) in (True, "true", "mixed")]
     if said.get("expanded") is False:
         states.append("collapsed")
     return tuple(states)
