@@ -26,6 +26,8 @@ from dreamgym.envs.web.still import STILL
 
 log = logging.getLogger(__name__)
 LONGEST_SENTENCE = 200
+ACTION_TIMEOUT_MS = 2_000
+"""How long an element may take to be ready for an action. BrowserGym's own 500 ms are over on a busy machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +164,11 @@ def executable(asked: str, playwright: Any) -> str:
 
 
 def system_browser() -> str:
-    """Chromium or Chrome as a package of the system; empty where there is none."""
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    """Chromium or Chrome as a package of the system; empty where there is none.
+
+    First the one without a window: of the others each profile starts the parts of a whole window, for nobody to see.
+    """
+    names = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
     return next((path for name in names if (path := shutil.which(name))), "")
 
 
@@ -184,11 +189,13 @@ class Player:
         family = task.partition(".")[0]
         importlib.import_module(f"browsergym.{family}")
         self._kept.files, self._kept.allowed = _places(family, self._settings.hosts)
-        self._env = gymnasium.make(
-            f"browsergym/{task}", action_mapping=self._actions.to_python_code, pre_observation_delay=0.0
-        ).unwrapped
+        self._env = gymnasium.make(f"browsergym/{task}", action_mapping=self._code, pre_observation_delay=0.0).unwrapped
         observation, _ = self._env.reset(seed=seed)
         return self._answer(observation) | {"goal": observation["goal"], "sandboxed": self._kept.sandboxed}
+
+    def _code(self, action: str) -> str:
+        """The Python that BrowserGym (0.14) runs for an action: its own functions, in which the timeout is written."""
+        return str(self._actions.to_python_code(action)).replace("timeout=500", f"timeout={ACTION_TIMEOUT_MS}")
 
     def step(self, action: str) -> dict[str, Any]:
         """Act; an action that is no call is told so, and nothing is done."""

@@ -97,15 +97,21 @@ def test_actions_as_tools(env: BrowserGym) -> None:
         tools.close()
 
 
-def test_dialogs_other_hosts_and_late_menus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page of our own in the place of one of MiniWoB's: it asks, reaches out, and answers late."""
+def own_page(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page of our own in the place of MiniWoB's click-test, whose button ends nothing."""
     import miniwob
 
     pages = Path(miniwob.__file__).parent / "html"
-    (tmp_path / "miniwob").mkdir()
+    (folder / "miniwob").mkdir()
     for name in ("core", "common"):
-        (tmp_path / name).symlink_to(pages / name)
-    page = (pages / "miniwob" / "click-test.html").read_text()
+        (folder / name).symlink_to(pages / name)
+    page = (pages / "miniwob" / "click-test.html").read_text().replace("core.endEpisode(1.0", "void (1.0")
+    (folder / "miniwob" / "click-test.html").write_text(page + script)
+    monkeypatch.setenv("MINIWOB_URL", (folder / "miniwob").as_uri() + "/")
+
+
+def test_dialogs_other_hosts_and_late_menus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page asks, reaches out, and answers late."""
     script = """
 <script>
 window.addEventListener('load', () => { setTimeout(() => {
@@ -117,8 +123,7 @@ window.addEventListener('load', () => { setTimeout(() => {
   });
 }, 0); });
 </script>"""
-    (tmp_path / "miniwob" / "click-test.html").write_text(page.replace("core.endEpisode(1.0", "void (1.0") + script)
-    monkeypatch.setenv("MINIWOB_URL", (tmp_path / "miniwob").as_uri() + "/")
+    own_page(tmp_path, script, monkeypatch)
     env = BrowserGym(tasks=["miniwob.click-test"], settle=3.0)
     try:
         begin(env, "click-test")
@@ -126,6 +131,33 @@ window.addEventListener('load', () => { setTimeout(() => {
         assert not ended and info["valid"]
         assert state.splitlines()[:2] == ["alert: are you", "blocked: tracker.invalid is not a host of this task"]
         assert "late" in state
+    finally:
+        env.close()
+
+
+def test_an_element_that_is_not_ready_at_once_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The button is ready 1.2 s after it is asked for, later than BrowserGym itself waits."""
+    script = """
+<script>
+window.addEventListener('load', () => { setTimeout(() => {
+  const button = document.getElementById('subbtn') || document.querySelector('button');
+  button.addEventListener('mouseover', () => {
+    if (!button.dataset.asked) { button.dataset.asked = 'yes'; button.disabled = true;
+      setTimeout(() => { button.disabled = false; }, 1200); }
+  });
+  button.addEventListener('click', () => {
+    document.getElementById('area').insertAdjacentHTML('beforeend', '<p>pressed</p>');
+  });
+}, 0); });
+</script>"""
+    own_page(tmp_path, script, monkeypatch)
+    env = BrowserGym(tasks=["miniwob.click-test"])
+    try:
+        begin(env, "click-test")
+        button = env.valid_actions()[-1]
+        env.step(button.replace("click", "hover"))
+        state, _, _, _, info = env.step(button)
+        assert info["valid"] and "pressed" in state, state
     finally:
         env.close()
 
