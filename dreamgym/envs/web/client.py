@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, cast
 
@@ -27,10 +28,15 @@ class BrowserFault(Exception):
 class BrowserClient:
     """One browser in a process of its own, started with the first request, and anew after a fault."""
 
-    def __init__(self, settings: Settings, deadline_s: float) -> None:
-        """`deadline_s`: seconds that a request may take."""
+    def __init__(
+        self, settings: Settings, deadline_s: float, python: str = "", environment: Mapping[str, str] | None = None
+    ) -> None:
+        """`deadline_s`: seconds a request may take; `python`, `environment`: the process's, by default our own."""
         self._settings = settings
         self._deadline = deadline_s
+        self._python = python or sys.executable
+        self._environment = os.environ if environment is None else environment
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._told: Any = None
 
@@ -60,8 +66,10 @@ class BrowserClient:
 
     def _start(self) -> subprocess.Popen[bytes]:
         self._told = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
+        self._folder = tempfile.TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "dreamgym.envs.web.browser", json.dumps(asdict(self._settings))],
+            [self._python, "-m", "dreamgym.envs.web.browser", json.dumps(asdict(self._settings))],
+            env={**self._environment, "TMPDIR": self._folder.name},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._told,
@@ -95,6 +103,7 @@ class BrowserClient:
         process.wait()
         for pipe in (process.stdin, process.stdout):
             cast(Any, pipe).close()
+        cast(Any, self._folder).cleanup()
         self._told.seek(0)
         lines = self._told.read().decode(errors="replace").strip().splitlines()
         self._told.close()
