@@ -12,13 +12,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, cast
+
+import psutil
 
 from dreamgym.envs.web.browser import Settings
 
 log = logging.getLogger(__name__)
+KILLED_S = 10.0
+"""Seconds that killed processes may take to be gone."""
 
 
 class BrowserFault(Exception):
@@ -98,9 +102,13 @@ class BrowserClient:
         process, self._process = self._process, None
         if process is None:
             return ""
+        family: list[psutil.Process] = []
+        with contextlib.suppress(psutil.Error):
+            family = psutil.Process(process.pid).children(recursive=True)  # a browser leads a group of its own
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        _end_all(family)
         for pipe in (process.stdin, process.stdout):
             cast(Any, pipe).close()
         cast(Any, self._folder).cleanup()
@@ -108,3 +116,20 @@ class BrowserClient:
         lines = self._told.read().decode(errors="replace").strip().splitlines()
         self._told.close()
         return lines[-1] if lines else ""
+
+
+def _end_all(family: Sequence[psutil.Process]) -> None:
+    """Kill processes, and wait until none writes any more; one that nobody has reaped does not."""
+    for process in family:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    deadline = time.monotonic() + KILLED_S
+    while time.monotonic() < deadline and any(map(_runs, family)):
+        time.sleep(0.01)
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
