@@ -143,7 +143,7 @@ class BrowserGym:
         return [write_action("click", element.id) for element in self._page if element.id]
 
     def commands(self) -> list[str]:
-        """Clicks, also on elements that are not here, words in fields, and actions that there are not."""
+        """Clicks, also on what is not here, words in fields, answers to WebArena, and actions that there are not."""
         there = [element.id for element in self._page if element.id]
         absent = [str(int(there[-1]) + 7) if there and there[-1].isdecimal() else "999", "0"]
         words = sorted(set(re.findall(r"\w+", self._goal)))[:3]
@@ -152,6 +152,7 @@ class BrowserGym:
             *self.valid_actions(),
             *(write_action("click", id_) for id_ in absent),
             *(write_action("fill", id_, word) for id_ in [*fields[:2], *there[:1]] for word in words),
+            *((write_action("send_msg_to_user", word) for word in (*words, "done")) if self._arena else ()),
             "click()",
             "submit",
         ]

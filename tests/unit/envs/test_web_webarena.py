@@ -137,6 +137,7 @@ def test_a_page_counts_where_the_agent_says_that_it_is_done(env: BrowserGym) -> 
     """Task 44 asks for the address of a page. No step before the answer is judged."""
     assert "Projects" in begin(env, 44), "signed in"
     assert env._goal == "Check out my todos"
+    assert "send_msg_to_user('done')" in env.commands() and env.expert_action() == ""
     state, reward, ended, _, info = env.step(f"click('{element(env, 'To-Do List')}')")
     assert "at /dashboard/todos" in state and (reward, ended, info["success"]) == (0.0, False, False)
     state, reward, ended, _, info = env.step("send_msg_to_user('here they are')")
