@@ -102,20 +102,29 @@ class BrowserClient:
         process, self._process = self._process, None
         if process is None:
             return ""
-        family: list[psutil.Process] = []
-        with contextlib.suppress(psutil.Error):
-            family = psutil.Process(process.pid).children(recursive=True)  # a browser leads a group of its own
+        folder = cast(Any, self._folder)
+        family = _started_with(folder.name)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         _end_all(family)
         for pipe in (process.stdin, process.stdout):
             cast(Any, pipe).close()
-        cast(Any, self._folder).cleanup()
+        folder.cleanup()
         self._told.seek(0)
         lines = self._told.read().decode(errors="replace").strip().splitlines()
         self._told.close()
         return lines[-1] if lines else ""
+
+
+def _started_with(folder: str) -> list[psutil.Process]:
+    """The processes with this folder for temporary files, and theirs: a browser leads a group of its own."""
+    found: list[psutil.Process] = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("TMPDIR") == folder:
+                found += [process, *process.children(recursive=True)]
+    return found
 
 
 def _end_all(family: Sequence[psutil.Process]) -> None:
