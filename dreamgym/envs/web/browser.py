@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import importlib
 import importlib.util
 import inspect
@@ -21,6 +20,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from dreamgym.envs.web.actions import NotACall, read_action, write_action
+from dreamgym.envs.web.hosts import NOWHERE, UNREACHABLE, is_page, may_open, site_of
+from dreamgym.envs.web.judging import answer_of, begun, worth
 from dreamgym.envs.web.page import page_text, read_marks, read_page
 from dreamgym.envs.web.still import STILL
 
@@ -35,11 +36,12 @@ class Settings:
     """What a browser is started with.
 
     browser   the executable; empty is Playwright's own, or else the system's Chromium
-    hosts     names of hosts, with `*`, that may be opened beside those that a task names
+    hosts     names of hosts, with `*`, perhaps with a port, that may be opened beside those that a task names
     actions   names of the actions that an agent may use
     settle_s  seconds, the longest that a page is waited for after an action; it is as soon as it is still
     most      lines of a state
     recycle   episodes after which the browser is started anew
+    judge     name of the LLM that judges answers for WebArena; empty where there is none
     """
 
     browser: str = ""
@@ -48,6 +50,7 @@ class Settings:
     settle_s: float = 0.5
     most: int = 80
     recycle: int = 50
+    judge: str = ""
 
 
 class Messages:
@@ -76,6 +79,8 @@ class KeptBrowser:
         self.files = ""
         self.sandboxed = True
         self.notices: list[str] = []
+        self.lost: list[str] = []
+        self.refused: list[str] = []
         self._playwright = playwright
         self._settings = settings
         self._browser: Any = None
@@ -104,12 +109,16 @@ class KeptBrowser:
     def new_context(self, **options: Any) -> Any:
         """A profile of its own: nothing is kept, nothing downloaded, and only the task's hosts are reached."""
         self._contexts += 1
-        self.notices = []
+        self.notices, self.lost, self.refused = [], [], []
+        reached = ",".join(("<-loopback>", *self.allowed))
+        options["proxy"] = {"server": NOWHERE, "bypass": reached}  # a redirect passes by a route, but not by this
         context = self._browser.new_context(accept_downloads=False, service_workers="block", **options)
         context.add_init_script(STILL)
         context.route("**/*", self._guard)
         context.on("dialog", self._dialog)
         context.on("page", lambda page: page.on("download", self._download))
+        context.on("requestfailed", self._failed)
+        context.on("response", self._response)
         return context
 
     def close(self) -> None:
@@ -119,9 +128,22 @@ class KeptBrowser:
         if may_open(route.request.url, self.allowed, self.files):
             route.continue_()
             return
-        name = urlsplit(route.request.url).hostname or "a file"
-        self._tell(f"blocked: {name} is not a host of this task")
+        self._blocked(route.request.url)
         route.abort("blockedbyclient")
+
+    def _blocked(self, url: str) -> None:
+        self._tell(f"blocked: {urlsplit(url).hostname or 'a file'} is not a host of this task")
+
+    def _failed(self, request: Any) -> None:
+        """A page of the task's own hosts that cannot be reached ends the episode; it is not the agent's doing."""
+        if not may_open(request.url, self.allowed, self.files):
+            self._blocked(request.url)
+        elif is_page(request) and UNREACHABLE.match(request.failure or ""):
+            self.lost.append(f"{site_of(request.url)} cannot be reached ({request.failure})")
+
+    def _response(self, response: Any) -> None:
+        if response.status >= 500 and is_page(response.request):
+            self.refused.append(f"{site_of(response.url)} answers with {response.status}")
 
     def _dialog(self, dialog: Any) -> None:
         self._tell(f"{dialog.type}: {dialog.message}")
@@ -134,18 +156,6 @@ class KeptBrowser:
         notice = _sentence(notice)
         if notice not in self.notices:
             self.notices.append(notice)
-
-
-def may_open(url: str, hosts: Sequence[str], files: str) -> bool:
-    """Whether an address belongs to a task: its hosts (`*` allowed), its folder of files, or no outside at all."""
-    parts = urlsplit(url)
-    if parts.scheme in ("data", "blob", "about", "chrome-error"):
-        return True
-    if parts.scheme == "file":
-        return bool(files) and os.path.normpath(parts.path).startswith(files)
-    return parts.scheme in ("http", "https", "ws", "wss") and any(
-        fnmatch.fnmatchcase((parts.hostname or "").lower(), host.lower()) for host in hosts
-    )
 
 
 def executable(asked: str, playwright: Any) -> str:
@@ -179,18 +189,31 @@ class Player:
         self._settings = settings
         self._kept, self._actions = _prepare(settings)
         self._env: Any = None
+        self._answered = False
 
-    def reset(self, task: str, seed: int) -> dict[str, Any]:
-        """Begin an episode; the answer is `answer`'s, with the task's `goal`."""
+    def reset(self, task: str, seed: int, places: Sequence[str] = ()) -> dict[str, Any]:
+        """Begin an episode; the answer is `answer`'s, with the task's `goal`.
+
+        `places` are the hosts of a task of WebArena; others are known by their kind.
+
+        Raises:
+            RuntimeError: one of the task's sites does not answer.
+        """
         import gymnasium
 
         if self._env is not None:
             self._env.close()
         family = task.partition(".")[0]
-        importlib.import_module(f"browsergym.{family}")
+        self._answered = bool(places)
         self._kept.files, self._kept.allowed = _places(family, self._settings.hosts)
+        if places:
+            self._kept.allowed = (*places, *self._settings.hosts)
+        _register(family)
         self._env = gymnasium.make(f"browsergym/{task}", action_mapping=self._code, pre_observation_delay=0.0).unwrapped
         observation, _ = self._env.reset(seed=seed)
+        if self._answered:
+            begun(self._env.task)
+            self._must_answer(self._kept.refused)
         return self._answer(observation) | {"goal": observation["goal"], "sandboxed": self._kept.sandboxed}
 
     def _code(self, action: str) -> str:
@@ -198,17 +221,38 @@ class Player:
         return str(self._actions.to_python_code(action)).replace("timeout=500", f"timeout={ACTION_TIMEOUT_MS}")
 
     def step(self, action: str) -> dict[str, Any]:
-        """Act; an action that is no call is told so, and nothing is done."""
+        """Act; an action that is no call is told so, and nothing is done.
+
+        Raises:
+            RuntimeError: one of the task's sites does not answer, or what the agent says cannot be judged.
+        """
         self._kept.notices = []
         try:
             name, positional, named = read_action(action, self._settings.actions)
         except NotACall as error:
             return self._answer(self._env._get_obs(), str(error)) | {"reward": 0.0, "ended": False, "success": False}
         observation, reward, ended, _, info = self._env.step(write_action(name, *positional, **named))
+        self._must_answer()
+        if self._answered:
+            reward, ended = self._judged()
         told = info["task_info"]
         reward = float(told.get("RAW_REWARD_GLOBAL", reward)) if ended else 0.0
         answer = self._answer(observation, observation["last_action_error"])
         return answer | {"reward": max(0.0, min(1.0, reward)), "ended": bool(ended), "success": ended and reward >= 1.0}
+
+    def _judged(self) -> tuple[float, bool]:
+        """Reward and end of an episode that ends with the agent's answer."""
+        said = answer_of(self._env.chat.messages)
+        if said is None:
+            return 0.0, False
+        self._kept.refused = []
+        reward = worth(self._env.task, self._env.page, said, self._settings.judge)
+        self._must_answer(self._kept.refused)
+        return reward, True
+
+    def _must_answer(self, refused: Sequence[str] = ()) -> None:
+        if told := [*self._kept.lost, *refused]:
+            raise RuntimeError(told[0])
 
     def _answer(self, observation: Mapping[str, Any], error: str = "") -> dict[str, Any]:
         """`state` is what the agent reads, `elements` the lines it was made of, `error` what was wrong."""
@@ -226,6 +270,17 @@ class Player:
             lines.append(f"at {url.path or '/'}{'?' + url.query if url.query else ''}"[:LONGEST_SENTENCE])
         lines.append(page_text(elements, self._settings.most))
         return {"state": "\n".join(lines), "elements": [asdict(e) for e in elements], "error": error}
+
+
+def _register(family: str) -> None:
+    """Import the tasks of a family; WebArena's needs a tokenizer's data, which it downloads."""
+    try:
+        importlib.import_module(f"browsergym.{family}")
+    except ValueError as error:
+        raise FileNotFoundError(
+            f"browsergym.{family} cannot be imported ({_sentence(str(error))}); where it cannot download the data of "
+            f"NLTK, run `{sys.executable} -m nltk.downloader punkt_tab` where it can, and set NLTK_DATA to that folder"
+        ) from error
 
 
 def _prepare(settings: Settings) -> tuple[KeptBrowser, Any]:

@@ -12,12 +12,17 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, cast
+
+import psutil
 
 from dreamgym.envs.web.browser import Settings
 
 log = logging.getLogger(__name__)
+KILLED_S = 10.0
+"""Seconds that killed processes may take to be gone."""
 
 
 class BrowserFault(Exception):
@@ -27,10 +32,15 @@ class BrowserFault(Exception):
 class BrowserClient:
     """One browser in a process of its own, started with the first request, and anew after a fault."""
 
-    def __init__(self, settings: Settings, deadline_s: float) -> None:
-        """`deadline_s`: seconds that a request may take."""
+    def __init__(
+        self, settings: Settings, deadline_s: float, python: str = "", environment: Mapping[str, str] | None = None
+    ) -> None:
+        """`deadline_s`: seconds a request may take; `python`, `environment`: the process's, by default our own."""
         self._settings = settings
         self._deadline = deadline_s
+        self._python = python or sys.executable
+        self._environment = os.environ if environment is None else environment
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._told: Any = None
 
@@ -60,8 +70,10 @@ class BrowserClient:
 
     def _start(self) -> subprocess.Popen[bytes]:
         self._told = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
+        self._folder = tempfile.TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "dreamgym.envs.web.browser", json.dumps(asdict(self._settings))],
+            [self._python, "-m", "dreamgym.envs.web.browser", json.dumps(asdict(self._settings))],
+            env={**self._environment, "TMPDIR": self._folder.name},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._told,
@@ -90,12 +102,43 @@ class BrowserClient:
         process, self._process = self._process, None
         if process is None:
             return ""
+        folder = cast(Any, self._folder)
+        family = _started_with(folder.name)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        _end_all(family)
         for pipe in (process.stdin, process.stdout):
             cast(Any, pipe).close()
+        folder.cleanup()
         self._told.seek(0)
         lines = self._told.read().decode(errors="replace").strip().splitlines()
         self._told.close()
         return lines[-1] if lines else ""
+
+
+def _started_with(folder: str) -> list[psutil.Process]:
+    """The processes with this folder for temporary files, and theirs: a browser leads a group of its own."""
+    found: list[psutil.Process] = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("TMPDIR") == folder:
+                found += [process, *process.children(recursive=True)]
+    return found
+
+
+def _end_all(family: Sequence[psutil.Process]) -> None:
+    """Kill processes, and wait until none writes any more; one that nobody has reaped does not."""
+    for process in family:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    deadline = time.monotonic() + KILLED_S
+    while time.monotonic() < deadline and any(map(_runs, family)):
+        time.sleep(0.01)
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False

@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from pydantic import TypeAdapter, ValidationError
+
+from dreamgym.config.base import Url
+from dreamgym.config.credentials import credential
 from dreamgym.envs.base import payload_fields, pick
 from dreamgym.envs.web.actions import ELEMENTS, SCHEMAS, SITES, NotACall, read_action, write_action
 from dreamgym.envs.web.browser import Settings
 from dreamgym.envs.web.client import BrowserClient
 from dreamgym.envs.web.experts import expert, known_tasks
 from dreamgym.envs.web.page import Element
+from dreamgym.envs.web.webarena import KEY, WebArena, is_webarena, python_environment
 from dreamgym.errors import EnvError
 from dreamgym.models.answers.calls import CallError, read_call
 from dreamgym.types import Fold, Task, Transition, stable_id
@@ -30,14 +36,18 @@ class BrowserGym:
     BrowserGym (0.14) itself counts any that is above zero, which some pages give for a wrong answer.
 
     Args:
-        tasks: ids such as `miniwob.click-test`; empty are those of MiniWoB that have an expert here.
+        tasks: ids such as `miniwob.click-test`, or `webarenalite` for all of WebArena's by their folds; empty are those
+            of MiniWoB that have an expert here.
         browser: the browser's executable; empty is Playwright's own, or else the system's Chromium.
-        hosts: hosts, with `*`, that pages may open beside their task's.
+        hosts: hosts, with `*` and perhaps a port, that pages may open beside their task's.
         settle: seconds, the longest that a page is waited for; it is as soon as it has nothing more to do.
         lines: of a state; of a longer page, what is out of sight goes first.
         sites: whether actions may leave a page (`goto`, tabs, answers to the user).
         deadline: seconds for a request to the browser.
         recycle: episodes after which the browser is started anew.
+        python: the Python that runs the browser, where its packages are not beside these.
+        judge: the LLM that judges some answers for WebArena, `{model: …, base_url: …}`; without `base_url` it is
+            OpenAI's. Its key is in OPENAI_API_KEY.
 
     Raises:
         EnvError: an option is wrong.
@@ -55,18 +65,25 @@ class BrowserGym:
         sites: bool | None = None,
         deadline: float = 120.0,
         recycle: int = 50,
+        python: str = "",
+        judge: Mapping[str, str] | None = None,
     ) -> None:
         if isinstance(tasks, str) or isinstance(hosts, str):
             raise EnvError("env.options: tasks and hosts are lists; write tasks=[miniwob.click-test].")
         self._tasks = tuple(tasks) or known_tasks()
-        if wrong := [task for task in self._tasks if "." not in task]:
+        if wrong := [task for task in self._tasks if "." not in task and not is_webarena(task)]:
             raise EnvError(f"env.options.tasks: '{wrong[0]}' is no id of BrowserGym, such as miniwob.click-test.")
         away = any(not task.startswith("miniwob.") for task in self._tasks) if sites is None else sites
         self._actions = tuple(tool["name"] for tool in (*ELEMENTS, *(SITES if away else ())))
+        python = python or sys.executable
+        model, environment = _judge(judge, python_environment(python))
+        self._arena = WebArena(self._tasks, bool(model), python) if any(map(is_webarena, self._tasks)) else None
+        if self._arena is not None and not away:
+            raise EnvError("env.options.sites: an agent answers WebArena by an action of sites; leave it out.")
         self._browser = BrowserClient(
-            Settings(browser, tuple(hosts), self._actions, settle, lines, recycle), deadline_s=deadline
+            Settings(browser, tuple(hosts), self._actions, settle, lines, recycle, model), deadline, python, environment
         )
-        self.remark = ""
+        self.remark = self._arena.remark if self._arena else ""
         self._task = ""
         self._goal = ""
         self._page: list[Element] = []
@@ -76,6 +93,8 @@ class BrowserGym:
 
     def tasks(self, fold: Fold, count: int, seed: int) -> list[Task]:
         """As many of each id as may be, each with a page of its own; what is asked and shown is the browser's word."""
+        if self._arena is not None:
+            return self._arena.tasks(fold, count, seed)
         found = []
         for index in range(count):
             name = self._tasks[index % len(self._tasks)]
@@ -90,9 +109,12 @@ class BrowserGym:
         return self._reset(name, seed)["state"], {"instruction": self._goal, "success": False}
 
     def _reset(self, name: str, seed: int) -> dict[str, Any]:
-        answer = self._browser.ask("reset", task=name, seed=seed)
-        self._task, self._goal, self._taken = name, answer["goal"], []
-        self.remark = "" if answer["sandboxed"] else "its browser runs without a sandbox, which root cannot have"
+        places = self._arena.places(name) if self._arena else []
+        answer = self._browser.ask("reset", task=name, seed=seed, places=places)
+        goal = self._arena.goal(name) if self._arena else answer["goal"]
+        self._task, self._goal, self._taken = name, goal, []
+        open_ = "" if answer["sandboxed"] else "its browser runs without a sandbox, which root cannot have"
+        self.remark = "; ".join(filter(None, (open_, self._arena.remark if self._arena else "")))
         self._read(answer)
         return answer
 
@@ -121,7 +143,7 @@ class BrowserGym:
         return [write_action("click", element.id) for element in self._page if element.id]
 
     def commands(self) -> list[str]:
-        """Clicks, also on elements that are not here, words in fields, and actions that there are not."""
+        """Clicks, also on what is not here, words in fields, answers to WebArena, and actions that there are not."""
         there = [element.id for element in self._page if element.id]
         absent = [str(int(there[-1]) + 7) if there and there[-1].isdecimal() else "999", "0"]
         words = sorted(set(re.findall(r"\w+", self._goal)))[:3]
@@ -130,6 +152,7 @@ class BrowserGym:
             *self.valid_actions(),
             *(write_action("click", id_) for id_ in absent),
             *(write_action("fill", id_, word) for id_ in [*fields[:2], *there[:1]] for word in words),
+            *((write_action("send_msg_to_user", word) for word in (*words, "done")) if self._arena else ()),
             "click()",
             "submit",
         ]
@@ -168,6 +191,11 @@ class BrowserGymTools(BrowserGym):
     """The same, with actions offered as tools: `{"name": "click", "arguments": {"bid": "12"}}`."""
 
     tools: ClassVar[list[dict[str, Any]]] = ELEMENTS
+
+    def __init__(self, tasks: Sequence[str] = (), **options: Any) -> None:
+        if any(map(is_webarena, tasks)):
+            raise EnvError("env.name: browsergym-tools has no answer to the user; play WebArena with browsergym.")
+        super().__init__(tasks, **options)
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         try:
@@ -211,6 +239,25 @@ def _parts(action: str) -> tuple[str, str, str]:
             return "", "", ""
     first, second, *_ = [*map(str, values), "", ""]
     return name, first, second
+
+
+def _judge(judge: Mapping[str, str] | None, environment: dict[str, str]) -> tuple[str, dict[str, str]]:
+    """The judge's name, and the environment of a process that can ask it; the key is nowhere else."""
+    if not judge:
+        return "", environment
+    if not isinstance(judge, Mapping) or not judge.get("model") or set(judge) - {"model", "base_url"}:
+        raise EnvError(
+            "env.options.judge: write {model: NAME, base_url: http://127.0.0.1:8000/v1}, or the model alone."
+        )
+    address, key = judge.get("base_url", ""), credential(KEY)
+    try:
+        TypeAdapter(Url).validate_python(address)
+    except ValidationError as error:
+        raise EnvError(f"env.options.judge.base_url: {error.errors()[0]['msg'].lower()}.") from None
+    if not key and not address:
+        raise EnvError(f"env.options.judge: set {KEY}, or name the base_url of an endpoint that needs no key.")
+    asked = {"OPENAI_BASE_URL": address} if address else {}
+    return judge["model"], environment | asked | {KEY: key or "none"}
 
 
 def _seed_of(name: str, fold: Fold, index: int, seed: int) -> int:

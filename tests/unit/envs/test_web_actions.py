@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dreamgym.envs.web.actions import ELEMENTS, SCHEMAS, SITES, NotACall, read_action, write_action
-from dreamgym.envs.web.browser import may_open
 from dreamgym.envs.web.env import SEEDS, BrowserGym, BrowserGymTools, as_tool
+from dreamgym.envs.web.hosts import may_open
 from dreamgym.errors import EnvError
 from dreamgym.models.answers.calls import check_tools, read_call
 from dreamgym.types import Task, Transition

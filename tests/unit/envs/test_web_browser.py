@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from dreamgym.envs.web.client import BrowserClient, BrowserFault
 from dreamgym.envs.web.env import BrowserGym, BrowserGymTools, as_tool
 from dreamgym.envs.web.experts import known_tasks
 from tests.waiting import until_ended
+from tests.web_sites import Site
 
 for module in ("browsergym.miniwob", "miniwob"):
     pytest.importorskip(module, reason="the extra 'web' is not installed")
@@ -162,6 +164,25 @@ window.addEventListener('load', () => { setTimeout(() => {
         env.close()
 
 
+def test_a_redirect_does_not_leave_the_hosts_that_may_be_opened() -> None:
+    site, other = Site(), Site()
+    site.away = other.url
+    env = BrowserGym(tasks=["miniwob.click-test"], hosts=[site.url.removeprefix("http://")], sites=True)
+    try:
+        for path in ("/named", "/away"):
+            begin(env, "click-test")
+            folder = Path(env._browser._folder.name)  # type: ignore[union-attr]
+            with contextlib.suppress(BrowserFault):  # the page that rewards has been left
+                env.step(f"goto('{site.url}{path}')")
+            assert path in site.served
+        assert other.served == []
+    finally:
+        env.close()
+        site.close()
+        other.close()
+    assert not folder.exists()
+
+
 def test_a_browser_that_dies_is_a_fault_and_the_next_episode_has_a_new_one() -> None:
     env = BrowserGym(tasks=["miniwob.click-test-2"])
     try:
@@ -169,9 +190,11 @@ def test_a_browser_that_dies_is_a_fault_and_the_next_episode_has_a_new_one() -> 
         process = psutil.Process(env._browser._process.pid)  # type: ignore[union-attr]
         family = process.children(recursive=True)
         assert family
+        folder = Path(env._browser._folder.name)  # type: ignore[union-attr]
         os.kill(process.pid, signal.SIGKILL)
         with pytest.raises(BrowserFault, match="gave no answer to step"):
             env.step("click('13')")
+        assert not folder.exists()
         until_ended(family)
         assert begin(env, "click-test-2")
     finally:
