@@ -39,7 +39,7 @@ def sft(config: RunConfig) -> None:
 
 def sft_world(config: RunConfig) -> None:
     """The experience model (`world/`)."""
-    world = ["model", "sft", "sft_without_demos", "history", "system_prompt", "engine"]
+    world = ["model", "sft", "sft_without_demos", "sft_renamed", "history", "system_prompt", "engine"]
     demos = ["embedder", "dim", "top_k", "min_similarity"]
     depends = [*(f"world.{name}" for name in world), *(f"replay.{name}" for name in demos)]
     with stage(config, "sft-world", depends, ["annotate"], ["world"]) as current:

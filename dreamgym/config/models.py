@@ -170,6 +170,8 @@ class WorldConfig(Section):
     """Online refresh."""
     sft_without_demos: float = Field(0.5, ge=0, le=1)
     """Share of training trajectories without demonstrations, so that it can also dream where there are none."""
+    sft_renamed: int = Field(0, ge=0)
+    """Further copies of each training trajectory, in which names (rare words) are others, the same one everywhere."""
     history: bool = True
     """It reads the whole dream so far; off, the task, the last state and what the first state alone tells."""
     sampling: SamplingConfig = SamplingConfig(temperature=0.3)

@@ -10,6 +10,7 @@ from itertools import groupby
 import pyarrow as pa
 
 from dreamgym.config import RunConfig, SFTConfig
+from dreamgym.data.renaming import Names
 from dreamgym.envs.base import VariationRule, env_tools, line_rule, variation_rule
 from dreamgym.errors import ConfigError, DataError, EnvError
 from dreamgym.learner.batches import SFT_SCHEMA
@@ -78,6 +79,11 @@ def world_examples(config: RunConfig, trajectories: Sequence[Trajectory], chat: 
     examples = [
         e for t, d in zip(trajectories, demos, strict=True) if t.steps for e in _dream(config, t, d, chat, tools)
     ]
+    names, rng = Names(trajectories), random.Random(stable_id(config.seed, "names"))
+    for _ in range(config.world.sft_renamed):
+        for t in trajectories:
+            if t.steps:
+                examples += _dream(config, names.renamed(t, rng), [[]] * len(t.steps), chat, tools)
     tasks = {t.task.id: t.task for t in trajectories if t.task.first_state and t.task.origin == "real"}
     examples += list(_variations(config, list(tasks.values()), embedder, chat))
     return _table(examples, config.world.engine.max_model_len)

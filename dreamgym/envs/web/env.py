@@ -162,24 +162,25 @@ class BrowserGym:
         """The rule for a thought: what the element is that is acted on, in the page's own words."""
         state = history[-1].next_state if history else task.first_state
         name, id_, said = _parts(action)
-        found = next((m for line in state.splitlines() if (m := _LINE.fullmatch(line)) and m[1] == id_), None)
-        if found is None:
+        called = _called(state, id_)
+        if not called:
             return f"{id_ or action} is not on the page"
-        called = re.sub(r" (=|\().*", "", found[3]) or found[2]
         return f"{name} {called}: {said}" if said else f"{name} {called}"
 
     @staticmethod
     def reason(task: Task, history: Sequence[Transition], transition: Transition) -> str:
-        """The rule for R*: whether the element is there, before what follows from it."""
+        """The rule for R*: what is acted on, in the page's own words, before what follows from it."""
         name, id_, _ = _parts(transition.action)
-        there = any(line.split()[:1] == [id_] for line in transition.state.splitlines())
         if not name:
             return "no such action"
-        if id_ and not there:
+        called = _called(transition.state, id_)
+        if id_ and not called:
             return f"{id_} is not here"
-        after = transition.next_state
-        what = "ends" if transition.done else "same" if after == transition.state else "changes"
-        return f"{name} {id_}: {what}".replace(" :", ":")
+        if transition.done:
+            what = "solved" if transition.reward > BrowserGym.success_above else "wrong"
+        else:
+            what = "same" if transition.next_state == transition.state else "changes"
+        return f"{name} {called}: {what}" if called else f"{name}: {what}"
 
     @staticmethod
     def vary(task: Task, rng: random.Random) -> list[Any]:
@@ -224,6 +225,12 @@ def as_tool(action: str) -> str:
     name, positional, named = read_action(action, tuple(SCHEMAS))
     arguments = dict(zip(SCHEMAS[name]["properties"], positional, strict=False)) | named
     return json.dumps({"name": name, "arguments": arguments}, ensure_ascii=False)
+
+
+def _called(state: str, id_: str) -> str:
+    """What the element of an id is called on a page, or else its role; empty where there is none."""
+    found = next((m for line in state.splitlines() if (m := _LINE.fullmatch(line)) and m[1] == id_), None)
+    return (re.sub(r" (=|\().*", "", found[3]) or found[2]) if found else ""
 
 
 def _parts(action: str) -> tuple[str, str, str]:
