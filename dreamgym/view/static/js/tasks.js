@@ -42,5 +42,5 @@ const Task = ({ run, task }) => html`<div class="task">
   ${task.value !== null
     ? html`<a href=${link(run, "episodes", "", { task: task.id })}>${task.instruction}</a>`
     : task.instruction || html`<span class="mono">${task.id}</span>`}
-  <span class="soft"> · generation ${task.generation}${task.value === null ? "" : `, value ${figure(task.value)}`}${task.detail ? `, ${task.detail}` : ""}</span>
+  <span class="soft"> · generation ${task.generation}${task.value === null ? "" : `, value ${figure(task.value)}`}${task.detail ? `: ${task.detail}` : ""}</span>
   ${task.first_state && html`<details><summary>First state</summary><p class="said">${task.first_state}</p></details>`}</div>`;
