@@ -91,18 +91,17 @@ def settings(*names: str) -> str:
 
 def commands() -> str:
     """Every command with its options, its stages and a line on what it does."""
-    from dreamgym.cli import BY_QUICKSTART, OPTIONS, QUICKSTART
+    from dreamgym.cli import BY_QUICKSTART, OPTIONS, QUICKSTART, RECIPE, WORDS
     from dreamgym.commands import COMMANDS
 
     parts = []
     for name, command in COMMANDS.items():
         options = OPTIONS.get(name, [])
         usage = " ".join([f"[{' '.join(filter(None, option[:2]))}]" for option in options])
-        first = "TABLE " if name == "experiment" else ""
         parts += [
             f"## {name}",
             command.help,
-            f"```text\ndreamgym {name} {first}[RECIPE] [field=value ...] {usage}\n```",
+            f"```text\ndreamgym {name} {WORDS.get(name, RECIPE)} {usage}\n```",
         ]
         if name in BY_QUICKSTART:
             parts.append(f"The default recipe is `{QUICKSTART}`.")

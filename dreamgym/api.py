@@ -10,19 +10,11 @@ from dreamgym.commands import COMMANDS
 from dreamgym.config import RunConfig
 from dreamgym.config.loading import load_config, load_run
 from dreamgym.errors import ConfigError, DataError
+from dreamgym.runs.trajectories import TRAJECTORIES
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-TRAJECTORIES = {
-    "collect": "data/train.parquet",
-    "heldout": "data/heldout.parquet",
-    "annotate": "data/annotated.parquet",
-    "train": "train/trajectories/*.parquet",
-    "real": "real/trajectories/*.parquet",
-}
-"""Where a run keeps trajectories, by the stage that writes them; `collect` sets `heldout` aside to measure on."""
 
 
 def load(recipe: str | Path | None = None, *settings: str) -> RunConfig:

@@ -29,6 +29,9 @@ from dreamgym.errors import ConfigError, DreamgymError
 QUICKSTART = Path("recipes/quickstart.yaml")
 BY_QUICKSTART = ("quickstart", "experiment")
 """Commands for which that recipe is the default."""
+RECIPE = "[RECIPE] [field=value ...]"
+WORDS = {"experiment": f"TABLE {RECIPE}", "view": "[RUN ...] [field=value ...]"}
+"""What stands behind a command, where it is more or other than a recipe."""
 MODELS = ("policy", "world")
 PLAYERS = ("policy", "policy_real", "dpo", "warm_start", "random", "expert")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
@@ -49,6 +52,12 @@ def _positive(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"'{text}' is no number above 0")
     return value
+
+
+def _port(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,5}", text) or int(text) >= 2**16:
+        raise argparse.ArgumentTypeError(f"'{text}' is no port")
+    return int(text)
 
 
 def _rate(text: str) -> tuple[str, float]:
@@ -97,6 +106,14 @@ OPTIONS = {
             "--rate", "NAME=VALUE", "replaces an assumption that `plan` prints; may be given several times",
             {"type": _rate, "action": "append", "default": [], "dest": "rates"},
         ),
+    ],
+    "view": [
+        Option(
+            "--host", "ADDRESS", "where to listen; one that others can reach asks for a token",
+            {"default": "127.0.0.1"},
+        ),
+        Option("--port", "N", "the port; without it, a free one", {"type": _port, "default": 0}),
+        Option("--no-open", "", "print the address, and open no browser", {"action": "store_true"}),
     ],
     "experiment": [
         Option("--env", "NAME", "the real environment, where it is not the recipe's", {"default": ""}),
@@ -181,6 +198,8 @@ def _parse(name: str, arguments: Sequence[str]) -> tuple[RunConfig, dict[str, An
     recipes = [Path(w) for w in words if not _OVERRIDE.match(w)]
     if name == "experiment":
         options["table"] = str(recipes.pop(0)) if recipes else ""
+    if name == "view":
+        options["runs"], recipes = recipes, []
     if len(recipes) > 1:
         raise ConfigError(f"{COMMAND_LINE}: one recipe at a time, not '{recipes[0]}' and '{recipes[1]}'.")
     if not recipes and name in BY_QUICKSTART:
@@ -216,12 +235,14 @@ def _print_overview() -> None:
 def _print_help(name: str) -> None:
     console = Console(highlight=False)
     options = OPTIONS.get(name, [])
-    usage = " ".join(["[RECIPE] [field=value ...]", *(f"[{' '.join(filter(None, option[:2]))}]" for option in options)])
-    table = "TABLE " if name == "experiment" else ""
-    console.print(f"[bold]dreamgym {name}[/] {table}{escape(usage)}\n\n{COMMANDS[name].help}\n")
+    usage = " ".join([WORDS.get(name, RECIPE), *(f"[{' '.join(filter(None, option[:2]))}]" for option in options)])
+    console.print(f"[bold]dreamgym {name}[/] {escape(usage)}\n\n{COMMANDS[name].help}\n")
     recipe = f"the default is {QUICKSTART}" if name in BY_QUICKSTART else "without one, every field has its default"
     words = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    words.add_row("[cyan]RECIPE[/]", f"a YAML file, or the folder of a run; {recipe}")
+    if name == "view":
+        words.add_row("[cyan]RUN[/]", "the folder of a run, or one with runs in it; without any, all runs below `out`")
+    else:
+        words.add_row("[cyan]RECIPE[/]", f"a YAML file, or the folder of a run; {recipe}")
     words.add_row(
         "[cyan]field=value[/]", "sets one field, over the recipe: learner.lr=1e-6, env.options.numLocations=5"
     )

@@ -43,6 +43,7 @@ COMMANDS = {
         "dreamgym.commands.experiment:experiment", "Run rows x seeds of the paper's tables, and write the table."
     ),
     "report": Command("dreamgym.commands.report:report", "Write one page on the run: report.html and report.md."),
+    "view": Command("dreamgym.commands.view:view", "Open a page on runs, live while they go on: curves and episodes."),
     "serve": Command("dreamgym.commands.serve:serve", "Open a trained model as an OpenAI-compatible HTTP endpoint."),
     "plan": Command("dreamgym.commands.plan:plan", "Tell what a run needs: memory, hours, money, before it starts."),
     "doctor": Command("dreamgym.commands.doctor:doctor", "Check a cluster, or this machine, before a run."),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
-import socket
 from contextlib import closing
 
 import uvicorn
@@ -11,6 +9,7 @@ import uvicorn
 from dreamgym.config import RunConfig, ServeConfig
 from dreamgym.config.credentials import credential
 from dreamgym.errors import ConfigError, DataError
+from dreamgym.runtime.address import is_loopback, listen
 from dreamgym.runtime.cluster import ensure_ray, settled
 from dreamgym.runtime.placement import Ask, require
 from dreamgym.serve.app import What, start_chat
@@ -34,7 +33,7 @@ def serve(config: RunConfig, what: What = "policy") -> None:
     if not (model / "config.json").exists():
         raise DataError(f"{model}: no model yet; run `dreamgym {'sft' if what == 'world' else 'train'}` first.")
     key = _key(config.serve)
-    with closing(_listen(config.serve)) as port:
+    with closing(listen(config.serve.host, config.serve.port, "serve.port")) as port:
         machine = ensure_ray(config.device)
         config = settled(config, machine)
         with waiting(f"starting {what}"):
@@ -64,26 +63,9 @@ def serve(config: RunConfig, what: What = "policy") -> None:
 def _key(config: ServeConfig) -> str:
     """The key that clients must bring; empty where none is set and nobody else can reach the port."""
     key = credential(config.api_key_env)
-    if not key and not _is_loopback(config.host):
+    if not key and not is_loopback(config.host):
         raise ConfigError(
             f"serve.host: others can reach {config.host}; set a key in the variable {config.api_key_env}, "
             "or serve at 127.0.0.1."
         )
     return key
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _listen(config: ServeConfig) -> socket.socket:
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    try:
-        return socket.create_server((config.host, config.port), family=family)
-    except OSError as error:
-        raise ConfigError(
-            f"serve.port: {config.host}:{config.port} cannot be opened ({error.strerror}); choose another."
-        ) from None

@@ -12,12 +12,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, PercentFormatter, StrMethodFormatter
 
+from dreamgym.report.measures import (
+    FIDELITY,
+    LEARNING,
+    SETS,
+    calibration_points,
+    fidelity_sets,
+    leaf,
+    smooth,
+    time_rows,
+)
 from dreamgym.report.rundata import RunData
 
 WIDTH_IN = 9.8
 DPI = 144
-SETS = {"heldout": "held-out seed data", "policy": "the policy's own actions", "invalid": "invalid actions"}
-PARTS_SHOWN = 14
 Data = TypeVar("Data")
 
 
@@ -68,7 +76,7 @@ def success(data: RunData, theme: Theme) -> Figure | None:
         ax.plot(*dream, ".", ms=4, alpha=0.45, color=theme.palette[0])
         ax.plot(
             dream[0],
-            _smooth(dream[1]),
+            smooth(dream[1]),
             lw=2,
             color=theme.palette[0],
             label=f"learning, {'dreamed' if data.dreamed else 'real'} (mean of 5)",
@@ -96,22 +104,6 @@ def success(data: RunData, theme: Theme) -> Figure | None:
     return figure
 
 
-LEARNING: list[tuple[str, str, dict[str, str], bool]] = [
-    ("Entropy of the policy", "nats a token", {"rollout/entropy": "engine", "learner/entropy": "learner"}, False),
-    ("Engine and learner logprobs", "gap, nats a token",
-     {"learner/gap_max": "largest", "learner/gap_p999": "99.9%", "learner/gap_mean": "mean"}, True),
-    ("Loss", "policy loss", {"learner/loss": ""}, False),
-    ("KL to the warm start", "nats a token", {"learner/kl": ""}, False),
-    ("Gradient norm", "before clipping", {"learner/grad_norm": ""}, False),
-    ("Clipped tokens", "share of tokens", {"learner/clip_frac": ""}, False),
-    ("Tokens of the episodes", "tokens an iteration", {"rollout/tokens": ""}, False),
-    ("What the engines were spared", "share",
-     {"rollout/dream_cache_hit": "dream's cache", "rollout/policy_cache_hit": "policy's cache",
-      "rollout/dream_shared": "shared steps"}, False),
-    ("Dream episodes left out", "env_failed an iteration", {"dream/env_failed": ""}, False),
-]  # fmt: skip
-
-
 def learning(data: RunData, theme: Theme) -> Figure | None:
     """Small multiples of what the optimiser did."""
     panels = [p for p in LEARNING if any(data.series(key)[0] for key in p[2])]
@@ -129,22 +121,6 @@ def learning(data: RunData, theme: Theme) -> Figure | None:
         if len(ax.lines) > 1:
             _legend_above(ax)
     return figure
-
-
-FIDELITY = {
-    "state_exact": "Next state, exact",
-    "state_f1": "Next state, token F1",
-    "outcome_accuracy": "Outcome, right",
-    "done_precision": "Done, precision",
-    "done_recall": "Done, recall",
-    "reward_precision": "Reward, precision",
-    "reward_recall": "Reward, recall",
-}
-
-
-def fidelity_sets(data: RunData) -> list[str]:
-    """The names of the sets of real transitions that the dream was held against."""
-    return list(dict.fromkeys(k.split("/")[1] for k in data.keys("fidelity/") if k.count("/") == 2))
 
 
 def fidelity(data: RunData, theme: Theme) -> Figure | None:
@@ -198,24 +174,6 @@ def calibration(data: RunData, theme: Theme) -> Figure | None:
     return figure
 
 
-def calibration_points(data: RunData) -> list[tuple[int, float, float]]:
-    """(iteration, dream success, real success) of each evaluation.
-
-    Dream success is that of the same games dreamed, where it was measured; else the mean of the five
-    iterations before. An evaluation none of whose dreams could be read has no point.
-    """
-    points = []
-    steps = dict(zip(*data.series("dream/success"), strict=True))
-    for record in data.of("eval"):
-        if record.get("dream/dev_games") == 0:
-            continue  # none of the dreams could be read
-        near = [v for i, v in steps.items() if record["iteration"] - 5 < i <= record["iteration"]]
-        dream = record.get("dream/dev_success", float(np.mean(near)) if near else None)
-        if dream is not None and record.get("real/success") is not None:
-            points.append((record["iteration"], dream, record["real/success"]))
-    return points
-
-
 def curriculum(data: RunData, theme: Theme) -> Figure | None:
     """Task value, the share of invented tasks, and what became of the inventions."""
     fates = ["curriculum/admitted", *data.keys("curriculum/rejected_")]
@@ -248,7 +206,7 @@ def buffer(data: RunData, theme: Theme) -> Figure | None:
     for ax, (title, keys) in zip(axes, panels, strict=True):
         x = [r["iteration"] for r in data.of("iteration")]
         levels = [np.interp(x, *data.series(k), left=0) for k in keys]
-        ax.stackplot(x, levels, labels=[_leaf(k) for k in keys], colors=theme.palette, alpha=0.85)
+        ax.stackplot(x, levels, labels=[leaf(k) for k in keys], colors=theme.palette, alpha=0.85)
         _panel(ax, title, "transitions")
         _legend_above(ax)
     return figure
@@ -270,19 +228,6 @@ def time_parts(data: RunData, theme: Theme) -> Figure | None:
     ax.grid(False, axis="y")
     ax.tick_params(axis="y", length=0)
     return figure
-
-
-def time_rows(data: RunData) -> list[tuple[str, float]]:
-    """(name, seconds) in the order of the run; a stage that tells its parts is shown by them."""
-    rows: list[tuple[str, float]] = []
-    for stage in data.stages:
-        parts = {k: v for k, v in stage["parts"].items() if v > 0}
-        rows += [(f"{stage['stage']} · {part}", s) for part, s in parts.items()] or [(stage["stage"], stage["seconds"])]
-    if len(rows) > PARTS_SHOWN:
-        least = sorted(s for _, s in rows)[-PARTS_SHOWN]
-        rest = sum(s for _, s in rows if s < least)
-        rows = [(n, s) for n, s in rows if s >= least] + [("all others", rest)]
-    return rows
 
 
 def _style(theme: Theme) -> dict[Any, Any]:
@@ -338,7 +283,7 @@ def _stacked(ax: Axes, data: RunData, keys: Sequence[str], theme: Theme) -> None
     bottom: dict[int, float] = {}
     for colour, key in zip(theme.palette, keys, strict=False):
         x, y = data.series(key)
-        ax.bar(x, y, bottom=[bottom.get(i, 0.0) for i in x], width=0.85, color=colour, label=_leaf(key))
+        ax.bar(x, y, bottom=[bottom.get(i, 0.0) for i in x], width=0.85, color=colour, label=leaf(key))
         bottom.update({i: bottom.get(i, 0.0) + v for i, v in zip(x, y, strict=True)})
     _legend_above(ax)
 
@@ -351,12 +296,3 @@ def _legend_above(ax: Axes) -> None:
         loc="lower left", bbox_to_anchor=(-0.02, 0.97), ncols=entries, fontsize=7.5,
         handlelength=1, handletextpad=0.4, columnspacing=0.9, borderaxespad=0,
     )  # fmt: skip
-
-
-def _leaf(key: str) -> str:
-    return key.rpartition("/")[2].removeprefix("rejected_").removeprefix("refused_").replace("_", " ")
-
-
-def _smooth(values: Sequence[float], width: int = 5) -> list[float]:
-    """The mean of the last `width` values."""
-    return [float(np.mean(values[max(0, i - width + 1) : i + 1])) for i in range(len(values))]

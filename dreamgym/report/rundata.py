@@ -103,12 +103,13 @@ def read_run(run_dir: Path) -> RunData:
         config=(run_dir / "config.yaml").read_text(encoding="utf-8"),
         stages=read_stages(run_dir),
         records=read_log(log) if log.exists() else [],
-        finals=_finals(sorted((run_dir / "eval").glob("*.json"))),
+        finals=read_finals(sorted((run_dir / "eval").glob("*.json"))),
         episodes=_episodes(run_dir),
     )
 
 
-def _finals(files: Iterable[Path]) -> dict[tuple[str, str], Record]:
+def read_finals(files: Iterable[Path]) -> dict[tuple[str, str], Record]:
+    """Results of evaluations by (who, fold); raises DataError where a file is none."""
     found: dict[tuple[str, str], Record] = {}
     for path in files:
         record = parse_object(path.read_bytes())

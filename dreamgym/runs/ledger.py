@@ -117,13 +117,13 @@ def account(path: Path) -> Account:
 
 def add_up(events: Iterable[Record]) -> Account:
     """See `account`."""
+    events = list(events)
     started: set[str] = set()
     finished: set[str] = set()
     abandoned: set[str] = set()
-    updates: list[tuple[int, list[str]]] = []
     retried = resumed = 0
     for event in events:
-        kind, iteration, ids = event["kind"], event["iteration"], event["ids"]
+        kind, ids = event["kind"], event["ids"]
         if kind == "retried":
             retried += len(started.intersection(ids))
         if kind in ("started", "retried"):
@@ -132,12 +132,9 @@ def add_up(events: Iterable[Record]) -> Account:
             finished.update(ids)
         elif kind == "abandoned":
             abandoned.update(ids)
-        elif kind == "trained":
-            updates.append((iteration, ids))
         elif kind == "resumed":
             resumed += 1
-            updates = [update for update in updates if update[0] < iteration]
-    trained = Counter(trajectory for _, ids in updates for trajectory in ids)
+    trained = Counter(learned(events))
     return Account(
         started=len(started),
         finished=len(finished),
@@ -147,3 +144,14 @@ def add_up(events: Iterable[Record]) -> Account:
         trained_twice=trained.total() - len(trained),
         resumed=resumed,
     )
+
+
+def learned(events: Iterable[Record]) -> list[str]:
+    """The trajectories of the updates that the weights of now have seen, as often as they did."""
+    updates: list[tuple[int, list[str]]] = []
+    for event in events:
+        if event["kind"] == "trained":
+            updates.append((event["iteration"], event["ids"]))
+        elif event["kind"] == "resumed":
+            updates = [update for update in updates if update[0] < event["iteration"]]
+    return [trajectory for _, ids in updates for trajectory in ids]

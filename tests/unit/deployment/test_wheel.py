@@ -25,7 +25,9 @@ def test_the_command_runs_from_a_wheel(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(installed)
         held = {name for name in archive.namelist() if name.startswith("dreamgym/")}
-    assert held == {path.relative_to(ROOT).as_posix() for path in (ROOT / "dreamgym").rglob("*.py")}
+    package = ROOT / "dreamgym"
+    page = [path for path in (package / "view" / "static").rglob("*") if path.is_file()]
+    assert page and held == {path.relative_to(ROOT).as_posix() for path in (*package.rglob("*.py"), *page)}
     (entry_points,) = installed.glob("*.dist-info/entry_points.txt")
     assert "dreamgym = dreamgym.cli:run" in entry_points.read_text()
     code = "import dreamgym, sys; print(dreamgym.__file__); from dreamgym.cli import main; sys.exit(main(sys.argv[1:]))"
