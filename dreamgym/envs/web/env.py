@@ -169,18 +169,21 @@ class BrowserGym:
 
     @staticmethod
     def reason(task: Task, history: Sequence[Transition], transition: Transition) -> str:
-        """The rule for R*: what is acted on, in the page's own words, before what follows from it."""
-        name, id_, _ = _parts(transition.action)
+        """The rule for R*: what is acted on and, at an end, what the page holds; each time whether it was asked for."""
+        name, id_, said = _parts(transition.action)
         if not name:
             return "no such action"
         called = _called(transition.state, id_)
         if id_ and not called:
             return f"{id_} is not here"
-        if transition.done:
-            what = "solved" if transition.reward > BrowserGym.success_above else "wrong"
-        else:
-            what = "same" if transition.next_state == transition.state else "changes"
-        return f"{name} {called}: {what}" if called else f"{name}: {what}"
+        told = [" ".join(filter(None, (name, called)))]
+        if words := said or called:
+            told[0] += f": {said}" if said else ""
+            told.append(_asked(task, words))
+        if not transition.done:
+            return f"{', '.join(told)}; {'same' if transition.next_state == transition.state else 'changes'}"
+        told += [f"has {held}, {_asked(task, held)}" for held in _held(transition.state)]
+        return f"{', '.join(told)}; {'solved' if transition.reward > BrowserGym.success_above else 'wrong'}"
 
     @staticmethod
     def vary(task: Task, rng: random.Random) -> list[Any]:
@@ -230,7 +233,19 @@ def as_tool(action: str) -> str:
 def _called(state: str, id_: str) -> str:
     """What the element of an id is called on a page, or else its role; empty where there is none."""
     found = next((m for line in state.splitlines() if (m := _LINE.fullmatch(line)) and m[1] == id_), None)
-    return (re.sub(r" (=|\().*", "", found[3]) or found[2]) if found else ""
+    return (re.sub(r"(^| )(=|\().*", "", found[3]) or found[2]) if found else ""
+
+
+def _asked(task: Task, words: str) -> str:
+    return "asked" if words in task.instruction else "not asked"
+
+
+def _held(state: str) -> list[str]:
+    """What the fields of a page hold, and what is ticked or chosen."""
+    lines = [m for line in state.splitlines() if (m := _LINE.fullmatch(line))]
+    ticked = [re.sub(r" \(.*", "", m[3]) for m in lines if re.search(r"\((checked|selected)\)", m[3])]
+    values = [value[1] for m in lines if (value := re.search(r"= (.*?)(?: \(\w+\))*$", m[3]))]
+    return list(dict.fromkeys([*values, *ticked]))
 
 
 def _parts(action: str) -> tuple[str, str, str]:

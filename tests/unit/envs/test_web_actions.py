@@ -85,3 +85,23 @@ def test_a_thought_says_in_the_pages_words_what_is_acted_on() -> None:
     assert BrowserGym.think(task, [], "no call") == "no call is not on the page"
     step = Transition(task.first_state, "click('99')", task.first_state, 0.0, False)
     assert BrowserGym.reason(task, [], step) == "99 is not here"
+
+
+@pytest.mark.parametrize(
+    ("action", "reward", "reasoning"),
+    [
+        ("click('21')", 1.0, "click Submit, asked, has Peru, asked, has joe, not asked; solved"),
+        ("click('21')", 0.5, "click Submit, asked, has Peru, asked, has joe, not asked; wrong"),
+        ("click('13')", None, "click combobox, not asked; same"),
+        ("fill('16', 'ann')", None, "fill user: ann, asked; same"),
+        ("click('99')", None, "99 is not here"),
+        ("press Submit", None, "no such action"),
+    ],
+)
+def test_a_reasoning_says_what_a_page_holds_and_whether_it_was_asked_for(
+    action: str, reward: float | None, reasoning: str
+) -> None:
+    state = "13 combobox = Peru (collapsed)\n 14 option Peru (selected)\n16 textbox user = joe\n21 button Submit"
+    task = Task("t", "browsergym", "Choose Peru for ann and press Submit.", "{}", state)
+    step = Transition(state, action, state, reward or 0.0, reward is not None)
+    assert BrowserGym.reason(task, [], step) == reasoning
