@@ -49,7 +49,7 @@ class Settings:
     actions: tuple[str, ...] = ()
     settle_s: float = 0.5
     most: int = 80
-    recycle: int = 50
+    recycle: int = 20
     judge: str = ""
 
 

@@ -64,7 +64,7 @@ class BrowserGym:
         lines: int = 80,
         sites: bool | None = None,
         deadline: float = 120.0,
-        recycle: int = 50,
+        recycle: int = 20,
         python: str = "",
         judge: Mapping[str, str] | None = None,
     ) -> None:
