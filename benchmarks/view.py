@@ -76,6 +76,7 @@ def one_round(browser: Any, small: Path, large: Path) -> tuple[dict[str, float],
         where = f"{address}#/run/{large.name}/episodes"
         told["open_100k_s"] = clocked(page, lambda: page.goto(where), "tbody tr")
         filters = [seconds for label in FILTERS for seconds in filtered(page, label)]
+        page.goto("about:blank")
         told["search_100k_s"] = clocked(
             page, lambda: page.goto(f"{where}?text=in+the+attic&deep=yes"), "p.sub:text-matches('won$')"
         )
