@@ -79,11 +79,12 @@ def world_examples(config: RunConfig, trajectories: Sequence[Trajectory], chat: 
     examples = [
         e for t, d in zip(trajectories, demos, strict=True) if t.steps for e in _dream(config, t, d, chat, tools)
     ]
-    names, rng = Names(trajectories), random.Random(stable_id(config.seed, "names"))
-    for _ in range(config.world.sft_renamed):
-        for t in trajectories:
-            if t.steps:
-                examples += _dream(config, names.renamed(t, rng), [[]] * len(t.steps), chat, tools)
+    examples += [
+        e
+        for t in _renamed(config, trajectories)
+        if t.steps
+        for e in _dream(config, t, [[]] * len(t.steps), chat, tools)
+    ]
     tasks = {t.task.id: t.task for t in trajectories if t.task.first_state and t.task.origin == "real"}
     examples += list(_variations(config, list(tasks.values()), embedder, chat))
     return _table(examples, config.world.engine.max_model_len)
@@ -139,6 +140,14 @@ def preference_examples(
             "samples, which DPO cannot compare; set policy.context=grow and policy.format=plain, or take another model."
         )
     return _table([example for (example,) in episodes], config.policy.engine.max_model_len)
+
+
+def _renamed(config: RunConfig, trajectories: Sequence[Trajectory]) -> Iterator[Trajectory]:
+    """As many copies with other names as `world.sft_renamed` asks for."""
+    if config.world.sft_renamed:
+        names, rng = Names(trajectories), random.Random(stable_id(config.seed, "names"))
+        for t in list(trajectories) * config.world.sft_renamed:
+            yield names.renamed(t, rng)
 
 
 def _dream(

@@ -12,6 +12,7 @@ from dreamgym.runs.log import parse_object
 State = Literal["running", "stopped", "done", "new"]
 FRESH_S = 60.0
 """Seconds after its last word for which a run counts as running where its lock cannot be seen."""
+PARTIAL = ".partial.json"
 _GROWS = (
     ".",
     "stages",
@@ -33,14 +34,15 @@ class Activity(NamedTuple):
     idle_s: float
 
 
-def activity(run_dir: Path, finished: int) -> Activity:
-    """How a run stands that has `finished` stages: `stopped` where a stage was begun and nobody works on it.
+def activity(run_dir: Path) -> Activity:
+    """How a run stands: `stopped` where a stage was begun and nobody works on it.
 
     The lock of the folder tells it on this machine; for a folder on a shared disk its age does.
     """
-    begun = [path.name.removesuffix(".partial.json") for path in sorted((run_dir / "stages").glob("*.partial.json"))]
+    names = sorted(path.name for path in (run_dir / "stages").glob("*.json"))
+    begun = [name.removesuffix(PARTIAL) for name in names if name.endswith(PARTIAL)]
     idle = max(time.time() - max(_times(run_dir), default=0.0), 0.0)
-    state: State = "done" if finished else "new"
+    state: State = "done" if len(names) > len(begun) else "new"
     if _held(run_dir / ".lock") or (begun and idle < FRESH_S):
         state = "running"
     elif begun:
@@ -50,7 +52,7 @@ def activity(run_dir: Path, finished: int) -> Activity:
 
 def started(run_dir: Path, stage: str) -> str:
     """When a stage was begun that is not finished, as UTC in ISO 8601; empty where that is not known."""
-    path = run_dir / "stages" / f"{stage}.partial.json"
+    path = run_dir / "stages" / f"{stage}{PARTIAL}"
     record = parse_object(path.read_bytes()) if path.exists() else None
     return str((record or {}).get("started", ""))
 

@@ -37,7 +37,7 @@ class ViewedRun:
             ConfigError: there is no run.
         """
         if not (run_dir / "config.yaml").is_file():
-            raise ConfigError(f"{run_dir}: no run is here; give the folder of a run that was started, or one of runs.")
+            raise _no_run(run_dir)
         self.key = key
         self.run_dir = run_dir
         self._lock = Lock()
@@ -72,7 +72,7 @@ class ViewedRun:
 
     def activity(self) -> Activity:
         """Whether somebody works on it."""
-        return activity(self.run_dir, len(read_stages(self.run_dir)))
+        return activity(self.run_dir)
 
     def ledger(self, stage: str = "train") -> list[Record]:
         """The events of a stage so far."""
@@ -211,6 +211,10 @@ def _place(table: pa.Table, episode_id: str) -> int:
     return row
 
 
+def _no_run(folder: Path) -> ConfigError:
+    return ConfigError(f"{folder}: no run is here; give the folder of a run that was started, or one of runs.")
+
+
 def find_runs(given: Sequence[Path], out: Path) -> list[ViewedRun]:
     """The runs of some folders: each that of a run or one of runs; without any, all below `out`.
 
@@ -232,7 +236,7 @@ def _runs_of(folder: Path) -> Iterable[Path]:
         return [folder]
     inside = sorted(folder.glob("*/config.yaml"), key=lambda path: -path.stat().st_mtime)
     if not inside:
-        raise ConfigError(f"{folder}: no run is here; give the folder of a run that was started, or one of runs.")
+        raise _no_run(folder)
     return [path.parent for path in inside]
 
 

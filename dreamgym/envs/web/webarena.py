@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from dreamgym.envs.web.hosts import site_of
 from dreamgym.errors import EnvError
 from dreamgym.types import Fold, Task, stable_id
 
@@ -134,19 +135,19 @@ def addresses() -> dict[str, str]:
             f"{'is' if len(missing) == 1 else 'are'} not set; set each to an address, such as http://localhost:7770."
         )
     for name in names:
-        if not _place(os.environ[name]):
+        if not _is_address(os.environ[name]):
             raise EnvError(f"{name}: '{os.environ[name]}' is no address of a site, such as http://localhost:7770.")
     return {site: os.environ[name].rstrip("/") for name, site in names.items()}
 
 
-def _place(url: str) -> str:
-    """The host and the port of an address; empty where it has none."""
+def _is_address(url: str) -> bool:
+    """Whether it names a host, and a port that can be one if any."""
     try:
         parts = urlsplit(url)
-        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
-    except (ValueError, KeyError):
-        return ""
-    return f"{parts.hostname}:{port}" if parts.hostname else ""
+        _ = parts.port  # which raises where it is none
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
 class WebArena:
@@ -238,7 +239,7 @@ class WebArena:
             EnvError: there is no such task, or its answer cannot be judged.
         """
         self._check(name)
-        return [_place(self._sites[site]) for site in self._known[name].sites]
+        return [site_of(self._sites[site]) for site in self._known[name].sites]
 
 
 def main() -> None:

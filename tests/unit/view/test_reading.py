@@ -195,9 +195,9 @@ def test_runs_are_found_by_their_folder_or_by_the_one_around_them(tmp_path: Path
 
 def test_it_is_told_whether_somebody_works_on_a_run(tmp_path: Path) -> None:
     folder = generated.write_run(tmp_path, "works", iterations=1, episodes=2, tasks=1)
-    assert activity(folder, 3).state == "done"
+    assert activity(folder).state == "done"
     with hold(folder):
-        assert activity(folder, 3).state == "running"
+        assert activity(folder).state == "running"
     (folder / "stages" / "real.partial.json").write_text('{"fingerprint": "", "started": "", "seconds": 0}')
-    now = activity(folder, 3)
+    now = activity(folder)
     assert (now.state, now.begun) == ("running", ["real"]), "it was written to a moment ago"
