@@ -163,9 +163,9 @@ class BrowserGym:
         state = history[-1].next_state if history else task.first_state
         name, id_, said = _parts(action)
         called = _called(state, id_)
-        if not called:
+        if not name or (id_ and not called):
             return f"{id_ or action} is not on the page"
-        return f"{name} {called}: {said}" if said else f"{name} {called}"
+        return _acted(name, called, said)
 
     @staticmethod
     def reason(task: Task, history: Sequence[Transition], transition: Transition) -> str:
@@ -176,9 +176,8 @@ class BrowserGym:
         called = _called(transition.state, id_)
         if id_ and not called:
             return f"{id_} is not here"
-        told = [" ".join(filter(None, (name, called)))]
+        told = [_acted(name, called, said)]
         if words := said or called:
-            told[0] += f": {said}" if said else ""
             told.append(_asked(task, words))
         if not transition.done:
             return f"{', '.join(told)}; {'same' if transition.next_state == transition.state else 'changes'}"
@@ -224,10 +223,21 @@ class BrowserGymTools(BrowserGym):
 
 
 def as_tool(action: str) -> str:
-    """An action that is written as a call, as JSON: its arguments by their names."""
-    name, positional, named = read_action(action, tuple(SCHEMAS))
-    arguments = dict(zip(SCHEMAS[name]["properties"], positional, strict=False)) | named
+    """An action that is written as a call, as JSON."""
+    name, arguments = _by_name(action)
     return json.dumps({"name": name, "arguments": arguments}, ensure_ascii=False)
+
+
+def _by_name(action: str) -> tuple[str, dict[str, Any]]:
+    """The name of an action that is written as a call, and its arguments by their names; raises NotACall."""
+    name, positional, named = read_action(action, tuple(SCHEMAS))
+    return name, dict(zip(SCHEMAS[name]["properties"], positional, strict=False)) | named
+
+
+def _acted(name: str, called: str, said: str) -> str:
+    """What is done, in words: `fill username: ann`, `click Login`, `send_msg_to_user: done`."""
+    done = f"{name} {called}".rstrip()
+    return f"{done}: {said}" if said else done
 
 
 def _called(state: str, id_: str) -> str:
@@ -252,15 +262,15 @@ def _parts(action: str) -> tuple[str, str, str]:
     """Name, element and words of an action, as text or as a tool; empty where it has none."""
     try:
         name, arguments = read_call(action)
-        values = list(arguments.values())
     except CallError:
         try:
-            name, positional, named = read_action(action, tuple(SCHEMAS))
-            values = [*positional, *named.values()]
+            name, arguments = _by_name(action)
         except NotACall:
             return "", "", ""
-    first, second, *_ = [*map(str, values), "", ""]
-    return name, first, second
+    on_element = bool(SCHEMAS.get(name, {}).get("properties", {}).keys() & {"bid", "from_bid"})
+    values = list(map(str, arguments.values()))
+    element, said, *_ = [*([] if on_element else [""]), *values, "", ""]
+    return name, element, said
 
 
 def _judge(judge: Mapping[str, str] | None, environment: dict[str, str]) -> tuple[str, dict[str, str]]:

@@ -83,6 +83,7 @@ def test_a_thought_says_in_the_pages_words_what_is_acted_on() -> None:
     assert BrowserGymTools.think(task, [], json.dumps({"name": "click", "arguments": {"bid": "20"}})) == "click Login"
     assert BrowserGym.think(task, [], "click('99')") == "99 is not on the page"
     assert BrowserGym.think(task, [], "no call") == "no call is not on the page"
+    assert BrowserGym.think(task, [], "send_msg_to_user('it is 3')") == "send_msg_to_user: it is 3"
     step = Transition(task.first_state, "click('99')", task.first_state, 0.0, False)
     assert BrowserGym.reason(task, [], step) == "99 is not here"
 
@@ -96,6 +97,9 @@ def test_a_thought_says_in_the_pages_words_what_is_acted_on() -> None:
         ("fill('16', 'ann')", None, "fill user: ann, asked; same"),
         ("click('99')", None, "99 is not here"),
         ("press Submit", None, "no such action"),
+        ("send_msg_to_user('Peru')", 1.0, "send_msg_to_user: Peru, asked, has Peru, asked, has joe, not asked; solved"),
+        ("goto('http://shop.example')", None, "goto: http://shop.example, not asked; same"),
+        ("go_back()", None, "go_back; same"),
     ],
 )
 def test_a_reasoning_says_what_a_page_holds_and_whether_it_was_asked_for(
