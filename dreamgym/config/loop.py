@@ -14,6 +14,8 @@ AlgorithmName = Literal[  # the registry: each is the file of this name in dream
 TrackerName = Literal["tensorboard", "wandb", "mlflow"]
 Aggregation = Literal["token_mean", "sequence_mean", "constant"]
 KLEstimator = Literal["k1", "k2", "k3"]
+ALGORITHM_PARTS = ("advantage", "aggregation", "clip_low", "clip_high", "kl_estimator", "kl_in_reward")
+"""Settings of the learner that replace a part of its algorithm, and so are for that one alone; None is its own."""
 
 
 class QdrantConfig(Section):
@@ -77,7 +79,10 @@ class LearnerConfig(Section):
     workers: Operational[int] = Field(1, ge=1)
     """Data-parallel learner processes."""
     algorithm: AlgorithmName = "grpo"
-    """How advantages are made, the loss and what it is averaged over; `null` below is the algorithm's own form."""
+    """How advantages are made, the loss and what it is averaged over; `null` below is the algorithm's own form.
+
+    What a recipe puts in place of a part of its algorithm is left out where the command line takes another one.
+    """
     advantage: AlgorithmName | None = None
     """Take the advantages of this other algorithm."""
     aggregation: Aggregation | None = None

@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 class Trainer:
     """One policy in training; `run` goes from its last checkpoint, or from where it begins, to the end.
 
-    It begins with the warm start, or where the run of the folder `after` ended: the learner (without momentum), the
+    It begins with the warm start, or where the run of the folder `after` ended: the learner (its optimiser as new), the
     values of the tasks and the count of iterations go on. In the real environment it ends where `real.transitions`
     leave no room for another group. What is won in `seed_data` is how far episodes come is measured by. A batch of
     `usual_groups` groups (by default `train.groups`) makes `learner.minibatches` steps, and a smaller one fewer.

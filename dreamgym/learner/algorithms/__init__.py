@@ -10,10 +10,8 @@ from __future__ import annotations
 from dataclasses import replace
 from importlib import import_module
 
-from dreamgym.config import AlgorithmName, LearnerConfig
+from dreamgym.config import ALGORITHM_PARTS, AlgorithmName, LearnerConfig
 from dreamgym.learner.algorithms.base import Algorithm
-
-OVERRIDES = ("aggregation", "clip_low", "clip_high", "kl_estimator", "kl_in_reward")
 
 
 def find(name: AlgorithmName) -> Algorithm:
@@ -24,8 +22,7 @@ def find(name: AlgorithmName) -> Algorithm:
 
 def resolve(config: LearnerConfig) -> Algorithm:
     """`learner.algorithm` with the parts that the configuration replaces."""
-    chosen = find(config.algorithm)
+    given = {name: getattr(config, name) for name in ALGORITHM_PARTS}
     if config.advantage is not None:
-        chosen = replace(chosen, advantage=find(config.advantage).advantage)
-    given = {name: getattr(config, name) for name in OVERRIDES}
-    return replace(chosen, **{name: value for name, value in given.items() if value is not None})
+        given["advantage"] = find(config.advantage).advantage
+    return replace(find(config.algorithm), **{name: value for name, value in given.items() if value is not None})
