@@ -95,7 +95,7 @@ class Algorithm:
     aggregation   what the objective is averaged over
     clip_low      a ratio counts as at least 1 - clip_low
     clip_high     and as at most 1 + clip_high
-    drop_flat     groups without any advantage are left out of the batch
+    drop_flat     groups without any advantage are left out of the batch, where nothing else gives them a gradient
     kl_estimator  of the KL to the reference, where learner.kl_coef is above 0
     kl_in_reward  that KL lowers the rewards, and is no term of the loss
     """

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dreamgym.config import AlgorithmName
+from dreamgym.config import AlgorithmName, LearnerConfig
 from dreamgym.errors import DataError
 from dreamgym.learner.advantages import advantages, token_streams
-from dreamgym.learner.algorithms import find
+from dreamgym.learner.algorithms import find, resolve
 from dreamgym.learner.batches import rl_batch
 from dreamgym.types import Task, TokenSample, Trajectory, Transition
 
@@ -181,14 +181,14 @@ def test_batch_leaves_out_failed_episodes_and_groups_that_teach_nothing() -> Non
         _episode("c", 1.0, 15),
         _episode("c", 0.0, 16, status="env_failed"),
     ]
-    batch, left_out, _ = rl_batch(episodes, find("dapo"))
+    batch, left_out, _, groups = rl_batch(episodes, find("dapo"))
     rows = batch.to_pylist()
-    assert left_out == 2
+    assert (left_out, groups) == (2, 1)
     assert [row["ids"] for row in rows] == [[1, 10], [1, 11]]
     assert [row["advantages"][1] for row in rows] == pytest.approx([1.0, -1.0], abs=1e-5)
     assert [row["mask"] for row in rows] == [[0, 1], [0, 1]]
     assert [row["logprobs"] for row in rows] == [[0.0, -0.5], [0.0, -0.5]]
-    nothing, left_out, _ = rl_batch(episodes[3:], find("dapo"))
+    nothing, left_out, *_ = rl_batch(episodes[3:], find("dapo"))
     assert (nothing.num_rows, left_out) == (0, 2)
     assert rl_batch([], find("dapo"))[0].num_rows == 0
 
@@ -197,7 +197,7 @@ def test_what_is_read_at_the_end_is_no_part_of_a_row_however_long_it_is() -> Non
     """An observation of 100,000 tokens fills the context; the answers before it are learned from all the same."""
     long, short = _episode("a", 1.0, 10), _episode("a", 0.0, 11)
     long.samples[0].add_context([1] * 100_000)
-    batch, _, rows_left_out = rl_batch([long, short], find("grpo"), longest=8)
+    batch, _, rows_left_out, _ = rl_batch([long, short], find("grpo"), longest=8)
     assert ([row["ids"] for row in batch.to_pylist()], rows_left_out) == ([[1, 10], [1, 11]], 0)
 
 
@@ -205,16 +205,25 @@ def test_a_row_that_the_learner_cannot_take_is_left_out_once_its_group_is_compar
     long, short = _episode("a", 1.0, 10), _episode("a", 0.0, 11)
     long.samples[0].add_context([1] * 100_000)
     long.samples[0].add_sampled([12], [-0.5], [0])
-    batch, groups_left_out, rows_left_out = rl_batch([long, short], find("dr_grpo"), longest=8)
-    assert (groups_left_out, rows_left_out) == (0, 1)
+    batch, groups_left_out, rows_left_out, groups = rl_batch([long, short], find("dr_grpo"), longest=8)
+    assert (groups_left_out, rows_left_out, groups) == (0, 1, 1)
     assert [row["advantages"] for row in batch.to_pylist()] == [[0.0, -0.5]]
 
 
 def test_where_the_paper_drops_no_group_flat_ones_are_kept() -> None:
     episodes = [_episode("a", 1.0, 10), _episode("a", 0.0, 11), _episode("b", 1.0, 12), _episode("b", 1.0, 13)]
-    batch, left_out, _ = rl_batch(episodes, find("dr_grpo"))
-    assert left_out == 0
+    batch, left_out, _, groups = rl_batch(episodes, find("dr_grpo"))
+    assert (left_out, groups) == (0, 2)
     assert [row["advantages"][1] for row in batch.to_pylist()] == [0.5, -0.5, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("name", ["grpo", "dapo", "cispo", "gigpo"])
+@pytest.mark.parametrize("term", ["kl_coef", "entropy_coef", "echo"])
+def test_flat_groups_are_kept_where_something_else_gives_them_a_gradient(name: AlgorithmName, term: str) -> None:
+    episodes = [_episode("a", 1.0, 10), _episode("a", 0.0, 11), _episode("b", 1.0, 12), _episode("b", 1.0, 13)]
+    for weight, left_out, rows in ((0.0, 1, 2), (0.1, 0, 4)):
+        made = rl_batch(episodes, resolve(LearnerConfig(algorithm=name, **{term: weight})))
+        assert (made.groups_left_out, made.groups, made.batch.num_rows) == (left_out, 2 - left_out, rows)
 
 
 def play(group: str, steps: list[Step]) -> Trajectory:
