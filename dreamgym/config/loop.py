@@ -9,7 +9,17 @@ from pydantic import Field
 from dreamgym.config.base import Operational, Section, Url
 
 AlgorithmName = Literal[  # the registry: each is the file of this name in dreamgym/learner/algorithms
-    "grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "reinforce_pp", "reinforce_pp_baseline", "gigpo", "ppo"
+    "grpo",
+    "dr_grpo",
+    "dapo",
+    "gspo",
+    "cispo",
+    "rloo",
+    "reinforce_pp",
+    "reinforce_pp_baseline",
+    "gigpo",
+    "gigpo_mean",
+    "ppo",
 ]
 TrackerName = Literal["tensorboard", "wandb", "mlflow"]
 Aggregation = Literal["token_mean", "sequence_mean", "constant"]

@@ -224,12 +224,13 @@ class Rank:
         norm = self._engine.get_global_grad_norm()
         return float("nan") if norm is None else float(norm)
 
-    def _reduce(self, sums: dict[str, float]) -> dict[str, float]:
-        """Sums over all ranks."""
+    def _reduce(self, sums: dict[str, float], greatest: bool = False) -> dict[str, float]:
+        """Sums over all ranks, or the greatest of all."""
         import torch
 
         values = torch.tensor(list(sums.values()), dtype=torch.float64, device=self._device)
-        torch.distributed.all_reduce(values)
+        operation = torch.distributed.ReduceOp.MAX if greatest else torch.distributed.ReduceOp.SUM
+        torch.distributed.all_reduce(values, op=operation)
         return dict(zip(sums, values.tolist(), strict=True))
 
     def _gathered(self, names: Collection[str] | None = None) -> Any:

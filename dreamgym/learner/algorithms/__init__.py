@@ -23,12 +23,12 @@ def find(name: AlgorithmName) -> Algorithm:
 def resolve(config: LearnerConfig) -> Algorithm:
     """`learner.algorithm` with the parts that the configuration replaces.
 
-    Flat groups are kept where the KL, the entropy or the world's answers give them a gradient.
+    Flat groups are kept where whitening, the KL, the entropy or the world's answers give them a gradient.
     """
     named = {name: getattr(config, name) for name in ALGORITHM_PARTS}
     given = {name: value for name, value in named.items() if value is not None}
     if config.advantage is not None:
-        given["advantage"] = find(config.advantage).advantage
+        given |= {name: getattr(find(config.advantage), name) for name in ("advantage", "whiten")}
     chosen = replace(find(config.algorithm), **given)
-    taught_otherwise = config.kl_coef > 0 or config.entropy_coef > 0 or config.echo > 0
+    taught_otherwise = chosen.whiten or config.kl_coef > 0 or config.entropy_coef > 0 or config.echo > 0
     return replace(chosen, drop_flat=chosen.drop_flat and not taught_otherwise)

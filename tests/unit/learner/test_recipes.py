@@ -29,7 +29,9 @@ def test_another_algorithm_than_the_recipe_s_has_its_own_form(recipe: Path, name
     }
     if name != written.algorithm:
         own = find(name)
-        assert resolve(learner) == replace(own, drop_flat=own.drop_flat and not (learner.kl_coef or learner.entropy_coef))
+        assert resolve(learner) == replace(
+            own, drop_flat=own.drop_flat and not (learner.kl_coef or learner.entropy_coef)
+        )
 
 
 def test_the_quick_start_s_own_algorithm_keeps_what_its_recipe_sets() -> None:
