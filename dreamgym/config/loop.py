@@ -114,7 +114,7 @@ class LearnerConfig(Section):
     token_budget: Operational[int] = Field(8192, ge=64)
     """Tokens in one packed micro-batch; memory is bounded by it."""
     minibatches: int = Field(2, ge=1)
-    """Optimiser steps in a pass over an iteration's batch; fewer where fewer groups than `train.groups` are kept in it."""
+    """Optimiser steps in a pass over an iteration's batch; fewer where fewer than `train.groups` are kept in it."""
     epochs: int = Field(1, ge=1)
     """Passes over an iteration's batch: more learning from the same rollouts, further from their policy."""
     clip_low: float | None = Field(None, gt=0)

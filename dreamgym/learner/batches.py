@@ -203,7 +203,7 @@ def rl_batch(
     fit = [row for row in rows if len(row["ids"]) <= longest]
     batch = pa.RecordBatch.from_pylist(fit, schema=rl_schema(algorithm).append(TRAJECTORY))
     group = {t.id: t.group for t in kept}
-    return RLBatch(batch, len(dropped), len(rows) - len(fit), len({group[row["trajectory"]] for row in fit}))
+    return RLBatch(batch, len(dropped), len(rows) - len(fit), len({group[str(row["trajectory"])] for row in fit}))
 
 
 def _valued(t: Trajectory, turns: Floats) -> Iterator[dict[str, Any]]:

@@ -12,7 +12,6 @@ from dreamgym.learner.algorithms.base import Algorithm, TokenStreams, sequence_s
 from dreamgym.learner.algorithms.importance import truncated_weight
 from dreamgym.learner.algorithms.kl import KL, k3
 
-
 GREATEST = ("ratio_max",)
 """What `policy_loss` reports that is no sum: of parts of a batch the greatest is the whole's."""
 

@@ -86,9 +86,9 @@ class LearnerWorker(Rank):
         weights is held against the engine's logprobs before the first backward pass, and reported.
 
         Returns means per trainable token and the greatest ratio (`policy_loss`), the loss a step, what
-        `importance.mismatch` tells, grad_norm, tokens, trained_tokens, passes (tokens read by the network over tokens), seconds, and updates:
-        how many batches these weights have learned from; with `echo` the echo_loss, nats a token of what the world
-        answered; of a critic what `Critic.advise` and `Critic.accumulate` tell.
+        `importance.mismatch` tells, grad_norm, tokens, trained_tokens, passes (tokens read by the network over tokens),
+        seconds, and updates: how many batches these weights have learned from; with `echo` the echo_loss, nats a token
+        of what the world answered; of a critic what `Critic.advise` and `Critic.accumulate` tell.
 
         Raises:
             WeightSyncError: the mean gap exceeds `learner.max_logprob_gap`; no weight was changed.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow as pa
 import pytest
 import torch
 from tiny_model import rollouts, saved

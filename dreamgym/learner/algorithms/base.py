@@ -19,7 +19,7 @@ Ints = npt.NDArray[np.int64]
 
 EPSILON = 1e-6
 LARGEST_EXPONENT = 20.0
-"""Nats beyond which no ratio is told from another (verl's bound too); above 88 float32 has none, and 0 times it is NaN."""
+"""Nats beyond which no ratio is told from another (verl's bound too); above 88 it is infinite, and 0 times that NaN."""
 
 
 @dataclass(frozen=True, slots=True)

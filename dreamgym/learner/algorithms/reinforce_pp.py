@@ -7,7 +7,7 @@ from dreamgym.learner.algorithms.grpo import clipped_loss
 
 
 def whole_advantage(episodes: Episodes) -> Floats:
-    """A = R, the same in all turns: no group is needed. The learner takes the KL from it and whitens it (eqs. 8, 10)."""
+    """A = R, the same in all turns; the learner takes the KL from it and whitens it over the batch."""
     advantage: Floats = episodes.rewards[episodes.episode]
     return advantage
 

@@ -1,4 +1,4 @@
-"""Every recipe with every algorithm: what holds is the algorithm's own, but for the one that the recipe is written for."""
+"""Every recipe with every algorithm: what holds is its own form, but for the one that the recipe is of."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""REINFORCE++ takes the KL from the rewards before they are whitened, over the tokens of the batch (eqs. 8 and 10)."""
+"""REINFORCE++ takes the KL from the rewards before they are whitened, over the tokens of the batch."""
 
 from __future__ import annotations
 
