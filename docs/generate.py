@@ -159,7 +159,14 @@ def schema() -> str:
 # Algorithms, environments, folders, files ----------------------------------------------------------
 
 _FORMS = ("advantage", "loss", "aggregation")
-_DEFAULTS = {"clip_low": "0.2", "clip_high": "0.2", "drop_flat": "False", "kl_estimator": "k3", "kl_in_reward": "False"}
+_DEFAULTS = {
+    "clip_low": "0.2",
+    "clip_high": "0.2",
+    "drop_flat": "False",
+    "kl_estimator": "k3",
+    "kl_in_reward": "False",
+    "whiten": "False",
+}
 
 
 def algorithm(name: str) -> str:

@@ -23,7 +23,7 @@ from dreamgym.training.trainer import Trainer
 def real(config: RunConfig, running: Services | None = None, alive: ExitStack | None = None) -> Services | None:
     """Sim-to-real: RL on real rollouts, until `real.transitions` leave no room for another group.
 
-    The learner goes on from the last checkpoint of `train`, without the optimiser's momentum, and makes its steps of as
+    The learner goes on from the last checkpoint of `train` with an optimiser as new, and makes its steps of as
     many episodes as there, with the engines and rollout actors of `running` where they still are. Transitions that are
     only measured on do not count.
 

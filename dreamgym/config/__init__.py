@@ -19,6 +19,7 @@ from dreamgym.config.data import (
     TeacherConfig,
 )
 from dreamgym.config.loop import (
+    ALGORITHM_PARTS,
     Aggregation,
     AlgorithmName,
     CurriculumConfig,
@@ -48,6 +49,7 @@ from dreamgym.config.models import (
 )
 
 __all__ = [
+    "ALGORITHM_PARTS",
     "Aggregation",
     "AlgorithmName",
     "AnnotateConfig",

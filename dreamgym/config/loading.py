@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import difflib
 import json
+import logging
 import os
 import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from dreamgym.config import RunConfig
+from dreamgym.config import ALGORITHM_PARTS, RunConfig
 from dreamgym.errors import ConfigError
 
+log = logging.getLogger(__name__)
 COMMAND_LINE = "command line"
 MAX_RECIPE_BYTES = 2**20
 MAX_DEPTH = 32
@@ -90,7 +93,8 @@ def load_config(recipe: Path | None, overrides: Sequence[str] = ()) -> RunConfig
     """Defaults, then the recipe's fields, then each `dotted.field=value` of `overrides`.
 
     A section of the recipe keeps the defaults of the fields it does not name. Texts and paths are
-    taken from the command line as they stand; other values are read as YAML.
+    taken from the command line as they stand; other values are read as YAML. Where `overrides` take another
+    `learner.algorithm` than the recipe's, the recipe's `ALGORITHM_PARTS` are left out, and that is told.
 
     Raises:
         ConfigError: a file is missing or no YAML, a field is unknown, or a value does not fit.
@@ -99,10 +103,9 @@ def load_config(recipe: Path | None, overrides: Sequence[str] = ()) -> RunConfig
     origins: dict[str, str] = {}
     if recipe is not None:
         _merge(merged, _read_recipe(recipe, origins), (), origins, str(recipe))
-    for override in overrides:
-        name, value = _parse_override(override)
-        nested: dict[str, Any] = {}
-        _nest(nested, name.split("."), value)
+    given = [(name, _nested(name, value)) for name, value in map(_parse_override, overrides)]
+    _take_algorithm(merged["learner"], [nested for _, nested in given], recipe)
+    for name, nested in given:
         origins.update(dict.fromkeys(_prefixes(name), COMMAND_LINE))
         _merge(merged, nested, (), origins, COMMAND_LINE)
     try:
@@ -240,10 +243,33 @@ def _is_clean(value: Any) -> bool:
     return not isinstance(value, int) or value.bit_length() <= 64
 
 
-def _nest(target: dict[str, Any], parts: list[str], value: Any) -> None:
-    for part in parts[:-1]:
-        target = target.setdefault(part, {})
-    target[parts[-1]] = value
+def _nested(name: str, value: Any) -> dict[str, Any]:
+    """{a: {b: value}} of `a.b`."""
+    for part in reversed(name.split(".")):
+        value = {part: value}
+    result: dict[str, Any] = value
+    return result
+
+
+def _take_algorithm(learner: dict[str, Any], overrides: Sequence[Mapping[str, Any]], recipe: Path | None) -> None:
+    """Give another algorithm than that of the recipe, where `overrides` take one, its own form back."""
+    sections = [given["learner"] for given in overrides if isinstance(given.get("learner"), Mapping)]
+    taken = [section["algorithm"] for section in sections if "algorithm" in section]
+    if taken and taken[-1] != learner["algorithm"]:
+        left_out = {f"learner.{name}": learner[name] for name in ALGORITHM_PARTS if learner[name] is not None}
+        learner.update(dict.fromkeys(ALGORITHM_PARTS))
+        if left_out:
+            shown = " and ".join(f"{name}={value}" for name, value in left_out.items())
+            _tell(
+                f"{recipe}: {shown} left out, for that is of learner.algorithm={learner['algorithm']}; to keep it with "
+                f"{taken[-1]}, give it beside that."
+            )
+
+
+@cache
+def _tell(sentence: str) -> None:
+    """Say it once, however often a configuration is loaded."""
+    log.warning(sentence)
 
 
 def _prefixes(name: str) -> list[str]:

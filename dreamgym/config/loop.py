@@ -9,11 +9,23 @@ from pydantic import Field
 from dreamgym.config.base import Operational, Section, Url
 
 AlgorithmName = Literal[  # the registry: each is the file of this name in dreamgym/learner/algorithms
-    "grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "reinforce_pp", "reinforce_pp_baseline", "gigpo", "ppo"
+    "grpo",
+    "dr_grpo",
+    "dapo",
+    "gspo",
+    "cispo",
+    "rloo",
+    "reinforce_pp",
+    "reinforce_pp_baseline",
+    "gigpo",
+    "gigpo_mean",
+    "ppo",
 ]
 TrackerName = Literal["tensorboard", "wandb", "mlflow"]
 Aggregation = Literal["token_mean", "sequence_mean", "constant"]
 KLEstimator = Literal["k1", "k2", "k3"]
+ALGORITHM_PARTS = ("advantage", "aggregation", "clip_low", "clip_high", "kl_estimator", "kl_in_reward")
+"""Settings of the learner that replace a part of its algorithm, and so are for that one alone; None is its own."""
 
 
 class QdrantConfig(Section):
@@ -77,7 +89,10 @@ class LearnerConfig(Section):
     workers: Operational[int] = Field(1, ge=1)
     """Data-parallel learner processes."""
     algorithm: AlgorithmName = "grpo"
-    """How advantages are made, the loss and what it is averaged over; `null` below is the algorithm's own form."""
+    """How advantages are made, the loss and what it is averaged over; `null` below is the algorithm's own form.
+
+    What a recipe puts in place of a part of its algorithm is left out where the command line takes another one.
+    """
     advantage: AlgorithmName | None = None
     """Take the advantages of this other algorithm."""
     aggregation: Aggregation | None = None
@@ -99,7 +114,7 @@ class LearnerConfig(Section):
     token_budget: Operational[int] = Field(8192, ge=64)
     """Tokens in one packed micro-batch; memory is bounded by it."""
     minibatches: int = Field(2, ge=1)
-    """Optimiser steps in a pass over an iteration's batch; fewer where it has fewer groups than `train.groups`."""
+    """Optimiser steps in a pass over an iteration's batch; fewer where fewer than `train.groups` are kept in it."""
     epochs: int = Field(1, ge=1)
     """Passes over an iteration's batch: more learning from the same rollouts, further from their policy."""
     clip_low: float | None = Field(None, gt=0)

@@ -23,7 +23,6 @@ def advantages(estimator: Estimator, trajectories: Sequence[Trajectory]) -> list
             rewards=np.array([t.total_reward for t in trajectories], dtype=np.float64),
             groups=np.array([labels.setdefault(t.group, len(labels)) for t in trajectories], dtype=np.int64),
             episode=np.repeat(np.arange(len(trajectories)), counts),
-            tokens=np.array([n for lengths in turns for n in lengths], dtype=np.int64),
             turns=[turns_of(t.steps) for t in trajectories],
             ids=[t.id for t in trajectories],
         )

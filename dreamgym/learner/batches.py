@@ -162,11 +162,12 @@ def rl_schema(algorithm: Algorithm) -> pa.Schema:
 
 
 class RLBatch(NamedTuple):
-    """What the learner is sent, and what was left out of it: groups without a signal, and rows that are too long."""
+    """What the learner is sent, what was left out (groups without a signal, rows too long), and the groups it holds."""
 
     batch: pa.RecordBatch
     groups_left_out: int
     rows_left_out: int
+    groups: int
 
 
 def rl_batch(
@@ -201,7 +202,8 @@ def rl_batch(
     rows = [row for row in rows if any(row["mask"])]
     fit = [row for row in rows if len(row["ids"]) <= longest]
     batch = pa.RecordBatch.from_pylist(fit, schema=rl_schema(algorithm).append(TRAJECTORY))
-    return RLBatch(batch, len(dropped), len(rows) - len(fit))
+    group = {t.id: t.group for t in kept}
+    return RLBatch(batch, len(dropped), len(rows) - len(fit), len({group[str(row["trajectory"])] for row in fit}))
 
 
 def _valued(t: Trajectory, turns: Floats) -> Iterator[dict[str, Any]]:

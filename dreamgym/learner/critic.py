@@ -19,7 +19,7 @@ from dreamgym.config import LearnerConfig
 from dreamgym.learner.algorithms.kl import Reduce
 from dreamgym.learner.batches import MicroBatch
 from dreamgym.learner.checkpoint import read, write
-from dreamgym.learner.engines import forget_momentum, initialize
+from dreamgym.learner.engines import begin_anew, initialize
 from dreamgym.learner.gae import credit, whiten
 from dreamgym.learner.losses import value_loss
 from dreamgym.learner.network import load_network
@@ -131,14 +131,14 @@ class Critic:
         write(self._engine, path)
 
     def load(self, path: str, momentum: bool = True) -> None:
-        """Go back to what `save` wrote, with the optimiser's momentum or without.
+        """Go back to what `save` wrote, with the optimiser's state or with an optimiser as new.
 
         Raises:
             DataError: there is no critic.
         """
         read(self._engine, path)
         if not momentum:
-            forget_momentum(self._engine)
+            begin_anew(self._engine)
 
     def _weigh(self, shares: Sequence[Sequence[MicroBatch]]) -> None:
         """Each step of a minibatch weighs 1 / the number of its steps, over all ranks."""

@@ -45,13 +45,19 @@ def partitioned(network: nn.Module, dtype: str) -> Any:
     return engine
 
 
-def forget_momentum(engine: Any) -> None:
-    """Zero the first moments (AdamW's and Muon's), so that the next step follows its own gradient alone."""
+def begin_anew(engine: Any) -> None:
+    """Bring the optimiser to where it was before its first step, and the count of steps that the warm-up goes by.
+
+    Of AdamW both moments and the step count go together: a moment of one gradient that passes for a mean over many is
+    a tenth of it, and would make a tenth of a step. ZeRO keeps the state by partition, and each rank zeroes its own.
+    """
+    import torch
+
     optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer)
     for state in optimizer.state.values():
-        for name in ("exp_avg", "momentum_buffer"):
-            if name in state:
-                state[name].zero_()
+        for name, value in state.items():
+            state[name] = value.zero_() if isinstance(value, torch.Tensor) else 0
+    engine.global_steps = 0
 
 
 def import_deepspeed() -> Any:

@@ -292,7 +292,10 @@ class Learner:
         self._all("save_checkpoint", str(path), patience=self._with_disk())
 
     def load_checkpoint(self, path: Path, momentum: bool = True) -> None:
-        """Go back to a checkpoint, with the optimiser's momentum or without; the number of workers must be the same.
+        """Go back to a checkpoint; the number of workers must be the same.
+
+        Args:
+            momentum: the optimiser goes on as well; without, it is as new, and its rate warms up.
 
         Raises:
             DataError: there is no checkpoint.

@@ -10,7 +10,10 @@ from torch import Tensor
 from dreamgym.config import LearnerConfig
 from dreamgym.learner.algorithms.base import Algorithm, TokenStreams, sequence_sum
 from dreamgym.learner.algorithms.importance import truncated_weight
-from dreamgym.learner.algorithms.kl import KL
+from dreamgym.learner.algorithms.kl import KL, k3
+
+GREATEST = ("ratio_max",)
+"""What `policy_loss` reports that is no sum: of parts of a batch the greatest is the whole's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +33,21 @@ def policy_loss(
     The weight is min(exp(old - engine), tis_cap), see `algorithms/importance.py`.
 
     Returns:
-        The loss, a scalar, and sums over tokens of what is reported (divide by the token count).
+        The loss, a scalar, and sums over tokens of what is reported (divide by the token count), but for `GREATEST`:
+        clip_frac, and of it where the ratio is too low or too high; the ratio, and the greatest; old_kl, the k3
+        estimate of KL(old || new) in nats; entropy; the KL to the reference, where there is one.
     """
     objective, ratio, clipped = algorithm.loss(tokens, algorithm.clip_low, algorithm.clip_high)
     objective = truncated_weight(tokens.old, tokens.engine, config.tis_cap) * objective
-    sums = {"clip_frac": clipped.float().sum(), "ratio": ratio.sum(), "entropy": tokens.entropy.sum()}
+    sums = {
+        "clip_frac": clipped.float().sum(),
+        "clip_low_frac": (clipped & (ratio < 1)).float().sum(),
+        "clip_high_frac": (clipped & (ratio > 1)).float().sum(),
+        "ratio": ratio.sum(),
+        "ratio_max": ratio.max() if len(ratio) else ratio.new_zeros(()),
+        "old_kl": k3(tokens.new.detach() - tokens.old).sum(),
+        "entropy": tokens.entropy.sum(),
+    }
     if config.entropy_coef:
         objective = objective + config.entropy_coef * tokens.entropy
     if tokens.reference is not None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dreamgym.learner.engines import forget_momentum, import_deepspeed, initialize, partitioned
+from dreamgym.learner.engines import begin_anew, import_deepspeed, initialize, partitioned
 from dreamgym.learner.spec import LearnerSpec
 from dreamgym.runtime.spared_imports import spare_imports
 from dreamgym.telemetry.tracing import log_to_session
@@ -153,7 +153,7 @@ class Rank:
     def load_checkpoint(self, path: str, momentum: bool = True) -> None:
         """Go back to a checkpoint of `save_checkpoint`, made with the same number of workers.
 
-        Without `momentum` it is the beginning of another training, which the last gradients of that one do not push.
+        Without `momentum` it is the beginning of another training: the optimiser is as new, and its rate warms up.
 
         Raises:
             DataError: it is not whole, or holds something that only code could read.
@@ -166,7 +166,7 @@ class Rank:
         if self._critic is not None:
             self._critic.load(str(Path(path) / "critic"), momentum)
         if not momentum:
-            forget_momentum(self._engine)
+            begin_anew(self._engine)
         self._rl_steps = state["rl_steps"]
         torch.set_rng_state(state["rng"])
 
@@ -224,12 +224,13 @@ class Rank:
         norm = self._engine.get_global_grad_norm()
         return float("nan") if norm is None else float(norm)
 
-    def _reduce(self, sums: dict[str, float]) -> dict[str, float]:
-        """Sums over all ranks."""
+    def _reduce(self, sums: dict[str, float], greatest: bool = False) -> dict[str, float]:
+        """Sums over all ranks, or the greatest of all."""
         import torch
 
         values = torch.tensor(list(sums.values()), dtype=torch.float64, device=self._device)
-        torch.distributed.all_reduce(values)
+        operation = torch.distributed.ReduceOp.MAX if greatest else torch.distributed.ReduceOp.SUM
+        torch.distributed.all_reduce(values, op=operation)
         return dict(zip(sums, values.tolist(), strict=True))
 
     def _gathered(self, names: Collection[str] | None = None) -> Any:

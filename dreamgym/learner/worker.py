@@ -85,16 +85,16 @@ class LearnerWorker(Rank):
         `old_logprobs=engine` the engine's are `old`, and nothing is computed twice. What is so known of the current
         weights is held against the engine's logprobs before the first backward pass, and reported.
 
-        Returns means per trainable token (entropy, clip_frac, ratio, kl), the loss a step, what `importance.mismatch`
-        tells, grad_norm, tokens, trained_tokens, passes (tokens read by the network over tokens), seconds, and updates:
-        how many batches these weights have learned from; with `echo` the echo_loss, nats a token of what the world
-        answered; of a critic what `Critic.advise` and `Critic.accumulate` tell.
+        Returns means per trainable token and the greatest ratio (`policy_loss`), the loss a step, what
+        `importance.mismatch` tells, grad_norm, tokens, trained_tokens, passes (tokens read by the network over tokens),
+        seconds, and updates: how many batches these weights have learned from; with `echo` the echo_loss, nats a token
+        of what the world answered; of a critic what `Critic.advise` and `Critic.accumulate` tell.
 
         Raises:
             WeightSyncError: the mean gap exceeds `learner.max_logprob_gap`; no weight was changed.
         """
         from dreamgym.learner.batches import Columns, rl_schema
-        from dreamgym.learner.losses import Totals
+        from dreamgym.learner.losses import GREATEST, Totals
 
         began = time.perf_counter()
         columns = Columns(batch, rl_schema(self._algorithm), select="mask", echo=self.spec.config.echo > 0)
@@ -119,6 +119,7 @@ class LearnerWorker(Rank):
             for name in batch.column("trajectory").to_pylist():
                 log.info(Event("learned from", trajectory=name, step=self._rl_steps))
         seen = sum(totals.tokens for _, totals in passes)
+        metrics |= self._reduce({name: sums.pop(name) for name in GREATEST}, greatest=True)
         sums = self._reduce({**sums, "read": self._network.tokens_read - read})
         tokens, read = float(columns.lengths.sum()), sums.pop("read")
         means = {k: v / (len(passes) if k in PER_STEP else max(seen, 1.0)) for k, v in sums.items()}
@@ -168,12 +169,15 @@ class LearnerWorker(Rank):
         }
 
     def _prepare(self, shares: Sequence[Sequence[MicroBatch]]) -> dict[str, float]:
-        """Add what takes a pass of its own before any update: `old`, and `reference` or its price; ask the critic.
+        """Add what takes a pass of its own before any update: `old`, and `reference` or its price; whiten advantages,
+        or ask the critic for them.
 
         `own` is what the current weights say; of the first share its own first pass will tell it, unless the price
         depends on it.
         """
         import torch
+
+        from dreamgym.learner.gae import whiten
 
         batches, first = [micro for share in shares for micro in share], len(shares[0])
         recompute = self.spec.config.old_logprobs == "learner"
@@ -188,6 +192,10 @@ class LearnerWorker(Rank):
                 if self._reference is not None:
                     batch.streams["reference"] = self._reference(batch)[0]
         metrics = {"kl": self._charge_kl(batches)} if charged else {}
+        if self._algorithm.whiten:
+            whitened = whiten([batch.streams["advantages"].double() for batch in batches], self._reduce)
+            for batch, advantages in zip(batches, whitened, strict=True):
+                batch.streams["advantages"] = advantages.float()
         if self._critic is not None:
             metrics |= self._critic.advise(shares)
         return metrics
@@ -199,6 +207,8 @@ class LearnerWorker(Rank):
 
         The gap is held against its limit before the first backward pass and before the first step.
         """
+        from dreamgym.learner.losses import GREATEST
+
         sums: dict[str, float] = {}
         norms: list[float] = []
         gap: dict[str, float] = {}
@@ -213,7 +223,8 @@ class LearnerWorker(Rank):
                 if not sums:
                     self._check_gap(batches)
                 for name, value in self._accumulate(micro, new, entropy, echoed, totals).items():
-                    sums[name] = sums.get(name, 0.0) + value
+                    before = sums.get(name, 0.0)
+                    sums[name] = max(before, value) if name in GREATEST else before + value
             if not norms:
                 gap = self._check_gap(batches)
             norms.append(self._step(self._rl_lr()))

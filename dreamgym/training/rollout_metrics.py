@@ -18,7 +18,7 @@ def rollout_metrics(trajectories: Sequence[Trajectory], seconds: float, versions
     share of prompt tokens from the prefix cache, `dream_shared` that of the dreamed steps that another episode of
     the group had dreamed, `dream_computed` the tokens that the dream's engine read or wrote. `malformed` is the share
     of steps whose answer was no action, and `malformed_*` how many by kind; `context_full` counts the episodes that a
-    full context cut.
+    full context cut, and `groups_all_won` and `groups_all_lost` the groups whose episodes all ended so.
 
     Raises:
         DataError: every episode failed.
@@ -48,6 +48,8 @@ def rollout_metrics(trajectories: Sequence[Trajectory], seconds: float, versions
         "rollout/entropy": -sum(logprob for logprob, _ in sampled) / max(len(sampled), 1),
     }
     metrics["rollout/context_full"] = sum(t.info.get("context_full", 0.0) for t in ok)
+    won = [{t.success for t in ok if t.group == group} for group in {t.group for t in ok}]
+    metrics["rollout/groups_all_won"], metrics["rollout/groups_all_lost"] = won.count({True}), won.count({False})
     kinds = Counter(step.malformed for t in ok for step in t.steps if step.malformed)
     metrics["rollout/malformed"] = kinds.total() / max(steps, 1)
     metrics |= {f"rollout/malformed_{kind}": count for kind, count in kinds.items()}

@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 class Trainer:
     """One policy in training; `run` goes from its last checkpoint, or from where it begins, to the end.
 
-    It begins with the warm start, or where the run of the folder `after` ended: the learner (without momentum), the
+    It begins with the warm start, or where the run of the folder `after` ended: the learner (its optimiser as new), the
     values of the tasks and the count of iterations go on. In the real environment it ends where `real.transitions`
     leave no room for another group. What is won in `seed_data` is how far episodes come is measured by. A batch of
     `usual_groups` groups (by default `train.groups`) makes `learner.minibatches` steps, and a smaller one fewer.
@@ -209,8 +209,7 @@ class Trainer:
     def _learn(self, trajectories: Sequence[Trajectory], iteration: int) -> dict[str, Any]:
         """Advantages, an update, and the new weights in every engine."""
         settings = self.config.learner
-        share = min(1.0, len({t.group for t in trajectories}) / self._usual_groups)
-        batch, groups_left_out, rows_left_out = rl_batch(
+        batch, groups_left_out, rows_left_out, groups = rl_batch(
             trajectories, resolve(settings), settings.bootstrap_truncated, settings.token_budget
         )
         transitions = sum(len(t.steps) for t in trajectories if t.status == "ok")
@@ -221,6 +220,7 @@ class Trainer:
             return {**learned, "learner/skipped": 1}
         learner, policy = self.services.learner, self.services.policy
         assert learner is not None and policy is not None
+        share = min(1.0, groups / self._usual_groups)
         with self.clock("learner"), self.services.engines_asleep():
             metrics = {f"learner/{name}": value for name, value in learner.rl_step(batch, share).items()}
         self.totals.max_gap = max(self.totals.max_gap or 0.0, metrics["learner/gap_mean"])

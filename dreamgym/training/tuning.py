@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dreamgym.config import RunConfig, TuningConfig
+from dreamgym.config import ALGORITHM_PARTS, RunConfig, TuningConfig
 from dreamgym.learner.learner import Learner
 from dreamgym.runtime.cluster import ensure_ray, tell_precision
 from dreamgym.runtime.placement import Ask, require
@@ -27,10 +27,9 @@ def tuner(config: RunConfig, model: Path, tuning: TuningConfig, **options: Any) 
     tell_precision(config, machine)
     dtype = machine.precision.dtype(tuning.dtype)
     own = ("optimizer", "lr", "muon_lr", "weight_decay", "grad_clip")
-    of_rl = ("advantage", "aggregation", "clip_low", "clip_high", "kl_estimator", "kl_in_reward")
     settings = config.learner.model_copy(
         update={
-            **dict.fromkeys(of_rl),
+            **dict.fromkeys(ALGORITHM_PARTS),
             **{name: getattr(tuning, name) for name in own},
             "algorithm": "grpo",
             "kl_coef": 0.0,

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 from dreamgym.config import LearnerConfig
 from dreamgym.learner.batches import REWARD_SCHEMA
 from dreamgym.learner.learner import Learner
+from dreamgym.learner.worker import LearnerWorker
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -197,4 +198,17 @@ def test_the_critic_learns_what_a_state_is_worth_and_goes_on_after_a_resume(mode
     for before in (expected, again):
         metrics = second.rl_step(batch)
         assert {n: v for n, v in metrics.items() if n != "seconds"} == {n: before[n] for n in metrics if n != "seconds"}
+
+    def optimisers(worker: LearnerWorker) -> list[float]:
+        """Of policy and critic, the steps made, and the largest number in the state of the optimiser."""
+        found: list[float] = []
+        for engine in (worker._engine, worker._critic._engine):
+            states = [value for state in engine.optimizer.optimizer.state.values() for value in state.values()]
+            found += [engine.global_steps, max(float(torch.as_tensor(value).abs().max()) for value in states)]
+        return found
+
+    for momentum in (True, False):
+        second.load_checkpoint(tmp_path / "checkpoint", momentum)
+        told = ray.get(second._workers[0].__ray_call__.remote(optimisers))
+        assert told == ([41, 41, 41, 41] if momentum else [0, 0, 0, 0])
     second.close()

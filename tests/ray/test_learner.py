@@ -141,6 +141,7 @@ def test_workers_micro_batches_and_zero_stages_change_nothing(
     weights, metrics = train(model, tmp_path / "m", **changes)
     close_to(weights, reference[0], atol=5e-5)
     names = ["loss", "echo_loss", "entropy", "kl", "clip_frac", "ratio", "gap_mean", "gap_p999", "trained_tokens"]
+    names += ["clip_low_frac", "clip_high_frac", "ratio_max", "old_kl"]
     if changes.get("zero_stage") != 0:
         names.append("grad_norm")
     expected = {name: reference[1][name] for name in names}

@@ -10,10 +10,8 @@ from __future__ import annotations
 from dataclasses import replace
 from importlib import import_module
 
-from dreamgym.config import AlgorithmName, LearnerConfig
+from dreamgym.config import ALGORITHM_PARTS, AlgorithmName, LearnerConfig
 from dreamgym.learner.algorithms.base import Algorithm
-
-OVERRIDES = ("aggregation", "clip_low", "clip_high", "kl_estimator", "kl_in_reward")
 
 
 def find(name: AlgorithmName) -> Algorithm:
@@ -23,9 +21,14 @@ def find(name: AlgorithmName) -> Algorithm:
 
 
 def resolve(config: LearnerConfig) -> Algorithm:
-    """`learner.algorithm` with the parts that the configuration replaces."""
-    chosen = find(config.algorithm)
+    """`learner.algorithm` with the parts that the configuration replaces.
+
+    Flat groups are kept where whitening, the KL, the entropy or the world's answers give them a gradient.
+    """
+    named = {name: getattr(config, name) for name in ALGORITHM_PARTS}
+    given = {name: value for name, value in named.items() if value is not None}
     if config.advantage is not None:
-        chosen = replace(chosen, advantage=find(config.advantage).advantage)
-    given = {name: getattr(config, name) for name in OVERRIDES}
-    return replace(chosen, **{name: value for name, value in given.items() if value is not None})
+        given |= {name: getattr(find(config.advantage), name) for name in ("advantage", "whiten")}
+    chosen = replace(find(config.algorithm), **given)
+    taught_otherwise = chosen.whiten or config.kl_coef > 0 or config.entropy_coef > 0 or config.echo > 0
+    return replace(chosen, drop_flat=chosen.drop_flat and not taught_otherwise)

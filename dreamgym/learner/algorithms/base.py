@@ -18,6 +18,8 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 EPSILON = 1e-6
+LARGEST_EXPONENT = 20.0
+"""Nats beyond which no ratio is told from another (verl's bound too); above 88 it is infinite, and 0 times that NaN."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,6 @@ class Episodes:
     rewards   (E,) the undiscounted sum of each episode's rewards
     groups    (E,) the number of the group that it is compared within
     episode   (K,) the episode of each turn, ascending
-    tokens    (K,) how many tokens were sampled in the turn
     turns     (E) the transitions of each episode by turn; several where an answer called several tools
     ids       (E) its name, for errors
     """
@@ -35,7 +36,6 @@ class Episodes:
     rewards: Floats
     groups: Ints
     episode: Ints
-    tokens: Ints
     turns: Sequence[Sequence[Sequence[Transition]]]
     ids: Sequence[str]
 
@@ -95,9 +95,10 @@ class Algorithm:
     aggregation   what the objective is averaged over
     clip_low      a ratio counts as at least 1 - clip_low
     clip_high     and as at most 1 + clip_high
-    drop_flat     groups without any advantage are left out of the batch
+    drop_flat     groups without any advantage are left out of the batch, where nothing else gives them a gradient
     kl_estimator  of the KL to the reference, where learner.kl_coef is above 0
     kl_in_reward  that KL lowers the rewards, and is no term of the loss
+    whiten        advantages are brought to mean 0 and std 1 over the batch's sampled tokens, after that KL is charged
     """
 
     advantage: Estimator | None
@@ -108,12 +109,18 @@ class Algorithm:
     drop_flat: bool = False
     kl_estimator: KLEstimator = "k3"
     kl_in_reward: bool = False
+    whiten: bool = False
 
 
 def centred(values: Floats, groups: Ints) -> Floats:
     """Values minus the mean of their group."""
     result: Floats = values - (np.bincount(groups, values) / np.bincount(groups))[groups]
     return result
+
+
+def ratio_of(log_ratio: Tensor) -> Tensor:
+    """exp(log ratio), within e^-20 and e^20; beyond there is no gradient."""
+    return log_ratio.clamp(-LARGEST_EXPONENT, LARGEST_EXPONENT).exp()
 
 
 def sequence_sum(values: Tensor, sequence: Tensor) -> Tensor:

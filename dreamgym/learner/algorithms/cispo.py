@@ -5,13 +5,13 @@ The paper has no lower bound and does not tell the upper one; here the ratio is 
 
 from __future__ import annotations
 
-from dreamgym.learner.algorithms.base import Algorithm, Surrogate, TokenStreams
+from dreamgym.learner.algorithms.base import Algorithm, Surrogate, TokenStreams, ratio_of
 from dreamgym.learner.algorithms.grpo import group_advantage
 
 
 def weighted_loss(tokens: TokenStreams, low: float, high: float) -> Surrogate:
     """clip(r, 1 - low, 1 + high) A log new, without a gradient through r = new / old (eqs. 4 and 5)."""
-    ratio = (tokens.new - tokens.old).detach().exp()
+    ratio = ratio_of((tokens.new - tokens.old).detach())
     bounded = ratio.clamp(1 - low, 1 + high)
     return Surrogate(bounded * tokens.advantage * tokens.new, ratio, bounded != ratio)
 

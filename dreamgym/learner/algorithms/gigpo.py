@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
-from dreamgym.learner.algorithms.base import Algorithm, Episodes, Floats
-from dreamgym.learner.algorithms.grpo import clipped_loss, group_advantage, standardised
+from dreamgym.learner.algorithms.base import Algorithm, Episodes, Floats, Ints
+from dreamgym.learner.algorithms.grpo import clipped_loss, standardised
 
 DISCOUNT = 0.95
 STEP_WEIGHT = 1.0
 
 
 def anchored_advantage(episodes: Episodes) -> Floats:
-    """A = A of the episode + w A of the step (eq. 8), both by mean and std, with the paper's w = 1.
+    """`anchored`, by mean and std."""
+    return anchored(episodes, standardised)
+
+
+def anchored(episodes: Episodes, normalised: Callable[[Floats, Ints], Floats]) -> Floats:
+    """A = A of the episode + w A of the step (eq. 8), both `normalised` in their groups, with the paper's w = 1.
 
     Steps of one group that start in the same state (equal text) form a step group; what is compared there
     are their discounted returns, with the paper's discount of 0.95 (eqs. 5 to 7). A state that was met
@@ -30,8 +37,9 @@ def anchored_advantage(episodes: Episodes) -> Floats:
     ]
     rewards = [[sum(step.reward for step in turn) for turn in turns] for turns in episodes.turns]
     returns = [value for episode in rewards for value in discounted_returns(episode)]
-    steps = standardised(np.array(returns, dtype=np.float64), np.array(labels, dtype=np.int64))
-    return group_advantage(episodes) + STEP_WEIGHT * steps
+    steps = normalised(np.array(returns, dtype=np.float64), np.array(labels, dtype=np.int64))
+    advantage: Floats = normalised(episodes.rewards, episodes.groups)[episodes.episode] + STEP_WEIGHT * steps
+    return advantage
 
 
 def discounted_returns(rewards: list[float]) -> list[float]:

@@ -18,6 +18,7 @@ from dreamgym.learner.algorithms.base import (
     Surrogate,
     TokenStreams,
     centred,
+    ratio_of,
 )
 
 
@@ -36,7 +37,7 @@ def group_advantage(episodes: Episodes) -> Floats:
 
 def clipped_loss(tokens: TokenStreams, low: float, high: float) -> Surrogate:
     """min(r A, clip(r, 1 - low, 1 + high) A) with r = new / old of the token (eq. 3)."""
-    return pessimistic((tokens.new - tokens.old).exp(), tokens.advantage, low, high)
+    return pessimistic(ratio_of(tokens.new - tokens.old), tokens.advantage, low, high)
 
 
 def pessimistic(ratio: Tensor, advantage: Tensor, low: float, high: float) -> Surrogate:

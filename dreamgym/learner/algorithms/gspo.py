@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from dreamgym.learner.algorithms.base import Algorithm, Surrogate, TokenStreams, sequence_sum
+from dreamgym.learner.algorithms.base import Algorithm, Surrogate, TokenStreams, ratio_of, sequence_sum
 from dreamgym.learner.algorithms.grpo import group_advantage, pessimistic
 
 
@@ -16,7 +16,7 @@ def sequence_loss(tokens: TokenStreams, low: float, high: float) -> Surrogate:
     """
     log_ratio = (tokens.new - tokens.old).detach()
     mean = sequence_sum(log_ratio, tokens.sequence) / sequence_sum(torch.ones_like(log_ratio), tokens.sequence)
-    return pessimistic((mean + tokens.new - tokens.new.detach()).exp(), tokens.advantage, low, high)
+    return pessimistic(ratio_of(mean + tokens.new - tokens.new.detach()), tokens.advantage, low, high)
 
 
 ALGORITHM = Algorithm(group_advantage, sequence_loss, "sequence_mean", clip_low=3e-4, clip_high=4e-4)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dreamgym.config import KLEstimator
+from dreamgym.learner.algorithms.base import LARGEST_EXPONENT
 
 Reduce = Callable[[dict[str, float]], dict[str, float]]
 """Sums over all workers."""
@@ -27,8 +28,12 @@ def k2(log_ratio: Tensor) -> Tensor:
 
 
 def k3(log_ratio: Tensor) -> Tensor:
-    """q / p - 1 - log(q / p), from log(q / p): unbiased, >= 0 (http://joschu.net/blog/kl-approx.html)."""
-    return log_ratio.exp() - log_ratio - 1
+    """q / p - 1 - log(q / p), from log(q / p): unbiased, >= 0 (http://joschu.net/blog/kl-approx.html).
+
+    A token that q has e^20 times as often as p counts as one of e^20, without a gradient.
+    """
+    held = log_ratio.clamp(max=LARGEST_EXPONENT)
+    return held.exp() - held - 1
 
 
 KL: dict[KLEstimator, Callable[[Tensor], Tensor]] = {"k1": k1, "k2": k2, "k3": k3}
@@ -66,8 +71,8 @@ def charge(
     """Advantages where each token's reward is less by coefficient * KL, and the mean KL in nats a token.
 
     From a token's advantage goes the KL from itself to the end of its sequence, less the mean of that over
-    all tokens of all workers, which is its baseline. It is added to advantages that are made already, and so
-    is not scaled as rewards are: the coefficient is in units of advantage a nat.
+    all tokens of all workers, which is its baseline. It is added to advantages that are made already: where
+    those were scaled, the coefficient is in units of advantage a nat, and otherwise of reward.
 
     Args:
         advantages, kls, sequences: of each of this worker's micro-batches, (N,).

@@ -50,6 +50,25 @@ def test_overrides_win_over_the_recipe_and_the_last_over_the_first(tmp_path: Pat
     assert (config.seed, config.learner.lr, config.learner.workers) == (3, 0.125, 2)
 
 
+def test_parts_of_an_algorithm_go_with_it_unless_they_are_given_beside_the_new_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = _recipe(tmp_path, "learner: {lr: 0.5, clip_high: 0.28, kl_in_reward: true}\n")
+    for overrides in (
+        ["learner.clip_low=0.1", "learner.algorithm=dapo"],
+        ["learner.algorithm=dapo", "learner.clip_low=0.1"],
+        ["learner={algorithm: dapo, clip_low: 0.1}"],
+    ):
+        learner = load_config(recipe, overrides).learner
+        assert (learner.lr, learner.clip_low, learner.clip_high, learner.kl_in_reward) == (0.5, 0.1, None, None)
+    assert load_config(recipe, ["learner.algorithm=grpo"]).learner.clip_high == 0.28
+    (record,) = caplog.records
+    assert record.message == (
+        f"{recipe}: learner.clip_high=0.28 and learner.kl_in_reward=True left out, for that is of "
+        "learner.algorithm=grpo; to keep it with dapo, give it beside that."
+    )
+
+
 def test_a_section_keeps_the_defaults_that_it_has_at_its_place(tmp_path: Path) -> None:
     config = load_config(_recipe(tmp_path, "policy: {sft: {lr: 1e-4}}"), ["world.sampling.top_p=0.5"])
     assert config.policy.sft.tokens == RunConfig().policy.sft.tokens != RunConfig().world.sft.tokens

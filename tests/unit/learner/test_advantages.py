@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dreamgym.config import AlgorithmName
+from dreamgym.config import AlgorithmName, LearnerConfig
 from dreamgym.errors import DataError
 from dreamgym.learner.advantages import advantages, token_streams
-from dreamgym.learner.algorithms import find
+from dreamgym.learner.algorithms import find, resolve
 from dreamgym.learner.batches import rl_batch
 from dreamgym.types import Task, TokenSample, Trajectory, Transition
 
@@ -22,14 +22,12 @@ Step = tuple[float, str, int]
 STEP = st.tuples(st.sampled_from([0.0, 0.0, 1.0, -0.5]) | st.floats(-5, 5), st.sampled_from("xyz"), st.integers(1, 4))
 EPISODES = st.lists(st.tuples(st.sampled_from("abc"), st.lists(STEP, min_size=1, max_size=4)), min_size=1, max_size=12)
 Episodes = list[tuple[str, list[Step]]]
-GROUPED: list[AlgorithmName] = ["grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "gigpo"]
+GROUPED: list[AlgorithmName] = ["grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "gigpo", "gigpo_mean"]
 
 
-def standard(value: float, values: Sequence[float], weights: Sequence[float] | None = None) -> float:
-    weights = weights or [1.0] * len(values)
-    total = sum(weights)
-    mean = sum(w * v for w, v in zip(weights, values, strict=True)) / total
-    std = math.sqrt(sum(w * (v - mean) ** 2 for w, v in zip(weights, values, strict=True)) / total)
+def standard(value: float, values: Sequence[float]) -> float:
+    mean = sum(values) / len(values)
+    std = math.sqrt(sum((v - mean) ** 2 for v in values) / len(values))
     return (value - mean) / (std + 1e-6)
 
 
@@ -61,20 +59,12 @@ def rloo(episodes: Episodes, index: int, turn: int) -> float:
     return total(steps) - sum(others) / len(others) if others else 0.0
 
 
-def tokens_of(episodes: Episodes) -> list[float]:
-    return [float(sum(step[2] for step in steps)) for _, steps in episodes]
-
-
 def reinforce_pp(episodes: Episodes, index: int, turn: int) -> float:
-    return standard(total(episodes[index][1]), [total(steps) for _, steps in episodes], tokens_of(episodes))
+    return total(episodes[index][1])
 
 
-def reinforce_pp_baseline(episodes: Episodes, index: int, turn: int) -> float:
-    values = [centred(episodes, i) for i in range(len(episodes))]
-    return standard(values[index], values, tokens_of(episodes))
-
-
-def gigpo(episodes: Episodes, index: int, turn: int) -> float:
+def from_there(episodes: Episodes, index: int, turn: int) -> tuple[float, list[float]]:
+    """The discounted return from a step on, and those of all steps of the group from its state."""
     group, steps = episodes[index]
 
     def to_go(steps: list[Step], turn: int) -> float:
@@ -86,7 +76,16 @@ def gigpo(episodes: Episodes, index: int, turn: int) -> float:
         for t in range(len(other))
         if name == group and other[t][1] == steps[turn][1]
     ]
-    return grpo(episodes, index, turn) + standard(to_go(steps, turn), there)
+    return to_go(steps, turn), there
+
+
+def gigpo(episodes: Episodes, index: int, turn: int) -> float:
+    return grpo(episodes, index, turn) + standard(*from_there(episodes, index, turn))
+
+
+def gigpo_mean(episodes: Episodes, index: int, turn: int) -> float:
+    mine, there = from_there(episodes, index, turn)
+    return centred(episodes, index) + mine - sum(there) / len(there)
 
 
 LOOPS: dict[AlgorithmName, Callable[[Episodes, int, int], float]] = {
@@ -97,8 +96,9 @@ LOOPS: dict[AlgorithmName, Callable[[Episodes, int, int], float]] = {
     "cispo": grpo,
     "rloo": rloo,
     "reinforce_pp": reinforce_pp,
-    "reinforce_pp_baseline": reinforce_pp_baseline,
+    "reinforce_pp_baseline": dr_grpo,
     "gigpo": gigpo,
+    "gigpo_mean": gigpo_mean,
 }
 
 
@@ -135,16 +135,13 @@ def test_a_group_of_one_and_one_of_equals_have_no_advantage(name: AlgorithmName,
     assert all(abs(v) < 1e-6 for turns in advantages(find(name).advantage, group) for v in turns)
 
 
-def test_without_variance_in_the_batch_there_is_no_advantage() -> None:
-    batch = [play(group, [(0.7, "x", n)]) for group, n in (("a", 1), ("a", 4), ("b", 2))]
-    for name in ("reinforce_pp", "reinforce_pp_baseline"):
-        assert all(abs(v) < 1e-6 for turns in advantages(find(name).advantage, batch) for v in turns)  # type: ignore[arg-type]
-
-
-def test_reinforce_pp_weighs_episodes_by_their_tokens() -> None:
-    """Reward 1 on 3 tokens and 0 on 1: the mean over tokens is 3/4, the std sqrt(3)/4."""
-    got = advantages(find("reinforce_pp").advantage, [play("a", [(1.0, "x", 3)]), play("b", [(0.0, "x", 1)])])
-    assert [turns[0] for turns in got] == pytest.approx([1 / math.sqrt(3), -math.sqrt(3)], rel=1e-5)
+def test_a_win_that_took_a_step_more_loses_a_little_and_not_a_standard_deviation() -> None:
+    """Four wins from one state, in 3, 3, 3 and 4 steps; the returns there are 0.95^2 three times, and 0.95^3."""
+    wins = [
+        play("a", [*((0.0, f"{n}{t}" if t else "x", 1) for t in range(n - 1)), (1.0, "z", 1)]) for n in (3, 3, 3, 4)
+    ]
+    for name, worse in (("gigpo", -math.sqrt(3)), ("gigpo_mean", (0.95**3 - 0.95**2) * 3 / 4)):
+        assert advantages(find(name).advantage, wins)[3][0] == pytest.approx(worse, rel=1e-3)  # type: ignore[arg-type]
 
 
 def test_gigpo_adds_what_a_step_was_worth_among_those_from_the_same_state() -> None:
@@ -181,14 +178,14 @@ def test_batch_leaves_out_failed_episodes_and_groups_that_teach_nothing() -> Non
         _episode("c", 1.0, 15),
         _episode("c", 0.0, 16, status="env_failed"),
     ]
-    batch, left_out, _ = rl_batch(episodes, find("dapo"))
+    batch, left_out, _, groups = rl_batch(episodes, find("dapo"))
     rows = batch.to_pylist()
-    assert left_out == 2
+    assert (left_out, groups) == (2, 1)
     assert [row["ids"] for row in rows] == [[1, 10], [1, 11]]
     assert [row["advantages"][1] for row in rows] == pytest.approx([1.0, -1.0], abs=1e-5)
     assert [row["mask"] for row in rows] == [[0, 1], [0, 1]]
     assert [row["logprobs"] for row in rows] == [[0.0, -0.5], [0.0, -0.5]]
-    nothing, left_out, _ = rl_batch(episodes[3:], find("dapo"))
+    nothing, left_out, *_ = rl_batch(episodes[3:], find("dapo"))
     assert (nothing.num_rows, left_out) == (0, 2)
     assert rl_batch([], find("dapo"))[0].num_rows == 0
 
@@ -197,7 +194,7 @@ def test_what_is_read_at_the_end_is_no_part_of_a_row_however_long_it_is() -> Non
     """An observation of 100,000 tokens fills the context; the answers before it are learned from all the same."""
     long, short = _episode("a", 1.0, 10), _episode("a", 0.0, 11)
     long.samples[0].add_context([1] * 100_000)
-    batch, _, rows_left_out = rl_batch([long, short], find("grpo"), longest=8)
+    batch, _, rows_left_out, _ = rl_batch([long, short], find("grpo"), longest=8)
     assert ([row["ids"] for row in batch.to_pylist()], rows_left_out) == ([[1, 10], [1, 11]], 0)
 
 
@@ -205,16 +202,25 @@ def test_a_row_that_the_learner_cannot_take_is_left_out_once_its_group_is_compar
     long, short = _episode("a", 1.0, 10), _episode("a", 0.0, 11)
     long.samples[0].add_context([1] * 100_000)
     long.samples[0].add_sampled([12], [-0.5], [0])
-    batch, groups_left_out, rows_left_out = rl_batch([long, short], find("dr_grpo"), longest=8)
-    assert (groups_left_out, rows_left_out) == (0, 1)
+    batch, groups_left_out, rows_left_out, groups = rl_batch([long, short], find("dr_grpo"), longest=8)
+    assert (groups_left_out, rows_left_out, groups) == (0, 1, 1)
     assert [row["advantages"] for row in batch.to_pylist()] == [[0.0, -0.5]]
 
 
 def test_where_the_paper_drops_no_group_flat_ones_are_kept() -> None:
     episodes = [_episode("a", 1.0, 10), _episode("a", 0.0, 11), _episode("b", 1.0, 12), _episode("b", 1.0, 13)]
-    batch, left_out, _ = rl_batch(episodes, find("dr_grpo"))
-    assert left_out == 0
+    batch, left_out, _, groups = rl_batch(episodes, find("dr_grpo"))
+    assert (left_out, groups) == (0, 2)
     assert [row["advantages"][1] for row in batch.to_pylist()] == [0.5, -0.5, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("name", ["grpo", "dapo", "cispo", "gigpo", "gigpo_mean"])
+@pytest.mark.parametrize("term", ["kl_coef", "entropy_coef", "echo"])
+def test_flat_groups_are_kept_where_something_else_gives_them_a_gradient(name: AlgorithmName, term: str) -> None:
+    episodes = [_episode("a", 1.0, 10), _episode("a", 0.0, 11), _episode("b", 1.0, 12), _episode("b", 1.0, 13)]
+    for weight, left_out, rows in ((0.0, 1, 2), (0.1, 0, 4)):
+        made = rl_batch(episodes, resolve(LearnerConfig(algorithm=name, **{term: weight})))
+        assert (made.groups_left_out, made.groups, made.batch.num_rows) == (left_out, 2 - left_out, rows)
 
 
 def play(group: str, steps: list[Step]) -> Trajectory:

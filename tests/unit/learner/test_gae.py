@@ -111,7 +111,7 @@ def test_an_episode_of_which_nothing_is_left_is_no_row_and_flat_groups_stay() ->
     only.truncated = True
     failed = play([(1, 1.0)], cut=False)
     failed.status = "env_failed"
-    batch, left_out, _ = rl_batch([only, failed, play([(1, 0.0)], False)], find("ppo"), bootstrap=True)
+    batch, left_out, *_ = rl_batch([only, failed, play([(1, 0.0)], False)], find("ppo"), bootstrap=True)
     assert (batch.num_rows, left_out) == (1, 0)
     assert rl_batch([only, failed], find("ppo"))[0].num_rows == 1
 

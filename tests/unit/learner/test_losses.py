@@ -34,6 +34,7 @@ FORMS: dict[AlgorithmName, tuple[str, float, float, Aggregation]] = {
     "reinforce_pp": ("token", 0.2, 0.2, "token_mean"),
     "reinforce_pp_baseline": ("token", 0.2, 0.2, "token_mean"),
     "gigpo": ("token", 0.2, 0.2, "token_mean"),
+    "gigpo_mean": ("token", 0.2, 0.2, "token_mean"),
     "ppo": ("token", 0.2, 0.2, "token_mean"),
 }
 
@@ -61,7 +62,8 @@ def by_loop(
     rows: Sequences, kind: str, low: float, high: float, aggregation: str, estimator: str
 ) -> tuple[dict[str, float], list[float]]:
     """The loss with kl_coef 0.3, entropy_coef 0.2, tis_cap 2 and constant_length 9, and its slope at each token."""
-    sums = dict.fromkeys(("loss", "clip_frac", "ratio", "kl", "entropy"), 0.0)
+    names = ("clip_frac", "clip_low_frac", "clip_high_frac", "ratio", "old_kl", "kl", "entropy")
+    sums = dict.fromkeys(("loss", "ratio_max", *names), 0.0)
     slopes = []
     for row in rows:
         mean = sum(token[0] - token[1] for token in row) / len(row)
@@ -83,8 +85,11 @@ def by_loop(
             }[estimator]
             slopes.append(-share * (weight * slope - 0.3 * kl_slope))
             sums["loss"] -= share * (weight * objective + 0.2 * entropy - 0.3 * kl)
-            for name, value in {"clip_frac": clipped, "ratio": ratio, "kl": kl, "entropy": entropy}.items():
-                sums[name] += value
+            sums["ratio_max"] = max(sums["ratio_max"], ratio)
+            parts = (clipped, clipped and ratio < 1, clipped and ratio > 1)
+            drift = math.exp(new - old) - 1 - (new - old)
+            for told, value in zip(names, (*parts, ratio, drift, kl, entropy), strict=True):
+                sums[told] += value
     return sums, slopes
 
 
@@ -137,6 +142,20 @@ def test_clipping_stops_the_gradient_where_the_step_was_taken(ratio: float, adva
     loss, sums = policy_loss(tokens, resolve(config), config, Totals(1.0, 1.0))
     assert bool(torch.autograd.grad(loss, tokens.new)[0].abs() > 0) == moves
     assert sums["clip_frac"].item() == (0.0 if moves else 1.0)
+
+
+@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("apart", [-1000.0, 1000.0])
+@pytest.mark.parametrize("advantage", [-1.0, 0.0, 1.0])
+def test_a_token_that_is_a_thousand_nats_off_makes_no_nan(name: AlgorithmName, apart: float, advantage: float) -> None:
+    """exp(1000) is infinite, and infinite times an advantage of 0, or a gradient that is clipped away, is no number."""
+    config = LearnerConfig(algorithm=name, kl_coef=0.1, kl_estimator="k3")
+    tokens = streams(
+        [[(-1.0, -1.0 - apart, -1.0 - apart, advantage, 0.0, -1.0 + apart), (-1.0, -1.0, -1.0, 1.0, 0, -1.0)]]
+    )
+    loss, sums = policy_loss(tokens, resolve(config), config, Totals(2.0, 1.0))
+    assert all(value.isfinite() for value in (loss, *sums.values()))
+    assert torch.autograd.grad(loss, tokens.new)[0].isfinite().all()
 
 
 def test_cispo_loses_no_token() -> None:

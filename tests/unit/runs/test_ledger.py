@@ -81,6 +81,7 @@ class Parts:
 
     def rl_step(self, batch: pa.RecordBatch, share: float) -> dict[str, float]:
         self.fate.moment()
+        assert share == min(1.0, batch.num_rows / (GROUPS * SIZE))  # of a usual batch, by what is kept
         self.shares.add(share)
         self.weights += [(row["ids"][0], row["logprobs"][1]) for row in batch.to_pylist()]
         self.fate.moment()
@@ -215,14 +216,14 @@ def read_all(folder: Path, iterations: int = 10**6) -> list[Trajectory]:
 
 
 def seen_by(config: RunConfig, iterations: int) -> list[tuple[int, float]]:
-    """What weights have seen after so many iterations: of what is on disk, the groups whose rewards differ."""
+    """What weights have seen after so many iterations: of what is on disk, the groups that teach something."""
     rewards: dict[tuple[int, str], set[float]] = {}
     for t in played(config, iterations):
         rewards.setdefault((t.iteration, t.group), set()).add(t.total_reward)
     return [
         (t.samples[0].ids[0], t.samples[0].logprobs[1])
         for t in played(config, iterations)
-        if len(rewards[t.iteration, t.group]) > 1
+        if len(rewards[t.iteration, t.group]) > 1 or config.learner.entropy_coef
     ]
 
 
@@ -268,7 +269,7 @@ def test_killed_at_each_moment_it_trains_every_trajectory_once(config: RunConfig
 def test_what_a_budget_left_room_for_is_the_same_in_every_life(config: RunConfig, fate: Fate) -> None:
     """Those under way may take all their steps, and a resumed run knows that they took fewer."""
     config.train.max_staleness, config.env.max_steps = 1, 3
-    config.real.transitions = 26
+    config.real.transitions, config.learner.entropy_coef = 26, 0.1  # which leaves no group out
     shares = set()
     for parts, _ in lives(config, fate):
         assert check(config, parts).started <= config.real.transitions

@@ -31,6 +31,17 @@ def test_age_is_counted_from_the_version_that_learns_and_only_for_sampled_tokens
     assert found["rollout/tokens"] == 6 + 4
 
 
+def test_groups_are_counted_that_ended_alike_and_failed_episodes_are_none_of_theirs() -> None:
+    played = []
+    for group, wins in (("won", (True, True)), ("lost", (False, False)), ("mixed", (True, False)), ("one", (True,))):
+        for number, won in enumerate(wins):
+            step = replace(STEP, reward=1.0, done=True) if won else STEP
+            played.append(replace(episode(f"{group}{number}", [5], {}), steps=[step], group=group, success=won))
+    played.append(replace(episode("failed", [5], {}), group="one", status="env_failed"))
+    found = rollout_metrics(played, 2.0, UPDATES)
+    assert (found["rollout/groups_all_won"], found["rollout/groups_all_lost"]) == (2, 1)
+
+
 def test_an_iteration_without_an_update_makes_nothing_older() -> None:
     assert rollout_metrics([episode("a", [1, 3], {})], 2.0, [1, 3])["rollout/staleness_max"] == 1
 
