@@ -26,6 +26,11 @@ def stable_id(*parts: object) -> str:
     return hashlib.sha256("\x1f".join(map(str, parts)).encode()).hexdigest()[:16]
 
 
+def is_success(reward: float, ended: bool, above: float = 0.0) -> bool:
+    """The one rule of a success, real or dreamed: an end with a reward above the environment's `success_above`."""
+    return ended and reward > above
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """One goal in one starting situation.
@@ -66,7 +71,7 @@ class StepResult:
     @property
     def success(self) -> bool:
         """Whether the task is solved: as the environment says, else an end with a reward."""
-        return bool(self.info.get("success", self.terminated and self.reward > 0))
+        return bool(self.info.get("success", is_success(self.reward, self.terminated)))
 
 
 @dataclass(frozen=True, slots=True)

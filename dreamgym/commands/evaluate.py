@@ -54,10 +54,12 @@ def evaluate(config: RunConfig, who: Who = "policy", services: Services | None =
         write_json(current.run_dir / result, record)
         console.print(
             f"[bold]{who}[/] wins {record['success']:.1%} of {record['games']} games "
-            f"(95% interval {record['low']:.1%} to {record['high']:.1%})"
+            f"(95% interval {record['low']:.1%} to {record['high']:.1%}; mean reward {record['reward']:.3g})"
         )
         current.tokens = sum(len(s.ids) for t in measured.trajectories for s in t.samples)
-        current.summary |= {key: record[key] for key in ("success", "low", "high", "games", "env_failed", "steps")}
+        current.summary |= {
+            key: record[key] for key in ("success", "low", "high", "reward", "games", "env_failed", "steps")
+        }
 
 
 def _model(config: RunConfig, who: Who, tasks: Sequence[Task], running: Services | None) -> Measured:

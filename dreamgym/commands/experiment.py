@@ -211,6 +211,7 @@ def _run(row: str, seed: int, config: RunConfig, measured: dict[str, Any], stage
         "fold": config.eval.fold,
         "success": measured["success"],
         "wilson95": [round(measured[end], 4) for end in ("low", "high")],
+        "reward": measured.get("reward"),
         "games": measured["games"],
         "env_failed": measured["env_failed"],
         "real_transitions": total("real_transitions_learned"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dreamgym.commands.sft import ANSWER_TOKENS
 from dreamgym.config import RunConfig
+from dreamgym.envs.checker import checker_of
 from dreamgym.runs.folder import write_json
 from dreamgym.runs.remote_checkpoints import fetch_before, open_remote_checkpoints
 from dreamgym.runs.stage import read_stage, stage
@@ -45,7 +46,9 @@ def train(config: RunConfig, alive: ExitStack | None = None) -> Services | None:
     with stage(config, "train", depends, ["sft-policy"], ["train", "policy"], scratch=["train"]) as current:
         if current.done:
             return None
-        if not dream and config.real.transitions:
+        if dream:
+            checker_of(config)
+        elif config.real.transitions:
             check_budget(config)
         tell_room(config, current.run_dir)
         run_dir, remote = current.run_dir, open_remote_checkpoints(config, current, "sft-policy")

@@ -188,6 +188,8 @@ class WorldConfig(Section):
     """Seconds for which fewer would do before replicas are ended; should outlast a learner step, which needs none."""
     attempts: int = Field(3, ge=1)
     """Tries for one dream step that cannot be parsed before the episode is env_failed."""
+    outcome: Literal["model", "checker"] = "model"
+    """Who says what a dreamed step comes to: the experience model, or the environment's rule `check()` over states."""
     votes: int = Field(0, ge=0)
     """Times that a dream step which solves the task is asked again, with other demonstrations; the majority counts."""
     memo: bool = True

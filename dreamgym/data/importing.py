@@ -16,7 +16,7 @@ from dreamgym.errors import DataError
 from dreamgym.models.answers import FORMATS, MALFORMED, Answer
 from dreamgym.models.answers.calls import CallError, read_call
 from dreamgym.schema import TRAJECTORY_SCHEMA, check_filled, check_schema, from_batch, readable
-from dreamgym.types import MAX_REWARD, MAX_TEXT, Task, Trajectory, Transition, stable_id
+from dreamgym.types import MAX_REWARD, MAX_TEXT, Task, Trajectory, Transition, is_success, stable_id
 
 FINAL_STATE = "The task is over."
 HELDOUT_SHARE = 0.1
@@ -279,12 +279,13 @@ def _trajectory(where: str, record: UserTrajectory, env: str, written: str, abov
 
 
 def _success(where: str, record: UserTrajectory, above: float) -> bool:
-    """As given, or whether the last step was rewarded with more than that."""
+    """As given, or whether the last step, unless it is said to be no end, was rewarded with more than that."""
     if record.success is not None:
         return record.success
     if all(step.reward is None for step in record.steps):
         raise DataError(f"{where}: success: neither it nor any step's reward is given; add one of the two.")
-    return (record.steps[-1].reward or 0.0) > above
+    last = record.steps[-1]
+    return is_success(last.reward or 0.0, last.done is not False, above)
 
 
 def _transition(where: str, record: UserTrajectory, index: int, success: bool, source: str, written: str) -> Transition:

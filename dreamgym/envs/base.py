@@ -22,7 +22,7 @@ from dreamgym.config import EnvConfig
 from dreamgym.errors import EnvError
 from dreamgym.models.answers.calls import Tool, check_tools
 from dreamgym.models.conversation import LineRule
-from dreamgym.types import MAX_TEXT, Edit, Fold, StepResult, Task, Transition
+from dreamgym.types import MAX_TEXT, Edit, Fold, StepResult, Task, Transition, is_success
 
 T = TypeVar("T")
 VariationRule = Callable[[Task, random.Random], Sequence[Edit]]
@@ -61,6 +61,8 @@ class TextEnv(Protocol):
     - `reason(task, history, transition) -> str` (static): the environment's rule for reasoning R*;
     - `think(task, history, action) -> str` (static): its rule for what an expert thinks before this action;
     - `line(transition) -> str` (static): its rule for the line that stands for an earlier turn (`policy.context`);
+    - `check(task, history, transition) -> (reward, done)` (static): its rule for what a dreamed step comes to
+      (`world.outcome`, see `envs/checker.py`);
     - `vary(task, rng) -> list[Edit]` (static): its rule for a variation of a task, as edits of the task's text, for
       a task generator that is too small to know one; empty where this task has none.
     """
@@ -202,7 +204,7 @@ def act(env: TextEnv, action: str, above: float | None = None) -> StepResult:
     if not math.isfinite(reward):
         raise ValueError(f"the reward is {reward}, not a finite number")
     above = getattr(env, "success_above", 0.0) if above is None else above
-    info = {"success": bool(terminated) and reward > above} | dict(info)
+    info = {"success": is_success(reward, bool(terminated), above)} | dict(info)
     return StepResult(_text(state), float(reward), bool(terminated), bool(truncated), info=info)
 
 

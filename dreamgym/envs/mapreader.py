@@ -39,6 +39,9 @@ class Room(NamedTuple):
     joins: list[str]
 
 
+_NOWHERE = Room("nothing", [])
+
+
 class MapReader(TextWorldGame):
     """The abstract state is one line of always the same shape, after the map in the first state.
 
@@ -129,6 +132,15 @@ class MapReader(TextWorldGame):
         return plan(parse_map(first), parse_state(history[-1].next_state if history else first), action)
 
     @staticmethod
+    def check(task: Task, history: Sequence[Transition], transition: Transition) -> tuple[float, bool]:
+        """The rule for what a dreamed step comes to: a win where the coin is put into the box, and was taken before.
+
+        The agent is where the map and the exits in sight have led it, whatever a dreamed state says of its room.
+        """
+        won = delivered(task.first_state, [*history, transition])
+        return float(won), won
+
+    @staticmethod
     def vary(task: Task, rng: random.Random) -> list[Edit]:
         """The rule for variations: the coin in another room, no nearer to the box than it was where there is one."""
         graph = parse_map(task.first_state)
@@ -178,6 +190,28 @@ def best_action(graph: dict[str, Room], here: dict[str, str]) -> str:
     distance = _distances(graph, target)
     ways = [(distance.get(here[d], 99), i, d) for i, d in enumerate(DIRECTIONS) if here[d] != "wall"]
     return f"move {min(ways)[2]}"
+
+
+def delivered(first_state: str, steps: Sequence[Transition]) -> bool:
+    """Whether the last of these steps puts the coin into the box, on a way that the map of the first state allows.
+
+    The exits of a room are those that the first state of it told.
+    """
+    start = _STATE.match(first_state.split("\n")[-1])
+    if start is None:
+        return False
+    graph, room, held = parse_map(first_state), start["room"], False
+    exits = {room: start.groupdict()}
+    for step in steps:
+        if seen := _STATE.match(step.state.split("\n")[-1]):
+            exits.setdefault(seen["room"], seen.groupdict())
+        there = graph.get(room, _NOWHERE)
+        if step.action in _MOVES:
+            following = exits.get(room, {}).get(step.action.removeprefix("move "))
+            room = following if following in there.joins else room
+        elif step.action == "take coin":
+            held = held or there.has == "coin"
+    return steps[-1].action == "put coin in box" and held and graph.get(room, _NOWHERE).has == "box"
 
 
 def plan(graph: dict[str, Room], here: dict[str, str], action: str) -> str:

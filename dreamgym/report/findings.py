@@ -51,12 +51,14 @@ def result(data: RunData) -> Section:
     )
     rows = [
         [_player(data, r["who"]), r["fold"], f"{interval(r).point:.1%}", span(interval(r)),
+         f"{r['reward']:.3f}" if "reward" in r else "–",
          f"{r['successes']:,} of {r['games']:,}", f"{r['env_failed']:,}", f"{real_transitions(data, r['who']):,}",
          duration(r["seconds"])]
         for r in everyone
     ]  # fmt: skip
     if rows:
-        header = ["player", "fold", "games won", "95% interval", "won", "left out", "real transitions in RL", "time"]
+        header = ["player", "fold", "games won", "95% interval", "mean reward", "won", "left out",
+                  "real transitions in RL", "time"]  # fmt: skip
         section.blocks.append(Table(header, rows, left=(0, 1)))
     return section
 

@@ -21,6 +21,8 @@ LEARNING: list[tuple[str, str, dict[str, str], bool]] = [
     ("What the engines were spared", "share",
      {"rollout/dream_cache_hit": "dream's cache", "rollout/policy_cache_hit": "policy's cache",
       "rollout/dream_shared": "shared steps"}, False),
+    ("Mean reward", "sum of rewards an episode",
+     {"dream/reward": "learning", "dream/dev_reward": "dev fold, dreamed", "real/reward": "dev fold, real"}, False),
     ("Dream episodes left out", "env_failed an iteration", {"dream/env_failed": ""}, False),
 ]  # fmt: skip
 
@@ -31,8 +33,8 @@ FIDELITY = {
     "outcome_accuracy": "Outcome, right",
     "done_precision": "Done, precision",
     "done_recall": "Done, recall",
-    "reward_precision": "Reward, precision",
-    "reward_recall": "Reward, recall",
+    "reward_precision": "Success, precision",
+    "reward_recall": "Success, recall",
 }
 
 

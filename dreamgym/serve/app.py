@@ -27,6 +27,7 @@ from dreamgym.serve.chat_model import ChatModel
 from dreamgym.serve.dream import WorldClient
 from dreamgym.serve.experience import ExperienceModel
 from dreamgym.serve.scaling import replicas_for_load
+from dreamgym.serve.seen_outcomes import read_outcomes
 from dreamgym.serve.tasks import TaskGenerator
 
 POLL_S = 0.5
@@ -111,6 +112,8 @@ def deploy_dream(
 ) -> DreamApp:
     """Begin to start a dream. No port is opened: calls go through Ray.
 
+    It gives the rewards that the run's annotated data holds, and no others.
+
     Args:
         suffix: tells a second dream of the same run from the first.
     """
@@ -122,8 +125,10 @@ def deploy_dream(
         TaskGenerator, name=TASKS, ray_actor_options={"num_cpus": 0}, graceful_shutdown_timeout_s=5
     )
 
+    seen = read_outcomes(config.run_dir / "data" / "annotated.parquet")
+
     def deploy(model: Path) -> Any:
-        world = replicas.bind(str(model), config, replay, threads)
+        world = replicas.bind(str(model), config, replay, threads, seen)
         return _deploy(generator.bind(world, config, replay), name)
 
     tasks = deploy(model)

@@ -38,6 +38,7 @@ class WorldClient:
         self._handle = handle
         streaming = handle.options(stream=True)
         self._timeout_s = timeout_s = config.engine.timeout_s
+        self._checked = config.outcome == "checker"
         self._limit = ConcurrencyLimit((config.engine.max_num_seqs or CPU_SEATS) * config.replicas)
         self._steps: Coalescer[DreamQuery, DreamAnswer] = Coalescer(
             streaming.step_many.remote, limit=limit, timeout_s=timeout_s
@@ -49,7 +50,7 @@ class WorldClient:
     async def step(self, query: DreamQuery) -> DreamAnswer:
         """Dream one step, when the replicas have room for it."""
         async with self._limit:
-            answer = await self._step(query)
+            answer = await self._step(query if self._checked else replace(query, history=()))
             self._limit.told(answer.load)
         return answer
 
@@ -154,7 +155,8 @@ class DreamEnvironment:
             return StepResult(query.state, truncated=True, info={"context_full": True})
         if answer.error:
             return _failed(answer.error)
-        self._query = replace(query, transcript=answer.transcript, state=answer.state)
+        history = (*query.history, query.then(answer))
+        self._query = replace(query, transcript=answer.transcript, state=answer.state, history=history)
         truncated = not answer.done and self._late
         info = {"reasoning": answer.reasoning, "demos": answer.demos, "success": answer.solved(self._success_above)}
         if first:

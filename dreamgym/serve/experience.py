@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dreamgym.config import RunConfig
 from dreamgym.envs.base import env_tools
-from dreamgym.errors import EngineError
+from dreamgym.envs.checker import checker_of
+from dreamgym.errors import EngineError, EnvError
 from dreamgym.inference.batching import as_they_come
 from dreamgym.inference.engine import ContextFull, Generation, TokenEngine
 from dreamgym.inference.engine_load import LOAD_STAT
 from dreamgym.models.chat import load_chat
-from dreamgym.models.prompts import ParseError, ask, begin, parse_answer, parse_text
+from dreamgym.models.prompts import DreamStep, ParseError, answer_parts, ask, begin, parse_answer, parse_text
 from dreamgym.replay.actor import ReplayClient
 from dreamgym.replay.records import Demo
 from dreamgym.runtime.spared_imports import spare_imports
+from dreamgym.serve.seen_outcomes import SeenOutcomes
 from dreamgym.telemetry.ray_metrics import Tally
 from dreamgym.telemetry.tracing import Event, log_to_session
-from dreamgym.types import Task
+from dreamgym.types import Task, Transition, is_success
 
 log = logging.getLogger(__name__)
 
@@ -29,11 +31,21 @@ class AnswerCut(ParseError):
     """The context window ended before the answer did."""
 
 
+class UnseenOutcome(ParseError):
+    """A reward that the recorded data never holds with such an end."""
+
+
+FAULTS = {AnswerCut: "cut", UnseenOutcome: "outcome", ParseError: "format", EngineError: "engine"}
+"""Why an answer is asked again, the first that fits."""
+KINDS = tuple(f"reasked_{name}" for name in FAULTS.values())
+
+
 @dataclass(frozen=True, slots=True)
 class DreamQuery:
     """One step to dream. `transcript` is the conversation so far, as token ids; empty at the first step.
 
-    `trajectory` is the id of the episode that asks, for the logs.
+    `trajectory` is the id of the episode that asks, for the logs. `history` is what was done in it before, for the
+    environment's checker; it does not travel where there is none.
     """
 
     task: Task
@@ -43,6 +55,11 @@ class DreamQuery:
     seed: int
     skip_demos: int = 0
     trajectory: str = ""
+    history: tuple[Transition, ...] = ()
+
+    def then(self, answer: DreamAnswer) -> Transition:
+        """The step that was asked for."""
+        return Transition(self.state, self.action, answer.state, answer.reward, answer.done, answer.reasoning)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +87,8 @@ class DreamAnswer:
     overruled: bool = False
 
     def solved(self, above: float) -> bool:
-        """Whether it says that the task is: an end with a reward above that."""
-        return self.done and self.reward > above
+        """Whether it says that the task is."""
+        return is_success(self.reward, self.done, above)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +107,14 @@ class ExperienceModel:
     """
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, model: str, config: RunConfig, replay: ReplayClient | None, threads: int | None
+        self,
+        model: str,
+        config: RunConfig,
+        replay: ReplayClient | None,
+        threads: int | None,
+        seen: SeenOutcomes | None = None,
     ) -> None:
+        """`seen`: an answer may come to nothing else, where the model has the word on that."""
         if threads is not None:
             spare_imports()
         log_to_session(config.log_level)
@@ -101,6 +124,7 @@ class ExperienceModel:
         self._replay = replay
         self._chat = load_chat(model, forks=not config.world.history)
         self._tools = env_tools(config.env.name)
+        self._check, self._seen = checker_of(config), seen
         self._engine = TokenEngine(
             Path(model),
             config.world.engine,
@@ -110,7 +134,7 @@ class ExperienceModel:
             colocated=config.train.colocate,
         )
         await self._engine.start()
-        self._tally = Tally("world", config.run_dir.name, "steps", "reasked", "unparsed", "demos")
+        self._tally = Tally("world", config.run_dir.name, "steps", "reasked", "unparsed", "demos", *KINDS)
 
     async def step_many(self, queries: Sequence[DreamQuery]) -> AsyncIterator[list[tuple[int, DreamAnswer]]]:
         """Dream one step for each query; demonstrations are retrieved for all of them at once."""
@@ -160,13 +184,14 @@ class ExperienceModel:
         for attempt in range(self._config.attempts):
             try:
                 answer = await self._generate(prompt, q.seed + attempt)
-                step = parse_answer(self._chat.decode(answer.ids), q.state)
+                said = parse_answer(self._chat.decode(answer.ids), q.state)
+                step = self._judged(q, said)
                 return DreamAnswer(
                     step.reasoning,
                     step.state,
                     step.reward,
                     step.done,
-                    prompt + answer.ids,
+                    prompt + (answer.ids if step == said else self._chat.answer(_text(q, step))),
                     asked=len(prompt),
                     demos=len(demos),
                     read=answer.prompt_tokens,
@@ -179,7 +204,10 @@ class ExperienceModel:
             except (ParseError, EngineError) as fault:
                 error, cut = str(fault), isinstance(fault, AnswerCut)
                 self._tally.add("reasked")
+                self._tally.add(next(f"reasked_{name}" for kind, name in FAULTS.items() if isinstance(fault, kind)))
                 log.warning(Event("asked again", trajectory=q.trajectory, attempt=attempt, reason=error))
+            except EnvError as fault:
+                return DreamAnswer(transcript=prompt, asked=len(prompt), error=str(fault))
         if cut:
             return DreamAnswer(context_full=True, error=error)
         self._tally.add("unparsed")
@@ -188,6 +216,21 @@ class ExperienceModel:
             asked=len(prompt),
             error=f"the dream gave no readable step in {self._config.attempts} attempts: {error}",
         )
+
+    def _judged(self, q: DreamQuery, said: DreamStep) -> DreamStep:
+        """A step with the reward and the end that count.
+
+        Raises:
+            UnseenOutcome: the model has the word on them, and says what cannot be.
+            EnvError: the environment's checker fails.
+        """
+        if self._check is None:
+            if self._seen is not None and (why := self._seen.refusal(said.reward, said.done)):
+                raise UnseenOutcome(why)
+            return said
+        told = Transition(q.state, q.action, said.state, said.reward, said.done, said.reasoning)
+        reward, done = self._check(q.task, q.history, told)
+        return replace(said, reward=reward, done=done)
 
     async def _write(self, q: WriteQuery) -> str:
         prompt = begin(self._config, self._chat, q.message)
@@ -209,3 +252,8 @@ class ExperienceModel:
                 f"the answer did not end within world.sampling.max_tokens={self._config.sampling.max_tokens}"
             )
         return answer
+
+
+def _text(q: DreamQuery, step: DreamStep) -> str:
+    """The answer that the experience model would have written for a step."""
+    return "".join(answer_parts(Transition(q.state, q.action, step.state, step.reward, step.done, step.reasoning)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dreamgym.config import RunConfig
 from dreamgym.envs.base import success_above
@@ -52,10 +52,9 @@ class TaskGenerator:
         query = DreamQuery(task, [], task.first_state, "", seed)
         changes = 0
         for action in actions:
+            query = replace(query, action=action, seed=seed + 1 + changes)
             try:
-                answer = await self._world.step(
-                    DreamQuery(task, query.transcript, query.state, action, seed + 1 + changes)
-                )
+                answer = await self._world.step(query)
             except EngineError as error:
                 return str(error)
             if answer.error:
@@ -63,7 +62,8 @@ class TaskGenerator:
             if answer.done:
                 return "" if answer.solved(self._success_above) else "it ends at once without success"
             changes += bool(changed_lines(query.state, answer.state))
-            query = DreamQuery(task, answer.transcript, answer.state, "", seed)
+            history = (*query.history, query.then(answer))
+            query = replace(query, transcript=answer.transcript, state=answer.state, history=history)
         return "" if changes or not actions else "no action changes its state"
 
     async def _actions(self, state: str) -> list[str]:

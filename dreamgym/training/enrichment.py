@@ -82,9 +82,12 @@ class Enrichment:
 async def _asked_again(candidate: Candidate, episodes: dict[str, Trajectory], world: WorldClient) -> Candidate:
     """The same step dreamed afresh from its state alone, with the next-best demonstrations."""
     item = candidate.item
-    task = episodes[item.trajectory_id].task
+    episode = episodes[item.trajectory_id]
+    before = tuple(step for step in episode.steps[: item.step] if not step.malformed)
     seed = int(stable_id(item.id, "again"), 16) & 0x7FFFFFFF
-    query = DreamQuery(task, [], item.state, item.action, seed, skip_demos=1, trajectory=item.trajectory_id)
+    query = DreamQuery(
+        episode.task, [], item.state, item.action, seed, skip_demos=1, trajectory=item.trajectory_id, history=before
+    )
     try:
         answer = await world.step(query)
     except EngineError:  # a replica died under it: the gate refuses what has no second answer

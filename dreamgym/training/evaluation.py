@@ -30,14 +30,18 @@ class Measured:
         return sum(len(t.steps) + t.lost for t in self.trajectories)
 
     def numbers(self) -> dict[str, Any]:
-        """games and env_failed; where there are games, success (a share) with low and high (Wilson, 95%)."""
+        """games and env_failed; where there are games, success (a share) with low and high (Wilson, 95%), and `reward`.
+
+        The last is the mean of the sums of rewards: it tells of what is rewarded, and is no success.
+        """
         ok = self.ok
         counts = {"games": len(ok), "env_failed": len(self.trajectories) - len(ok)}
         if not ok:
             return counts
         won = sum(t.success for t in ok)
         low, high = wilson(won, len(ok))
-        return {"success": won / len(ok), "low": low, "high": high, **counts}
+        reward = sum(t.total_reward for t in ok) / len(ok)
+        return {"success": won / len(ok), "low": low, "high": high, "reward": reward, **counts}
 
     def record(self, who: str, fold: Fold, seconds: float) -> dict[str, Any]:
         """What `eval/*.json` holds."""

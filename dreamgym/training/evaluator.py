@@ -10,6 +10,7 @@ from typing import Any
 
 from dreamgym.actors.real_replay import real_replay_scores
 from dreamgym.config import RunConfig
+from dreamgym.envs.base import success_above
 from dreamgym.inference.engine import LOAD
 from dreamgym.models.chat import load_chat
 from dreamgym.runtime import event_loop
@@ -77,9 +78,10 @@ class Evaluator:
         mine, told = await asyncio.gather(
             *(predict(episodes, world, self._world_chat, self._config.seed) for episodes in (own, heldout))
         )
-        metrics: dict[str, Any] = named(mine, "policy")
+        above = success_above(self._config.env)
+        metrics: dict[str, Any] = named(mine, "policy", above)
         if heldout:
-            metrics |= named(told, "heldout") | named([p for p in told if not p.real.valid], "invalid")
+            metrics |= named(told, "heldout", above) | named([p for p in told if not p.real.valid], "invalid", above)
         return metrics | _counts("world", await world.metrics())
 
     def _replay_for_real(self, dreams: Sequence[Trajectory]) -> tuple[dict[str, Any], int]:

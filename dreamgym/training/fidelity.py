@@ -15,7 +15,7 @@ from dreamgym.models.chat import ChatFormat
 from dreamgym.models.prompts import answer_parts
 from dreamgym.serve.dream import WorldClient
 from dreamgym.serve.experience import DreamAnswer, DreamQuery
-from dreamgym.types import Trajectory, Transition, stable_id
+from dreamgym.types import Trajectory, Transition, is_success, stable_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,10 @@ async def _along(t: Trajectory, world: WorldClient, chat: ChatFormat, seed: int)
         if step.malformed:  # the world was not asked
             continue
         query_seed = int(stable_id(seed, t.id, index), 16) & 0x7FFFFFFF
-        answer = await world.step(DreamQuery(t.task, transcript, step.state, step.action, query_seed, trajectory=t.id))
+        done = tuple(s for s in t.steps[:index] if not s.malformed)
+        answer = await world.step(
+            DreamQuery(t.task, transcript, step.state, step.action, query_seed, trajectory=t.id, history=done)
+        )
         if answer.context_full:
             break
         predictions.append(Prediction(step, answer))
@@ -50,9 +53,10 @@ async def _along(t: Trajectory, world: WorldClient, chat: ChatFormat, seed: int)
     return predictions
 
 
-def scores(predictions: Sequence[Prediction]) -> dict[str, float]:
-    """Next-state accuracy, token F1, and precision and recall of reward and done.
+def scores(predictions: Sequence[Prediction], above: float) -> dict[str, float]:
+    """Next-state accuracy, token F1, and precision and recall of done, and of a reward that makes a success.
 
+    `above` is the environment's `success_above`. The outcome is whether a step ends, and whether it is a success.
     An unreadable answer counts as wrong in all of them. A precision or recall whose cases do not occur is left out.
     """
     if not predictions:
@@ -60,7 +64,12 @@ def scores(predictions: Sequence[Prediction]) -> dict[str, float]:
     readable = [not p.dream.error for p in predictions]
     pairs = list(zip(predictions, readable, strict=True))
     exact = [ok and p.dream.state == p.real.next_state for p, ok in pairs]
-    outcome = [ok and p.dream.done == p.real.done and (p.dream.reward > 0) == (p.real.reward > 0) for p, ok in pairs]
+    said_won = [p.dream.solved(above) for p in predictions]
+    won = [is_success(p.real.reward, p.real.done, above) for p in predictions]
+    outcome = [
+        ok and p.dream.done == p.real.done and said == true
+        for (p, ok), said, true in zip(pairs, said_won, won, strict=True)
+    ]
     result = {
         "n": float(len(predictions)),
         "unreadable": 1 - sum(readable) / len(predictions),
@@ -70,7 +79,7 @@ def scores(predictions: Sequence[Prediction]) -> dict[str, float]:
     }
     for name, said, true in (
         ("done", [p.dream.done for p in predictions], [p.real.done for p in predictions]),
-        ("reward", [p.dream.reward > 0 for p in predictions], [p.real.reward > 0 for p in predictions]),
+        ("reward", said_won, won),
     ):
         hits = sum(s and t for s, t in zip(said, true, strict=True))
         if any(said):
@@ -87,6 +96,6 @@ def token_f1(said: str, true: str) -> float:
     return 2 * common / (a.total() + b.total()) if common else 0.0
 
 
-def named(predictions: Sequence[Prediction], name: str) -> dict[str, float]:
+def named(predictions: Sequence[Prediction], name: str, above: float) -> dict[str, float]:
     """The scores as `fidelity/<name>/…`."""
-    return {f"fidelity/{name}/{key}": value for key, value in scores(predictions).items()}
+    return {f"fidelity/{name}/{key}": value for key, value in scores(predictions, above).items()}

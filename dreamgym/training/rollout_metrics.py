@@ -37,6 +37,7 @@ def rollout_metrics(trajectories: Sequence[Trajectory], seconds: float, versions
     steps = sum(len(t.steps) for t in ok)
     metrics = {
         "dream/success": sum(t.success for t in ok) / len(ok),
+        "dream/reward": sum(t.total_reward for t in ok) / len(ok),
         "dream/env_failed": len(trajectories) - len(ok),
         "dream/steps": steps / len(ok),
         "dream/truncated": sum(t.truncated for t in ok) / len(ok),

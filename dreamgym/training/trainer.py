@@ -146,6 +146,8 @@ class Trainer:
         words = f"{self._world} {metrics['dream/success']:.0%}"
         if failed:
             words += f" of {episodes - failed}, {failed} failed"
+        if abs(metrics["dream/reward"] - metrics["dream/success"]) >= 0.01:  # what is rewarded and is no success
+            words += f", mean reward {metrics['dream/reward']:.2f}"
         if (malformed := metrics["rollout/malformed"]) >= MALFORMED:
             words += f", {malformed:.0%} of answers were no action"
         if self._world == "dream" and failed > UNREADABLE * episodes and not self._warned:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from dreamgym.config import RunConfig
 from dreamgym.data.examples import world_examples
+from dreamgym.envs.base import success_above
 from dreamgym.errors import DataError
 from dreamgym.models.chat import load_chat
 from dreamgym.replay.records import StoredTransition
@@ -99,7 +100,7 @@ class WorldRefresh:
         async def both() -> Sequence[dict[str, float]]:
             worlds = (dream.world, other.world)
             told = await asyncio.gather(*(predict(self._heldout, world, chat, config.seed) for world in worlds))
-            return [scores(predictions) for predictions in told]
+            return [scores(predictions, success_above(config.env)) for predictions in told]
 
         with closing(other):
             before, after = event_loop.run(both())

@@ -22,7 +22,7 @@ from dreamgym.envs.web.page import Element
 from dreamgym.envs.web.webarena import KEY, WebArena, is_webarena, python_environment
 from dreamgym.errors import EnvError
 from dreamgym.models.answers.calls import CallError, read_call
-from dreamgym.types import Fold, Task, Transition, stable_id
+from dreamgym.types import Fold, Task, Transition, is_success, stable_id
 
 SEEDS: dict[Fold, range] = {"test": range(1_000), "dev": range(1_000, 2_000), "train": range(2_000, 1_000_000)}
 """The seeds of a task's pages that belong to a fold, where a task draws its page by a seed."""
@@ -182,7 +182,8 @@ class BrowserGym:
         if not transition.done:
             return f"{', '.join(told)}; {'same' if transition.next_state == transition.state else 'changes'}"
         told += [f"has {held}, {_asked(task, held)}" for held in _held(transition.state)]
-        return f"{', '.join(told)}; {'solved' if transition.reward > BrowserGym.success_above else 'wrong'}"
+        solved = is_success(transition.reward, transition.done, BrowserGym.success_above)
+        return f"{', '.join(told)}; {'solved' if solved else 'wrong'}"
 
     @staticmethod
     def vary(task: Task, rng: random.Random) -> list[Any]:

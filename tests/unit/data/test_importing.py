@@ -127,6 +127,10 @@ def test_a_reward_is_a_success_above_what_the_environment_asks_for(tmp_path: Pat
     for above, success in ((0.0, True), (0.5, False)):
         train, _ = import_files([tmp_path / "mine.jsonl"], "mine", 0, 60, success_above=above)
         assert train[0].success is success
+    steps[0]["done"] = False
+    load(tmp_path, *numbered(2, steps=steps, success=None))
+    train, _ = import_files([tmp_path / "mine.jsonl"], "mine", 0, 60)
+    assert not train[0].success, "a reward on the way is no success"
 
 
 def test_an_observation_or_an_action_may_be_empty_but_not_the_first_state(tmp_path: Path) -> None:

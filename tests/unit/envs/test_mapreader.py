@@ -178,6 +178,25 @@ def test_what_tells_a_machine_of_forgotten_objects_ends_with_it() -> None:
     assert not teller.is_alive()
 
 
+def test_the_checker_says_of_real_steps_what_the_game_says(env: MapReader, tasks: list[Task]) -> None:
+    """By its rule alone, whatever an experience model would have said of them."""
+    rng = random.Random(0)
+    wins = tried = 0
+    for task in tasks:
+        state, _ = env.reset(task)
+        history: list[Transition] = []
+        for _ in range(30):
+            action = rng.choice([env.expert_action(), rng.choice(COMMANDS), "put coin in box"])
+            after, reward, done, _, _ = env.step(action)
+            step = Transition(state, action, after, 1 - reward, not done)
+            assert MapReader.check(task, history, step) == (reward, done)
+            history.append(step)
+            state, wins, tried = after, wins + done, tried + (action == "put coin in box")
+            if done:
+                break
+    assert 20 < wins < tried
+
+
 def test_a_variation_moves_the_coin_and_nothing_else(env: MapReader, tasks: list[Task]) -> None:
     rng = random.Random(0)
     farther = 0

@@ -23,6 +23,7 @@ from dreamgym.runs.log import RunLog
 from dreamgym.schema import write_parquet
 from dreamgym.telemetry.stats import newcombe_paired, wilson
 from dreamgym.types import Task, Trajectory, Transition
+from dreamgym.view.curves import panels
 
 ITERATIONS = 40
 GAMES = 300
@@ -66,6 +67,7 @@ def _iteration(i: int, rng: random.Random) -> dict[str, float]:
     entropy = 0.35 * math.exp(-i / 25) + 0.05
     return {
         "dream/success": 0.41 + 0.34 * (1 - math.exp(-i / 10)) + rng.gauss(0, 0.035),
+        "dream/reward": 0.6,
         "dream/env_failed": rng.randrange(4),
         "rollout/tokens": 9000 - 40 * i,
         "rollout/entropy": entropy,
@@ -125,6 +127,7 @@ def _finals(run_dir: Path, rng: random.Random) -> dict[str, list[int]]:
             "games": GAMES,
             "successes": sum(results),
             "success": sum(results) / GAMES,
+            **({"reward": 0.4375} if who == "policy" else {}),
             "env_failed": 0,
             "seconds": 18.0,
             "results": [results[g] for g in order],
@@ -243,6 +246,16 @@ def test_markdown_tells_the_same_with_pictures_beside_it(finished: tuple[Path, d
     assert [p for p in pictures if not (run_dir / p).exists()] == []
     assert f"{sum(played['policy']) / GAMES:.1%}" in text
     assert [line for line in text.splitlines() if line.startswith("|") and "<script" in line] == []
+
+
+def test_the_mean_reward_stands_beside_the_games_won(finished: tuple[Path, dict[str, list[int]]]) -> None:
+    """In the table of evaluations, where it was measured, and as a curve."""
+    run_dir, _ = finished
+    header, _, *rows = [line for line in (run_dir / "report.md").read_text().splitlines() if line.startswith("|")][:6]
+    at = [cell.strip() for cell in header.split("|")].index("mean reward")
+    assert sorted(row.split("|")[at].strip() for row in rows) == ["0.438", "–", "–", "–"]
+    (panel,) = [p for p in panels(read_run(run_dir)) if p.title == "Mean reward"]
+    assert [(line["label"], set(line["y"])) for line in panel.lines] == [("learning", {0.6})]
 
 
 def test_a_dream_that_is_too_kind_is_called_so(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def test_scores_of_a_handful_of_predictions() -> None:
         said("at a", 0, False, "won", 1, True),
         unreadable,
     ]
-    result = scores(told)
+    result = scores(told, 0.0)
     assert result["n"] == 6
     assert result["unreadable"] == pytest.approx(1 / 6)
     assert result["state_exact"] == pytest.approx(2 / 6)
@@ -34,9 +34,24 @@ def test_scores_of_a_handful_of_predictions() -> None:
 
 
 def test_what_does_not_occur_has_no_precision_or_recall() -> None:
-    result = scores([said("at a", 0, False, "at a", 0, False)])
+    result = scores([said("at a", 0, False, "at a", 0, False)], 0.0)
     assert not {"done_precision", "done_recall", "reward_precision", "reward_recall"} & set(result)
-    assert scores([]) == {"n": 0.0}
+    assert scores([], 0.0) == {"n": 0.0}
+
+
+def test_a_reward_is_right_where_it_makes_a_success_of_the_environments_as_the_real_one_does() -> None:
+    """Half a purchase is no success, and neither is a reward without an end."""
+    told = [
+        said("bought", 0.5, True, "bought", 0.7, True),
+        said("bought", 0.5, True, "bought", 1.0, True),
+        said("bought", 1.0, True, "bought", 0.5, True),
+        said("bought", 1.0, True, "bought", 1.0, True),
+        said("at a", 1.0, False, "at a", 0.0, False),
+    ]
+    result = scores(told, 0.999)
+    assert result["outcome_accuracy"] == pytest.approx(3 / 5)
+    assert (result["reward_precision"], result["reward_recall"]) == (0.5, 0.5)
+    assert scores(told, 0.0)["outcome_accuracy"] == 1.0
 
 
 def test_words_count_as_often_as_they_occur() -> None:

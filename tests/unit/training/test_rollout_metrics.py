@@ -79,6 +79,15 @@ def test_answers_that_are_no_action_are_counted_by_kind() -> None:
     assert rollout_metrics([fine], 1.0, UPDATES)["rollout/malformed"] == 0
 
 
+def test_a_reward_that_is_no_success_is_seen_beside_it() -> None:
+    half, won, lost = episode("a", [5], {}, steps=2), episode("b", [5], {}), episode("c", [5], {})
+    half.steps = [replace(STEP, reward=0.25), replace(STEP, reward=0.25, done=True)]
+    won.steps, won.success = [replace(STEP, reward=1.0, done=True)], True
+    lost.steps, lost.status = [replace(STEP, reward=9.0)], "env_failed"
+    found = rollout_metrics([half, won, lost], 1.0, UPDATES)
+    assert (found["dream/success"], found["dream/reward"]) == (0.5, 0.75)
+
+
 def test_overruled_successes_are_counted_where_there_was_a_vote() -> None:
     rollouts = [episode("a", [5], {"dream_overruled": 2.0}), episode("b", [5], {}), episode("c", [5], {})]
     assert rollout_metrics(rollouts, 1.0, UPDATES)["dream/overruled"] == 2
