@@ -3,7 +3,7 @@
 # drops the thoughts of earlier turns, as Qwen3's does (TRL 1.16.0, qwen3.jinja), message_indices is longer than
 # token_ids, and gives the last messages' tokens to others. The ids themselves are right, and there is no warning.
 # This renderer is what every fine-tune and every name that the library does not know gets.
-# Seen: 3 messages, 74 ids, 183 indices; no id is said to be of the last message, which is there.
+# Seen: 3 messages, 54 ids, 194 indices; no id is said to be of the last message, which is there.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -2,8 +2,7 @@
 # renderers 0.1.12: where the generation prompt begins the thought, as Qwen3.6's does with "<think>\n", these tokens are
 # still said to be sampled, and build_training_sample() gives them loss. sampled_mask is documented as what the model
 # would have produced, and not what the template injects; a policy is so trained on tokens that no engine ever sampled.
-# Seen: the prompt ends with "<think>\n", and the tokens with loss begin with "<think>\n" as well: as many as all that
-# is sampled behind the prompt, and 2 more.
+# Seen: the prompt ends with "<think>\n", and the tokens with loss begin with "<think>\n" as well: 2 tokens of the prompt.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -38,7 +37,7 @@ made = build_training_sample(renderer, [user, said])
 assert made.token_ids[: len(prompt)] == prompt
 inside = [t for t, m in zip(made.token_ids[: len(prompt)], made.loss_mask) if m]
 trained = [t for t, m in zip(made.token_ids, made.loss_mask) if m]
-print(repr(tokenizer.decode(prompt[-10:])), repr(tokenizer.decode(trained)), len(inside), "of the prompt", sep="\n")
+print(repr(tokenizer.decode(prompt[-10:])), repr(tokenizer.decode(trained)), f"{len(inside)} of the prompt", sep="\n")
 assert tokenizer.decode(inside) == "<think>\n" and len(inside) == 2, "the behaviour has changed"
 PY
 echo "as described: two tokens of the prompt carry loss"
