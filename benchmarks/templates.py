@@ -24,7 +24,7 @@ from dreamgym.config import PolicyConfig
 from dreamgym.errors import ModelError
 from dreamgym.models.answers import FORMATS
 from dreamgym.models.answers.calls import Call, told
-from dreamgym.models.chat import DATE, ChatFormat, Message
+from dreamgym.models.chat import DAY, ChatFormat, Message
 from dreamgym.models.conversation import Conversation
 from dreamgym.types import Task, Transition
 
@@ -52,6 +52,8 @@ TOOLS = [
     },
     {"name": "look", "description": "", "parameters": {"type": "object", "properties": {}}},
 ]
+APART = {"gptoss": "thinking"} | dict.fromkeys(("muse", "gemma4", "diffusion", "qwen3_8"), "reasoning_content")
+"""Where a message holds its thought, by how the names of templates begin that do not look for it in the content."""
 ACTIONS = ["go up", "take key", 'look {"a":  [1]}', "go back", "go down\nand on", "go out"]
 
 
@@ -121,8 +123,8 @@ def played_by_calls(chat: ChatFormat) -> int:
         ]
         talk.observed(turn)
         shape = chat.calls.shape
-        spoken = answer.text[: answer.text.rfind("</think>") + 8] + "\n\n" if chat.calls.headed else ""
-        messages += [shape.message(spoken, made), *shape.results(made, results)]
+        called = spoken(chat, head, thought, "") if chat.calls.headed else {}
+        messages += [shape.message("", made) | called, *shape.results(made, results)]
     check_loss(talk, said)
     return sum(any(sample.mask) for sample in talk.samples)
 
@@ -141,16 +143,23 @@ def played(chat: ChatFormat) -> int:
         said.append(chat.answer(answer))
         talk.sampled(said[-1], [0.0] * len(said[-1]), [0] * len(said[-1]), ended=True)
         talk.observed([Transition(state, action, following, 0.0, False, thought=thought, answer=answer)])
-        messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": following}]
+        messages += [spoken(chat, answer, thought, action), {"role": "user", "content": following}]
     check_loss(talk, said)
     return sum(any(sample.mask) for sample in talk.samples)
+
+
+def spoken(chat: ChatFormat, answer: str, thought: str, action: str) -> Message:
+    """The message of an answer, with its thought where the template has a place for it."""
+    field = next((key for name, key in APART.items() if chat.tokenizer.name_or_path.startswith(name)), None)
+    told = {"content": action, field: thought} if field else {"content": answer}
+    return {"role": "assistant", **told}
 
 
 def check_read(chat: ChatFormat, messages: list[Message], asked: list[list[int]], said: list[list[int]]) -> None:
     """What is read is what the template renders, or goes on behind what was read and sampled before."""
     offered = [{"type": "function", "function": tool} for tool in chat.tools] if chat.lists_tools else None
     text = chat.tokenizer.apply_chat_template(
-        messages, tools=offered, tokenize=False, add_generation_prompt=True, date_string=DATE
+        messages, tools=offered, tokenize=False, add_generation_prompt=True, strftime_now=DAY.strftime
     )
     rendered = chat.tokenizer(text, add_special_tokens=False)["input_ids"]
     grown = len(asked) > 1 and asked[-1][: len(asked[-2]) + len(said[-1])] == asked[-2] + said[-1]

@@ -6,6 +6,7 @@ import copy
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +17,14 @@ from dreamgym.errors import ModelError
 from dreamgym.models.answers.call_messages import Message
 from dreamgym.models.answers.calls import Call, Tool
 from dreamgym.models.answers.template_calls import CALLS, TemplateCalls, kinds_in, learn
+from dreamgym.models.channels import Channels, Piece, channels_of, field_of, set_apart
 from dreamgym.models.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-DATE = "26 Jul 2024"
-"""The day of all conversations: templates such as Llama's ask the clock if they are not told one."""
+DAY = date(2024, 7, 26)
+"""The day of all conversations: templates such as Llama's and gpt-oss's ask the clock for one."""
 SAID = "b\ue000b"
 """An answer that no template has in it."""
 THINK, UNTHOUGHT = "<think>", "\n</think>\n\n"
@@ -81,6 +83,8 @@ class ChatFormat:
         if not tokenizer.chat_template:
             raise ModelError(f"{tokenizer.name_or_path}: the tokenizer has no chat template; use an instruct model.")
         self.tokenizer, self.tools = tokenizer, tuple(tools)
+        self._channels: Channels | None = channels_of(str(tokenizer.chat_template))
+        self._apart = self._channels.field if self._channels else ""  # where messages hold thoughts; "": in the content
         self.lists_tools = bool(tools) and self._lists()
         self._opening = [{"role": "user", "content": "a"}, {"role": "assistant", "content": SAID}]
         last = self._render(self._opening, prompt=False)
@@ -95,16 +99,19 @@ class ChatFormat:
         self._closed = rendered[:ended]
         self._opened = rendered[rendered.rfind(THINK) :] if rendered.rstrip().endswith(THINK) else ""
         """What the generation prompt has begun of the answer already."""
+        self._apart = self._apart or field_of(self._render, self._opened)
         self._grown: dict[str, bool] = {}
         added = {i: t for i, t in tokenizer.added_tokens_decoder.items() if len(t.content.strip()) > 1}
         self._added = _any_of(t.content for t in added.values())
-        self.calls: TemplateCalls | None = learn(lambda message: self._turn_of(message)[0]) if tools else None
+        self.calls: TemplateCalls | None = learn(self._told, thinks=self._channels is not None) if tools else None
         self._call_end = self.end_id
         if self.calls:
             called = self._probe()
             rendered += self._render(called, prompt=True)
             self._call_end = self._encode(self._turn_of(called[1])[1])[0]
             self.stop_ids = sorted({*self.stop_ids, self._call_end})
+        if self._channels:
+            rendered += self._channels.opens + self._channels.closes + self._channels.says
         special, marks = set(tokenizer.all_special_ids), set(self._encode(rendered))
         self._control = {t.content: i for i, t in added.items() if t.special or i in special | marks}
         """Tokens that no content may become, by their text."""
@@ -139,11 +146,12 @@ class ChatFormat:
         ids: list[int] = []
         starts: list[int] = []
         body = self._begun(text)
-        before = len(body) - len(text)
-        for tokenizer, at, piece in self._said(body):
-            encoded = tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True)
-            ids += encoded["input_ids"]
-            starts += [max(0, at + start - before) for start, _ in encoded["offset_mapping"]]
+        whole = Piece(len(text) - len(body), body, mark=False)
+        for begin, said, mark in self._channels.pieces(text) if self._channels else [whole]:
+            for tokenizer, at, piece in [(self.tokenizer, 0, said)] if mark else self._said(said):
+                encoded = tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True)
+                ids += encoded["input_ids"]
+                starts += [begin if mark else max(0, begin + at + start) for start, _ in encoded["offset_mapping"]]
         return [*ids, self.end_id], [*starts, len(text)]
 
     def turn(self, content: str, role: str = "user") -> list[int]:
@@ -153,13 +161,15 @@ class ChatFormat:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of sampled ids, without special tokens, and with what the generation prompt has begun of it.
 
-        Where the template marks calls, only the end token is left out: special tokens may be such marks.
+        Where the template marks calls or thoughts, only the end token is left out: special tokens may be such marks.
         """
-        ids, skip = list(ids), self.calls is None
+        ids, skip = list(ids), self.calls is None and self._channels is None
         if not skip and ids and ids[-1] in self.stop_ids:
             ids.pop()
         text = self.tokenizer.decode(ids, skip_special_tokens=skip, clean_up_tokenization_spaces=False)
         assert isinstance(text, str)
+        if self._channels:
+            return self._channels.told(text, self.calls is not None)
         empty = self._opened and text.startswith(UNTHOUGHT)
         return text.removeprefix(UNTHOUGHT) if empty else self._opened + text
 
@@ -223,6 +233,11 @@ class ChatFormat:
             return self._render(user, prompt=True, tools=False) != self._render(user, prompt=True, tools=True)
         except ModelError:
             return False
+
+    def _told(self, message: Message) -> str:
+        """An assistant message as it is rendered, and its thought as it is told."""
+        text = self._turn_of(message)[0]
+        return self._channels.told(text, calls=True) if self._channels else text
 
     def _turn_of(self, message: Message) -> tuple[str, str]:
         """How an assistant message is rendered: its text from where the generation prompt begins it, and its end.
@@ -345,9 +360,10 @@ class ChatFormat:
     def _render(self, messages: Sequence[Message], prompt: bool, tools: bool | None = None) -> str:
         listed = self.lists_tools if tools is None else tools
         offered = [{"type": "function", "function": tool} for tool in self.tools] if listed else None
+        shown = [set_apart(message, self._apart) if self._apart else message for message in messages]
         try:
             text = self.tokenizer.apply_chat_template(
-                list(messages), tools=offered, tokenize=False, add_generation_prompt=prompt, date_string=DATE
+                shown, tools=offered, tokenize=False, add_generation_prompt=prompt, strftime_now=DAY.strftime
             )
         except TemplateError as error:  # such as one that knows no system role
             roles = ", ".join(dict.fromkeys(m["role"] for m in messages))

@@ -31,7 +31,6 @@ TOOLS = [
 ]
 _NAME = re.compile(r"[\w.\-]+")
 _KEY = re.compile(r"[\w.\-$]+")
-_CHANNEL = "<|channel|>"
 _MARK = re.compile(r"<[^<>]+>")
 _SPACE = re.compile(r"\s*")
 _QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
@@ -66,11 +65,14 @@ class TemplateCalls:
     nests    whether arguments that are objects and lists are read back
     """
 
-    def __init__(self, shape: MessageShape, render: Render, several: bool, headed: bool) -> None:
-        """Learn the marks; raises CallError where the calls cannot be found again in what `render` makes of them."""
-        self.shape, self.several, self.headed = shape, several, headed
+    def __init__(self, shape: MessageShape, render: Render, several: bool, head: str) -> None:
+        """Learn the marks; raises CallError where the calls cannot be found again in what `render` makes of them.
+
+        `head` is rendered before the calls; empty where nothing is.
+        """
+        self.shape, self.several, self.headed = shape, several, bool(head)
         calls = list(CALLS if several else CALLS[:1])
-        body = render(shape.message(HEAD if headed else "", calls))
+        body = render(shape.message(head, calls))
         before, after = _around(body, calls[0].name)
         opens = before.rpartition(HEAD)[2].rpartition("</think>")[2].strip()
         self._open, self._mark = self._marks(opens), _MARK.match(opens)
@@ -147,7 +149,7 @@ class TemplateCalls:
         return rest[: rest.find(first)], rest[rest.find(last) + len(last) :]
 
     def _marks(self, literal: str) -> re.Pattern[str]:
-        pattern = _loose(literal)
+        pattern = re.sub(r"probename\d", r"[\\w.\\-]+", _loose(literal))  # some name a tool twice
         if self.shape.ids.startswith("functions"):
             return re.compile(re.sub(r"^:\d", r":\\d+", pattern))
         return re.compile(re.sub(r"call0000\d", r"[\\w-]+", pattern))
@@ -330,19 +332,21 @@ def _json_end(text: str, at: int) -> int:
         return at
 
 
-def learn(render: Render) -> TemplateCalls | None:
-    """The marks of the template behind `render`; None where it renders no calls, or none that can be read."""
+def learn(render: Render, thinks: bool = False) -> TemplateCalls | None:
+    """The marks of the template behind `render`; None where it renders no calls, or none that can be read.
+
+    `thinks` says that what stands before calls is a thought, for the template has a place of its own for it.
+    """
     one, other = CALLS
+    before = f"<think>\n{HEAD}\n</think>\n\n" if thinks else HEAD
     for shape in SHAPES:
         if not _renders(render, shape.message("", [one]), one):
             continue
         several = _renders(render, shape.message("", CALLS), one, other)
-        body = _tried(render, shape.message(HEAD, [one]))
-        if _CHANNEL in body:  # what is thought and what is called are messages of their own, which we do not read
-            continue
-        headed = HEAD in body.partition(one.name)[0]
+        body = _tried(render, shape.message(before, [one]))
+        head = before if HEAD in body.partition(one.name)[0] else ""
         try:
-            return TemplateCalls(shape, render, several, headed)
+            return TemplateCalls(shape, render, several, head)
         except CallError:
             continue
     return None
