@@ -189,7 +189,8 @@ class WorldConfig(Section):
     attempts: int = Field(3, ge=1)
     """Tries for one dream step that cannot be parsed before the episode is env_failed."""
     votes: int = Field(0, ge=0)
-    """Times that a dream step which solves the task is asked again, with other demonstrations; the majority counts."""
+    """Times that a dream step which solves the task is asked again, with other demonstrations beside the nearest; the
+    majority counts."""
     memo: bool = True
     """Within a group, the same actions lead to the same states, dreamed once."""
     system_prompt: str = ""

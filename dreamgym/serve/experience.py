@@ -16,7 +16,8 @@ from dreamgym.inference.engine_load import LOAD_STAT
 from dreamgym.models.chat import load_chat
 from dreamgym.models.prompts import ParseError, ask, begin, parse_answer, parse_text
 from dreamgym.replay.actor import ReplayClient
-from dreamgym.replay.records import Demo
+from dreamgym.replay.facts import shown
+from dreamgym.replay.records import Demo, lineage
 from dreamgym.runtime.spared_imports import spare_imports
 from dreamgym.telemetry.ray_metrics import Tally
 from dreamgym.telemetry.tracing import Event, log_to_session
@@ -33,6 +34,7 @@ class AnswerCut(ParseError):
 class DreamQuery:
     """One step to dream. `transcript` is the conversation so far, as token ids; empty at the first step.
 
+    `skip_demos` leaves out so many demonstrations after the nearest, and `without` all of that recorded episode.
     `trajectory` is the id of the episode that asks, for the logs.
     """
 
@@ -43,6 +45,7 @@ class DreamQuery:
     seed: int
     skip_demos: int = 0
     trajectory: str = ""
+    without: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,7 @@ class DreamAnswer:
     """R_t, s_{t+1}, r_{t+1} and done; `error` says why there is none.
 
     `transcript` has grown by this step's question (its first `asked` ids) and, where there is one, its answer.
+    `demos` are the demonstrations that the question shows.
     `read`, `cached` and `written` are the engine's tokens: of the prompt, those of it from the prefix cache, and new;
     `load` is the engine's (`scaling.engine_load`). `overruled`: the first answer was another (`dream.majority`).
     """
@@ -60,7 +64,7 @@ class DreamAnswer:
     done: bool = False
     transcript: list[int] = field(default_factory=list)
     asked: int = 0
-    demos: int = 0
+    demos: Sequence[Demo] = ()
     context_full: bool = False
     error: str = ""
     read: int = 0
@@ -98,6 +102,7 @@ class ExperienceModel:
         self._config = config.world
         self._top_k = config.replay.top_k if replay is not None else 0
         self._min_similarity = config.replay.min_similarity
+        self._by_task = config.replay.by_task
         self._replay = replay
         self._chat = load_chat(model, forks=not config.world.history)
         self._tools = env_tools(config.env.name)
@@ -147,15 +152,24 @@ class ExperienceModel:
         if self._replay is None or self._top_k == 0:
             return [[] for _ in queries]
         skip = max(q.skip_demos for q in queries)
-        found = await self._replay.search([(q.state, q.action) for q in queries], self._top_k + skip)
-        near = [[d for d in demos if d.score >= self._min_similarity] for demos in found]
-        return [demos[q.skip_demos :][: self._top_k] for q, demos in zip(queries, near, strict=True)]
+        found = await self._replay.search(
+            [(q.state, q.action) for q in queries],
+            self._top_k + skip,
+            [q.without or None for q in queries],
+            [lineage(q.task) for q in queries] if self._by_task else None,
+        )
+        return [
+            shown(demos, self._top_k, self._min_similarity, q.skip_demos)
+            for q, demos in zip(queries, found, strict=True)
+        ]
 
     async def _step(self, q: DreamQuery, demos: Sequence[Demo]) -> DreamAnswer:
         self._tally.add("steps")
         self._tally.add("demos", len(demos))
         log.debug(Event("dream step", trajectory=q.trajectory, action=q.action, demos=len(demos)))
-        prompt = ask(self._config, self._chat, q.transcript, q.task, q.state, q.action, demos, self._tools)
+        prompt = ask(
+            self._config, self._chat, q.transcript, q.task, q.state, q.action, demos, self._tools, self._by_task
+        )
         error, cut = "", False
         for attempt in range(self._config.attempts):
             try:
@@ -168,7 +182,7 @@ class ExperienceModel:
                     step.done,
                     prompt + answer.ids,
                     asked=len(prompt),
-                    demos=len(demos),
+                    demos=demos,
                     read=answer.prompt_tokens,
                     cached=answer.cached_tokens,
                     written=len(answer.ids),
