@@ -41,7 +41,8 @@ def facts(
 ) -> list[int]:
     """At most k of a task's transitions for a step, best first: by the action, exact before alike, then by the state.
 
-    Of equals a real one comes before a dreamed one, then the one stored first. What says the same is there once.
+    Of equals a real one comes before a dreamed one; then the text decides, so that the order in which they were stored
+    does not. What says the same is there once.
 
     Args:
         like: (n,) cosines between the action asked for and each transition's.
@@ -52,7 +53,7 @@ def facts(
     """
     keys = zip(np.round(like, _ROUNDED).tolist(), np.round(near, _ROUNDED).tolist(), items, strict=True)
     ranked = sorted(
-        (item.action != action, -alike, -close, item.world == "dream", place)
+        (item.action != action, -alike, -close, item.world == "dream", item.content, place)
         for place, (alike, close, item) in enumerate(keys)
         if item.action == action or alike >= LIKE
     )

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dreamgym.config import RunConfig
+from dreamgym.config import ReplayConfig, RunConfig
 from dreamgym.envs.base import env_tools
 from dreamgym.errors import EngineError
 from dreamgym.inference.batching import as_they_come
@@ -86,6 +86,23 @@ class WriteQuery:
     seed: int
 
 
+async def retrieve(
+    replay: ReplayClient | None, config: ReplayConfig, queries: Sequence[DreamQuery]
+) -> list[list[Demo]]:
+    """The demonstrations that each query's prompt shows, best first."""
+    if replay is None or config.top_k == 0:
+        return [[] for _ in queries]
+    found = await replay.search(
+        [(q.state, q.action) for q in queries],
+        config.top_k + max(q.skip_demos for q in queries),
+        [q.without or None for q in queries],
+        [lineage(q.task) for q in queries] if config.by_task else None,
+    )
+    return [
+        shown(demos, config.top_k, config.min_similarity, q.skip_demos) for q, demos in zip(queries, found, strict=True)
+    ]
+
+
 class ExperienceModel:
     """M_exp (paper, section 4.1): stateless between calls, so replicas come and go as load does.
 
@@ -100,9 +117,7 @@ class ExperienceModel:
             spare_imports()
         log_to_session(config.log_level)
         self._config = config.world
-        self._top_k = config.replay.top_k if replay is not None else 0
-        self._min_similarity = config.replay.min_similarity
-        self._by_task = config.replay.by_task
+        self._shown = config.replay
         self._replay = replay
         self._chat = load_chat(model, forks=not config.world.history)
         self._tools = env_tools(config.env.name)
@@ -119,7 +134,7 @@ class ExperienceModel:
 
     async def step_many(self, queries: Sequence[DreamQuery]) -> AsyncIterator[list[tuple[int, DreamAnswer]]]:
         """Dream one step for each query; demonstrations are retrieved for all of them at once."""
-        demos = await self._retrieve(queries)
+        demos = await retrieve(self._replay, self._shown, queries)
         async for answers in as_they_come(self._step(q, d) for q, d in zip(queries, demos, strict=True)):
             yield answers
 
@@ -148,28 +163,12 @@ class ExperienceModel:
         """What Serve asks for regularly, for `scaling.replicas_for_load`."""
         return {LOAD_STAT: self._engine.load()}
 
-    async def _retrieve(self, queries: Sequence[DreamQuery]) -> list[list[Demo]]:
-        if self._replay is None or self._top_k == 0:
-            return [[] for _ in queries]
-        skip = max(q.skip_demos for q in queries)
-        found = await self._replay.search(
-            [(q.state, q.action) for q in queries],
-            self._top_k + skip,
-            [q.without or None for q in queries],
-            [lineage(q.task) for q in queries] if self._by_task else None,
-        )
-        return [
-            shown(demos, self._top_k, self._min_similarity, q.skip_demos)
-            for q, demos in zip(queries, found, strict=True)
-        ]
-
     async def _step(self, q: DreamQuery, demos: Sequence[Demo]) -> DreamAnswer:
         self._tally.add("steps")
         self._tally.add("demos", len(demos))
         log.debug(Event("dream step", trajectory=q.trajectory, action=q.action, demos=len(demos)))
-        prompt = ask(
-            self._config, self._chat, q.transcript, q.task, q.state, q.action, demos, self._tools, self._by_task
-        )
+        asked = (q.task, q.state, q.action, demos, self._tools, self._shown.by_task)
+        prompt = ask(self._config, self._chat, q.transcript, *asked)
         error, cut = "", False
         for attempt in range(self._config.attempts):
             try:
