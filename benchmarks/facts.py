@@ -4,8 +4,9 @@
     .venv/bin/python benchmarks/facts.py recipes/scienceworld.yaml [another.yaml …] [field=value …]
 
 No model and no engine. Steps of train episodes ask for demonstrations as the tuning does, without their own episode;
-held-out steps ask a buffer of all train episodes. Both without `replay.by_task` and with it. Where states tell rooms,
-steps that enter a room which their episode has not been in are counted apart: its contents stand in no context.
+held-out steps ask a buffer of all train episodes. Both without `replay.by_task` (today), and with it at -1 and (near)
+at 0.9. Where states tell rooms, steps that enter a room which their episode has not been in are counted apart: its
+contents stand in no context.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def measured(
     """All figures of one environment."""
     embedder = make_embedder(replay)
     metrics: dict[str, float | int] = {"episodes": len(train), "tasks": len({t.task.id for t in train})}
-    for by_task, name in ((False, "today"), (True, "by_task")):
+    for by_task, name in ((None, "today"), (-1.0, "by_task"), (0.9, "by_task_near")):
         steps = list(from_train(train, replay, embedder, by_task))
         metrics |= {f"{name}_train_{key}": value for key, value in shares(steps).items()}
         metrics |= {f"{name}_new_room_{key}": value for key, value in shares([s for s in steps if s[2]], True).items()}
@@ -75,7 +76,9 @@ def measured(
     return metrics | recorded_elsewhere(train) | refused_truths(train, replay, embedder)
 
 
-def from_train(train: Sequence[Trajectory], replay: ReplayConfig, embedder: Embedder, by_task: bool) -> Iterator[Told]:
+def from_train(
+    train: Sequence[Trajectory], replay: ReplayConfig, embedder: Embedder, by_task: float | None
+) -> Iterator[Told]:
     """Steps of train episodes with demonstrations from the other ones."""
     drawn = set(random.Random(0).sample(range(len(train)), min(ASKED, len(train))))
     asking = [number in drawn for number in range(len(train))]
@@ -86,13 +89,13 @@ def from_train(train: Sequence[Trajectory], replay: ReplayConfig, embedder: Embe
 
 
 def from_buffer(
-    train: Sequence[Trajectory], heldout: Sequence[Trajectory], replay: ReplayConfig, by_task: bool
+    train: Sequence[Trajectory], heldout: Sequence[Trajectory], replay: ReplayConfig, by_task: float | None
 ) -> Iterator[Told]:
     """Held-out steps with demonstrations from a buffer, as in a dream."""
-    buffer = ReplayBuffer(replay)
+    buffer = ReplayBuffer(replay.model_copy(update={"by_task": by_task}))
     buffer.add(seed_transitions(train))
     for t in heldout:
-        tasks = [lineage(t.task)] * len(t.steps) if by_task else None
+        tasks = [lineage(t.task)] * len(t.steps) if by_task is not None else None
         yield from along(t, buffer.search([(s.state, s.action) for s in t.steps], replay.top_k, None, tasks), replay)
 
 

@@ -49,7 +49,7 @@ def sft_world(config: RunConfig) -> None:
         with tuner(config, base, config.world.sft) as learner:
             trajectories = _read(current.run_dir)
             model = _on_this_machine(config, config.world.model)
-            texts = tokenizer_texts(trajectories, env_tools(config.env.name), config.replay.by_task)
+            texts = tokenizer_texts(trajectories, env_tools(config.env.name), config.replay.by_task is not None)
             prepare_model(model, base, texts, config.seed)
             chat = load_chat(base, forks=not config.world.history)
             examples = world_examples(config, trajectories, chat)

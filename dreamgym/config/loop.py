@@ -38,9 +38,9 @@ class ReplayConfig(Section):
     """Demonstrations retrieved for a dream step; 0 dreams without."""
     min_similarity: float = Field(0.0, ge=-1, le=1)
     """A retrieved demonstration below this cosine is not shown: it would cost tokens and tell little."""
-    by_task: bool = False
+    by_task: float | None = Field(None, ge=-1, le=1)
     """Look first at what is stored of the same task (of an invented one: of those it was made from), by the action and
-    whatever the cosine; a demonstration then tells reward and end too. For facts that no context holds."""
+    from this cosine on; a demonstration then tells reward and end too. For facts that no context holds; null is off."""
     capacity: int = Field(50_000, ge=1)
     """Transitions kept; the least useful dreamed ones go first."""
     novelty: float = Field(0.98, ge=0, le=1)

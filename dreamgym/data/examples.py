@@ -165,7 +165,8 @@ def _dream(
         if ids and not config.world.history:
             yield ids, weights
             ids, weights = [], []
-        prompt = ask(config.world, chat, ids, t.task, step.state, step.action, told, tools, config.replay.by_task)
+        asked = (t.task, step.state, step.action, told, tools, config.replay.by_task is not None)
+        prompt = ask(config.world, chat, ids, *asked)
         unexplained = config.annotate.by == "teacher" and not step.reasoning
         answer, kinds = _weighted(answer_parts(step), config.world.sft, chat)
         weights += [0.0] * (len(prompt) - len(ids)) + ([0.0] * len(kinds) if unexplained else kinds)

@@ -287,7 +287,8 @@ class ReplayBuffer:
         if points:
             items = [self._items[point] for point in points]
             like = self._actions.vectors([item.action for item in items]) @ self._actions.vectors([action])[0]
-            best = facts(action, items, like, np.asarray(near, np.float32), k)
+            least = -1.0 if self._config.by_task is None else self._config.by_task
+            best = facts(action, items, like, np.asarray(near, np.float32), k, least)
             own = {points[at]: Demo.of(items[at], near[at], own=True) for at in best}
         point_of = {id(demo): point for known in (own, others) for point, demo in known.items()}
         return {point_of[id(demo)]: demo for demo in filled(list(own.values()), list(others.values()), k)}

@@ -51,7 +51,7 @@ def exact_top_k(
 
 
 def leave_one_out(
-    trajectories: Sequence[Trajectory], embedder: Embedder, k: int, asking: Sequence[bool], by_task: bool = False
+    trajectories: Sequence[Trajectory], embedder: Embedder, k: int, asking: Sequence[bool], by_task: float | None = None
 ) -> list[list[list[Demo]]]:
     """The k demonstrations of every step of the trajectories that ask, none of them from the trajectory itself.
 
@@ -65,8 +65,8 @@ def leave_one_out(
     """
     if k == 0 or not any(asking):
         return [[[] for _ in trajectory.steps] for trajectory in trajectories]
-    if by_task:
-        return _by_task(trajectories, embedder, k, asking)
+    if by_task is not None:
+        return _by_task(trajectories, embedder, k, asking, by_task)
     items = [item for trajectory in trajectories for item in from_trajectory(trajectory)]
     number = {trajectory.id: index for index, trajectory in enumerate(trajectories)}
     groups = np.asarray([number[item.trajectory_id] for item in items], np.int64)
@@ -84,7 +84,7 @@ def leave_one_out(
 
 
 def _by_task(
-    trajectories: Sequence[Trajectory], embedder: Embedder, k: int, asking: Sequence[bool]
+    trajectories: Sequence[Trajectory], embedder: Embedder, k: int, asking: Sequence[bool], least: float
 ) -> list[list[list[Demo]]]:
     """`leave_one_out` as `ReplayBuffer.search` looks by task: what several episodes recorded stands there once."""
     recorded: dict[tuple[str, str, str, str], tuple[StoredTransition, set[int]]] = {}
@@ -113,7 +113,7 @@ def _by_task(
         if rows:
             action, near = items[row].action, vectors[rows] @ query
             like = actions.vectors([items[r].action for r in rows]) @ actions.vectors([action])[0]
-            best = facts(action, [items[r] for r in rows], like, near, k)
+            best = facts(action, [items[r] for r in rows], like, near, k, least)
             own = [Demo.of(items[rows[at]], float(near[at]), own=True) for at in best]
         found = [Demo.of(items[r], float(s)) for r, s in zip(others, scores, strict=True) if r >= 0]
         demos.append(filled(own, found, k))

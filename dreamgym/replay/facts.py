@@ -37,7 +37,12 @@ class Actions:
 
 
 def facts(
-    action: str, items: Sequence[StoredTransition], like: NDArray[np.float32], near: NDArray[np.float32], k: int
+    action: str,
+    items: Sequence[StoredTransition],
+    like: NDArray[np.float32],
+    near: NDArray[np.float32],
+    k: int,
+    least: float = -1.0,
 ) -> list[int]:
     """At most k of a task's transitions for a step, best first: by the action, exact before alike, then by the state.
 
@@ -47,6 +52,7 @@ def facts(
     Args:
         like: (n,) cosines between the action asked for and each transition's.
         near: (n,) cosines between phi(s, a) of the step and each transition's.
+        least: a transition with a smaller one of these is none.
 
     Returns:
         Places in `items`.
@@ -55,7 +61,7 @@ def facts(
     ranked = sorted(
         (item.action != action, -alike, -close, item.world == "dream", item.content, place)
         for place, (alike, close, item) in enumerate(keys)
-        if item.action == action or alike >= LIKE
+        if close >= least and (item.action == action or alike >= LIKE)
     )
     different: dict[tuple[str, str, str], int] = {}
     for *_, place in ranked:

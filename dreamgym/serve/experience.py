@@ -96,7 +96,7 @@ async def retrieve(
         [(q.state, q.action) for q in queries],
         config.top_k + max(q.skip_demos for q in queries),
         [q.without or None for q in queries],
-        [lineage(q.task) for q in queries] if config.by_task else None,
+        [lineage(q.task) for q in queries] if config.by_task is not None else None,
     )
     return [
         shown(demos, config.top_k, config.min_similarity, q.skip_demos) for q, demos in zip(queries, found, strict=True)
@@ -167,7 +167,7 @@ class ExperienceModel:
         self._tally.add("steps")
         self._tally.add("demos", len(demos))
         log.debug(Event("dream step", trajectory=q.trajectory, action=q.action, demos=len(demos)))
-        asked = (q.task, q.state, q.action, demos, self._tools, self._shown.by_task)
+        asked = (q.task, q.state, q.action, demos, self._tools, self._shown.by_task is not None)
         prompt = ask(self._config, self._chat, q.transcript, *asked)
         error, cut = "", False
         for attempt in range(self._config.attempts):

@@ -66,6 +66,18 @@ def test_an_action_that_is_nearly_the_same_will_do_where_there_is_none() -> None
     assert not any(d.own for d in found(buffer, "the start page", "click[back]", "mine", k=2))
 
 
+def test_a_transition_that_is_too_far_leaves_its_place_to_the_next() -> None:
+    page = "page one of results with a lamp, a chair, a desk, a sofa, a bed and what else there is"
+    near = stored("mine", page, "search[red running shoes men]", "results a, b")
+    far = stored("mine", "the start and nothing beside it", "search[red running shoes for men]", "results c")
+    asked = (page, far.action, "mine")
+    assert [d.next_state for d in found(buffer_of(far, near), *asked)] == ["results c"]
+    buffer = ReplayBuffer(ReplayConfig(dim=64, by_task=0.7))
+    buffer.add([far, dataclasses.replace(near, step=1)])
+    (demo,) = found(buffer, *asked)
+    assert (demo.next_state, demo.own) == ("results a, b", True)
+
+
 def test_an_invented_task_is_told_what_its_parents_saw() -> None:
     buffer = buffer_of(ELSEWHERE, FACT)
     invented = Task("new", "house", "fetch the coin", origin="generated", parent_ids=("invented", "mine"))
@@ -112,7 +124,7 @@ def played(seed: int) -> list[Trajectory]:
 def test_the_tuning_is_shown_what_a_dream_without_that_episode_would_be(k: int) -> None:
     """Demonstrations of every step, by the bulk search and by a buffer that never had the episode."""
     episodes = played(k)
-    told = leave_one_out(episodes, HashingEmbedder(64), k, [True] * len(episodes), by_task=True)
+    told = leave_one_out(episodes, HashingEmbedder(64), k, [True] * len(episodes), by_task=-1)
     for left_out in range(len(episodes)):
         episode = episodes[left_out]
         buffer = buffer_without(episodes, left_out)

@@ -18,7 +18,7 @@ from dreamgym.serve.experience import DreamQuery, retrieve
 from dreamgym.types import Task, Trajectory, Transition
 
 ROOMS = ("hall", "attic", "cellar", "study")
-BY_TASK = ["env.name=twc", "replay.by_task=true", "replay.min_similarity=0.99", "world.sft_without_demos=0"]
+BY_TASK = ["env.name=twc", "replay.by_task=0.5", "replay.min_similarity=0.99", "world.sft_without_demos=0"]
 
 
 def houses() -> list[Trajectory]:
