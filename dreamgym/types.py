@@ -38,6 +38,7 @@ class Task:
     `payload` is what a real environment needs to start this very task (JSON text, such as fold and
     seed); it is empty for a generated task, which only a dream can play. `first_state` is the
     first abstract state where it is known (recorded offline, or written by the experience model).
+    `parent_ids` are those of the tasks that a generated one was made from, then those that these were made from.
     """
 
     id: str

@@ -40,7 +40,7 @@ def sft(config: RunConfig) -> None:
 def sft_world(config: RunConfig) -> None:
     """The experience model (`world/`)."""
     world = ["model", "sft", "sft_without_demos", "sft_renamed", "history", "system_prompt", "engine"]
-    demos = ["embedder", "dim", "top_k", "min_similarity"]
+    demos = ["embedder", "dim", "top_k", "min_similarity", "by_task"]
     depends = [*(f"world.{name}" for name in world), *(f"replay.{name}" for name in demos)]
     with stage(config, "sft-world", depends, ["annotate"], ["world"]) as current:
         if current.done:
@@ -49,7 +49,7 @@ def sft_world(config: RunConfig) -> None:
         with tuner(config, base, config.world.sft) as learner:
             trajectories = _read(current.run_dir)
             model = _on_this_machine(config, config.world.model)
-            texts = tokenizer_texts(trajectories, env_tools(config.env.name))
+            texts = tokenizer_texts(trajectories, env_tools(config.env.name), config.replay.by_task is not None)
             prepare_model(model, base, texts, config.seed)
             chat = load_chat(base, forks=not config.world.history)
             examples = world_examples(config, trajectories, chat)

@@ -50,12 +50,17 @@ class ReplayConfig(Section):
     """Demonstrations retrieved for a dream step; 0 dreams without."""
     min_similarity: float = Field(0.0, ge=-1, le=1)
     """A retrieved demonstration below this cosine is not shown: it would cost tokens and tell little."""
+    by_task: float | None = Field(None, ge=-1, le=1)
+    """Look first at what is stored of the same task (of an invented one: of those it was made from), by the action and
+    from this cosine on; a demonstration then tells reward and end too. For facts that no context holds; null is off."""
     capacity: int = Field(50_000, ge=1)
     """Transitions kept; the least useful dreamed ones go first."""
     novelty: float = Field(0.98, ge=0, le=1)
-    """A dreamed transition at least this similar (cosine) to a stored one with the same outcome is refused."""
+    """A dreamed transition at least this similar (cosine) to a stored one with the same outcome is refused, and one
+    that contradicts a real one of its task so near."""
     consistency: bool = True
-    """Ask the dream again with other demonstrations; refuse a transition whose reward or done differs."""
+    """Ask the dream again from the state alone, the nearest demonstration kept and the next one left out; refuse a
+    transition whose reward or done differs."""
     consistency_share: float = Field(0.1, ge=0, le=1)
     """Share of an iteration's trajectories offered to the buffer (each offer costs a second dream step)."""
     real_share: float = Field(0.5, ge=0, le=1)

@@ -191,7 +191,8 @@ class WorldConfig(Section):
     outcome: Literal["model", "checker"] = "model"
     """Who says what a dreamed step comes to: the experience model, or the environment's rule `check()` over states."""
     votes: int = Field(0, ge=0)
-    """Times that a dream step which solves the task is asked again, with other demonstrations; the majority counts."""
+    """Times that a dream step which solves the task is asked again, with other demonstrations beside the nearest; the
+    majority counts."""
     memo: bool = True
     """Within a group, the same actions lead to the same states, dreamed once."""
     system_prompt: str = ""

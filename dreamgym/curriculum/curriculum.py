@@ -302,7 +302,8 @@ class Curriculum:
             self._vectors.update(zip((t.id for t in unknown), embed([task_text(t) for t in unknown]), strict=True))
 
     def _keep(self, candidate: Task, parents: Sequence[Task], fate: Fate, detail: str) -> TaskVerdict:
-        task = dataclasses.replace(candidate, parent_ids=tuple(parent.id for parent in parents))
+        lineage = [*(parent.id for parent in parents), *(older for parent in parents for older in parent.parent_ids)]
+        task = dataclasses.replace(candidate, parent_ids=tuple(dict.fromkeys(lineage)))
         self._generated.append(_Generated(task, fate, detail))
         return TaskVerdict(fate == "active", fate, detail)
 

@@ -31,6 +31,7 @@ from dreamgym.models.prompts import (
 from dreamgym.models.turns import Turns
 from dreamgym.replay.bulk import exact_top_k, leave_one_out
 from dreamgym.replay.embed import Embedder, make_embedder
+from dreamgym.replay.facts import shown
 from dreamgym.replay.records import Demo
 from dreamgym.types import Task, Trajectory, Transition, stable_id, turns_of
 
@@ -41,8 +42,10 @@ READ = ("", "misfit_call")
 Example = tuple[list[int], list[float]]
 
 
-def tokenizer_texts(trajectories: Sequence[Trajectory], tools: Sequence[Tool] = ()) -> Iterator[str]:
-    """All that a model made from scratch will ever read or write, for its tokenizer."""
+def tokenizer_texts(
+    trajectories: Sequence[Trajectory], tools: Sequence[Tool] = (), outcomes: bool = False
+) -> Iterator[str]:
+    """All that a model made from scratch will ever read or write, for its tokenizer; `outcomes` as for `query`."""
     for t in trajectories:
         yield opening(t.task, t.task.first_state, tools)
         yield vary_message(t.task)
@@ -51,7 +54,7 @@ def tokenizer_texts(trajectories: Sequence[Trajectory], tools: Sequence[Tool] = 
             yield step.action  # as the policy writes it, at the start of its answer
             if step.thought:
                 yield from (known.write(step.thought, step.action) for known in FORMATS.values())
-            yield query(step.action, [step])
+            yield query(step.action, [step], outcomes)
             yield "".join(answer_parts(step))
 
 
@@ -61,7 +64,7 @@ def world_examples(config: RunConfig, trajectories: Sequence[Trajectory], chat: 
     A dream is one example or, with `world.history=false`, as many as it has steps.
 
     Objective (paper, equation 5): every step's reasoning, then its next state and outcome, given the task, the
-    history and the retrieved demonstrations, none of which comes from the same trajectory.
+    history and the retrieved demonstrations, chosen as a dream's are, but none from the same trajectory.
 
     Raises:
         EnvError: the environment's rule for variations fails.
@@ -72,9 +75,10 @@ def world_examples(config: RunConfig, trajectories: Sequence[Trajectory], chat: 
     embedder, tools = make_embedder(config.replay), env_tools(config.env.name)
     draw = random.Random(stable_id(config.seed, "alone"))
     asking = [draw.random() >= config.world.sft_without_demos for _ in trajectories]
+    replay = config.replay
     demos = [
-        [[d for d in near if d.score >= config.replay.min_similarity] for near in steps]
-        for steps in leave_one_out(trajectories, embedder, config.replay.top_k, asking)
+        [shown(near, replay.top_k, replay.min_similarity) for near in steps]
+        for steps in leave_one_out(trajectories, embedder, replay.top_k, asking, replay.by_task)
     ]
     examples = [
         e for t, d in zip(trajectories, demos, strict=True) if t.steps for e in _dream(config, t, d, chat, tools)
@@ -155,13 +159,14 @@ def _dream(
 ) -> Iterator[Example]:
     ids: list[int] = []
     weights: list[float] = []
-    for step, shown in zip(t.steps, demos, strict=True):
+    for step, told in zip(t.steps, demos, strict=True):
         if step.malformed:  # the world was not asked
             continue
         if ids and not config.world.history:
             yield ids, weights
             ids, weights = [], []
-        prompt = ask(config.world, chat, ids, t.task, step.state, step.action, shown, tools)
+        asked = (t.task, step.state, step.action, told, tools, config.replay.by_task is not None)
+        prompt = ask(config.world, chat, ids, *asked)
         unexplained = config.annotate.by == "teacher" and not step.reasoning
         answer, kinds = _weighted(answer_parts(step), config.world.sft, chat)
         weights += [0.0] * (len(prompt) - len(ids)) + ([0.0] * len(kinds) if unexplained else kinds)

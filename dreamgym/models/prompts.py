@@ -34,6 +34,10 @@ class Demonstration(Protocol):
     def action(self) -> str: ...
     @property
     def next_state(self) -> str: ...
+    @property
+    def reward(self) -> float: ...
+    @property
+    def done(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +62,21 @@ def opening(task: Task, state: str, tools: Sequence[Tool] = ()) -> str:
     return "\n".join(line for line in (f"dream {task.instruction}", told(tools), state) if line)
 
 
-def query(action: str, demos: Sequence[Demonstration]) -> str:
-    """The part of a message that asks for one step; an action's further lines are indented, to pose as nothing else."""
-    shown = [(*_told(d.state, d.next_state), _indented(d.action)) for d in reversed(demos)]
-    likes = "".join(f"like {before} > {done} = {after}\n" for before, after, done in shown)
+def query(action: str, demos: Sequence[Demonstration], outcomes: bool = False) -> str:
+    """The part of a message that asks for one step; an action's further lines are indented, to pose as nothing else.
+
+    With `outcomes` a demonstration also shows its reward and end, as an answer writes them.
+    """
+    shown = [(*_told(d.state, d.next_state), d) for d in reversed(demos)]
+    likes = "".join(
+        f"like {before} > {_indented(d.action)} = {after}{f' {_outcome(d)}' if outcomes else ''}\n"
+        for before, after, d in shown
+    )
     return f"{likes}> {_indented(action)}"
+
+
+def _outcome(step: Demonstration) -> str:
+    return f"reward={step.reward:g} done={'yes' if step.done else 'no'}"
 
 
 def changed_lines(before: str, after: str) -> list[str]:
@@ -84,10 +98,15 @@ def _indented(action: str) -> str:
 
 
 def first_message(
-    task: Task, state: str, action: str, demos: Sequence[Demonstration], tools: Sequence[Tool] = ()
+    task: Task,
+    state: str,
+    action: str,
+    demos: Sequence[Demonstration],
+    tools: Sequence[Tool] = (),
+    outcomes: bool = False,
 ) -> str:
     """The whole first message: the task, a state in full and the first query."""
-    return f"{opening(task, in_full(task, state), tools)}\n{query(action, demos)}"
+    return f"{opening(task, in_full(task, state), tools)}\n{query(action, demos, outcomes)}"
 
 
 def ask(
@@ -99,11 +118,12 @@ def ask(
     action: str,
     demos: Sequence[Demonstration],
     tools: Sequence[Tool] = (),
+    outcomes: bool = False,
 ) -> list[int]:
     """Token ids that ask for one step: the dream so far (`transcript`) and a question or, without it, all anew."""
     if transcript and config.history:
-        return transcript + chat.turn(query(action, demos))
-    return begin(config, chat, first_message(task, state, action, demos, tools))
+        return transcript + chat.turn(query(action, demos, outcomes))
+    return begin(config, chat, first_message(task, state, action, demos, tools, outcomes))
 
 
 def begin(config: WorldConfig, chat: ChatFormat, message: str) -> list[int]:
@@ -120,8 +140,7 @@ def answer_parts(transition: Transition) -> tuple[str, str, str]:
     reasoning = " ".join(transition.reasoning.split())
     if reasoning:
         reasoning = f" {reasoning}\n" if reasoning.startswith(_STATE) else f"{reasoning}\n"
-    outcome = f"\nreward={transition.reward:g} done={'yes' if transition.done else 'no'}"
-    return reasoning, f"{_STATE}{abridge(transition.state, transition.next_state)}", outcome
+    return reasoning, f"{_STATE}{abridge(transition.state, transition.next_state)}", f"\n{_outcome(transition)}"
 
 
 def parse_answer(text: str, before: str) -> DreamStep:

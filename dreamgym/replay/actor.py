@@ -30,6 +30,7 @@ ADD_AT_ONCE = 2000
 class _Batch:
     queries: list[tuple[str, str]]
     excluded: list[str | None]
+    tasks: list[tuple[str, ...]]
     answer: asyncio.Task[list[list[Demo]]] | None = None
 
 
@@ -48,18 +49,24 @@ class ReplayActor:
         return self._make()
 
     async def search(
-        self, queries: Sequence[tuple[str, str]], k: int, exclude_trajectories: Sequence[str | None] | None = None
+        self,
+        queries: Sequence[tuple[str, str]],
+        k: int,
+        exclude_trajectories: Sequence[str | None] | None = None,
+        tasks: Sequence[tuple[str, ...]] | None = None,
     ) -> list[list[Demo]]:
         """Requests that arrive within 2 ms of the first are embedded and searched together."""
         excluded = exclude_trajectories if exclude_trajectories is not None else [None] * len(queries)
-        if len(excluded) != len(queries):
-            raise ValueError("exclude_trajectories must have one entry a query")
-        batch = self._open.setdefault(k, _Batch([], []))
+        lineages = tasks if tasks is not None else [()] * len(queries)
+        if not len(excluded) == len(lineages) == len(queries):
+            raise ValueError("exclude_trajectories and tasks must have one entry a query")
+        batch = self._open.setdefault(k, _Batch([], [], []))
         if batch.answer is None:
             batch.answer = asyncio.create_task(self._run(batch, k))
         start = len(batch.queries)
         batch.queries += queries
         batch.excluded += excluded
+        batch.tasks += lineages
         found = await asyncio.shield(batch.answer)
         return found[start : start + len(queries)]
 
@@ -98,7 +105,7 @@ class ReplayActor:
         await asyncio.sleep(_WINDOW_S)
         del self._open[k]
         self._batches += 1
-        return self._buffer.search(batch.queries, k, batch.excluded)
+        return self._buffer.search(batch.queries, k, batch.excluded, batch.tasks)
 
 
 def _logged(candidates: Sequence[Candidate], verdicts: list[Verdict], refused_only: bool = False) -> list[Verdict]:
@@ -125,14 +132,18 @@ class ReplayClient:
         self._timeout_s = timeout_s
 
     async def search(
-        self, queries: Sequence[tuple[str, str]], k: int, exclude_trajectories: Sequence[str | None] | None = None
+        self,
+        queries: Sequence[tuple[str, str]],
+        k: int,
+        exclude_trajectories: Sequence[str | None] | None = None,
+        tasks: Sequence[tuple[str, ...]] | None = None,
     ) -> list[list[Demo]]:
         """See `ReplayBuffer.search`.
 
         Raises:
             ReplayError: no answer within the deadline, or the actor is dead.
         """
-        return await self._bounded("search", self._handle.search.remote(queries, k, exclude_trajectories))
+        return await self._bounded("search", self._handle.search.remote(queries, k, exclude_trajectories, tasks))
 
     async def add(self, items: Sequence[StoredTransition]) -> int:
         """Add, then prune; see `ReplayBuffer.add`. Each `ADD_AT_ONCE` items have the deadline to themselves."""

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dreamgym.replay.embed import Embedder, Vectors, query_text
-from dreamgym.replay.records import Demo, from_trajectory
+from dreamgym.replay.facts import Actions, facts, filled
+from dreamgym.replay.records import Demo, StoredTransition, from_trajectory, lineage
 from dreamgym.types import Trajectory
 
 
@@ -50,12 +51,13 @@ def exact_top_k(
 
 
 def leave_one_out(
-    trajectories: Sequence[Trajectory], embedder: Embedder, k: int, asking: Sequence[bool]
+    trajectories: Sequence[Trajectory], embedder: Embedder, k: int, asking: Sequence[bool], by_task: float | None = None
 ) -> list[list[list[Demo]]]:
     """The k demonstrations of every step of the trajectories that ask, none of them from the trajectory itself.
 
     Args:
         asking: which trajectories get demonstrations; the others are still there to be found.
+        by_task: as `replay.by_task` says.
 
     Returns:
         `result[trajectory][step]` is a list of at most k demos, best first; empty where none were asked for, or
@@ -63,6 +65,8 @@ def leave_one_out(
     """
     if k == 0 or not any(asking):
         return [[[] for _ in trajectory.steps] for trajectory in trajectories]
+    if by_task is not None:
+        return _by_task(trajectories, embedder, k, asking, by_task)
     items = [item for trajectory in trajectories for item in from_trajectory(trajectory)]
     number = {trajectory.id: index for index, trajectory in enumerate(trajectories)}
     groups = np.asarray([number[item.trajectory_id] for item in items], np.int64)
@@ -76,4 +80,45 @@ def leave_one_out(
     return [
         [next(demos) if asked and not step.malformed else [] for step in trajectory.steps]
         for trajectory, asked in zip(trajectories, asking, strict=True)
+    ]
+
+
+def _by_task(
+    trajectories: Sequence[Trajectory], embedder: Embedder, k: int, asking: Sequence[bool], least: float
+) -> list[list[list[Demo]]]:
+    """`leave_one_out` as `ReplayBuffer.search` looks by task: what several episodes recorded stands there once."""
+    recorded: dict[tuple[str, str, str, str], tuple[StoredTransition, set[int]]] = {}
+    for number, trajectory in enumerate(trajectories):
+        for item in from_trajectory(trajectory):
+            recorded.setdefault(item.content, (item, set()))[1].add(number)
+    items = [item for item, _ in recorded.values()]
+    alone = np.asarray([next(iter(by)) if len(by) == 1 else -1 for _, by in recorded.values()], np.int64)
+    of_task: dict[str, list[int]] = {}
+    for row, item in enumerate(items):
+        of_task.setdefault(item.task_id, []).append(row)
+    vectors, actions = embedder.embed([query_text(i.state, i.action) for i in items]), Actions(embedder)
+    place = {content: row for row, content in enumerate(recorded)}
+    asked = [
+        (number, place[item.content], lineage(trajectory.task))
+        for number, trajectory in enumerate(trajectories)
+        if asking[number]
+        for item in from_trajectory(trajectory)
+    ]
+    queries, groups = vectors[[row for _, row, _ in asked]], np.asarray([number for number, *_ in asked], np.int64)
+    nearest, cosines = exact_top_k(queries, vectors, k, groups, alone)
+    demos: list[list[Demo]] = []
+    for query, (number, row, tasks), others, scores in zip(queries, asked, nearest, cosines, strict=True):
+        rows = [r for task in tasks for r in of_task.get(task, ()) if alone[r] != number]
+        own: list[Demo] = []
+        if rows:
+            action, near = items[row].action, vectors[rows] @ query
+            like = actions.vectors([items[r].action for r in rows]) @ actions.vectors([action])[0]
+            best = facts(action, [items[r] for r in rows], like, near, k, least)
+            own = [Demo.of(items[rows[at]], float(near[at]), own=True) for at in best]
+        found = [Demo.of(items[r], float(s)) for r, s in zip(others, scores, strict=True) if r >= 0]
+        demos.append(filled(own, found, k))
+    told = iter(demos)
+    return [
+        [next(told) if asked_for and not step.malformed else [] for step in trajectory.steps]
+        for trajectory, asked_for in zip(trajectories, asking, strict=True)
     ]

@@ -4,17 +4,32 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from dreamgym.config import ReplayConfig
-from dreamgym.replay.records import Candidate, Outcome
+from dreamgym.replay.records import Candidate, Outcome, StoredTransition
 from dreamgym.types import stable_id
 
-Reason = Literal["admitted", "env_failed", "incomplete", "duplicate", "inconsistent", "unchecked"]
-"""Why: the episode failed; provenance is missing; nothing new; a second dream disagreed, or gave no answer."""
+Contradiction = Literal["", "contradicts_reward", "contradicts_end", "contradicts_state"]
+"""What a dreamed transition says otherwise than a real one that is as good as the same; empty where nothing."""
+Reason = Literal[
+    "admitted",
+    "env_failed",
+    "incomplete",
+    "contradicts_reward",
+    "contradicts_end",
+    "contradicts_state",
+    "duplicate",
+    "inconsistent",
+    "unchecked",
+]
+"""Why: the episode failed; provenance is missing; reality said otherwise of the same task, state and action; nothing
+new; a second dream disagreed, or gave no answer."""
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,29 +55,32 @@ class WriteGate:
         draw = int(stable_id(self._seed, trajectory_id), 16) / 16**16
         return draw < self._config.consistency_share
 
-    def screen(self, candidate: Candidate, similarity: float) -> Verdict:
+    def screen(self, candidate: Candidate, similarity: float, against: Contradiction = "") -> Verdict:
         """What can be said before the dream is asked again.
 
         Args:
             similarity: largest cosine to a stored transition with the same reward and done; below 0
                 where there is none.
+            against: how a near real transition contradicts it.
         """
-        return self._count(self._screen(candidate, similarity))
+        return self._count(self._screen(candidate, similarity, against))
 
-    def decide(self, candidate: Candidate, similarity: float) -> Verdict:
-        """Provenance, novelty and consistency; a real transition passes when its provenance is complete."""
-        verdict = self._screen(candidate, similarity)
+    def decide(self, candidate: Candidate, similarity: float, against: Contradiction = "") -> Verdict:
+        """Provenance, truth, novelty and consistency; a real transition passes when its provenance is complete."""
+        verdict = self._screen(candidate, similarity, against)
         if verdict.admitted and candidate.item.world == "dream" and self._config.consistency:
             verdict = _consistency(candidate.item.outcome, candidate.again)
         return self._count(verdict)
 
-    def _screen(self, candidate: Candidate, similarity: float) -> Verdict:
+    def _screen(self, candidate: Candidate, similarity: float, against: Contradiction) -> Verdict:
         item = candidate.item
         if candidate.status == "env_failed":
             return Verdict(False, "env_failed", "the episode failed: its transitions are no experience")
         missing = item.missing_provenance()
         if missing or not math.isfinite(item.reward):
             return Verdict(False, "incomplete", missing or "reward")
+        if item.world == "dream" and against:
+            return Verdict(False, against, "a near real transition of the same task and action says otherwise")
         if item.world == "dream" and similarity >= self._config.novelty:
             return Verdict(False, "duplicate", f"cosine {similarity:.4f} to a stored one with the same outcome")
         return Verdict(True, "admitted")
@@ -71,6 +89,29 @@ class WriteGate:
         if not verdict.admitted:
             self.refused[verdict.reason] += 1
         return verdict
+
+
+def contradiction(item: StoredTransition, real: Sequence[tuple[StoredTransition, float]]) -> Contradiction:
+    """What the nearest real transitions with the same action say otherwise, where none of them says the same.
+
+    A next state is compared only where the state is the same: after one that is merely near, it may well differ.
+
+    Args:
+        real: near real transitions of the same task, each with its cosine to the item.
+    """
+    same = [(other, score) for other, score in real if other.action == item.action]
+    best = max((score for _, score in same), default=0.0)
+    nearest = [other for other, score in same if score >= best - _ROUNDING]
+    kinds = [_differs(item, other) for other in nearest]
+    return "" if "" in kinds or not kinds else kinds[0]
+
+
+def _differs(item: StoredTransition, real: StoredTransition) -> Contradiction:
+    if item.outcome.reward != real.outcome.reward:
+        return "contradicts_reward"
+    if item.done != real.done:
+        return "contradicts_end"
+    return "contradicts_state" if item.state == real.state and item.next_state != real.next_state else ""
 
 
 def _consistency(first: Outcome, again: Outcome | None) -> Verdict:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from dreamgym.errors import DreamgymError
-from dreamgym.types import Status, Trajectory, World
+from dreamgym.types import Status, Task, Trajectory, World
 
 _NAMESPACE = uuid.UUID("6f0c5a5e-1d5b-5c0e-9a37-6d1f3c6f2b41")
 
@@ -50,6 +51,11 @@ class StoredTransition:
         return str(uuid.uuid5(_NAMESPACE, f"{self.trajectory_id}\x1f{self.step}"))
 
     @property
+    def content(self) -> tuple[str, str, str, str]:
+        """What two episodes may both have recorded: task, state, action and next state."""
+        return self.task_id, self.state, self.action, self.next_state
+
+    @property
     def outcome(self) -> Outcome:
         """Reward (to 4 places, so that float32 from a file equals float64) and done."""
         return Outcome(round(self.reward, 4), self.done)
@@ -76,7 +82,10 @@ class StoredTransition:
 
 @dataclass(frozen=True, slots=True)
 class Demo:
-    """A retrieved transition d_i; `score` is the cosine between its phi(s, a) and the query's."""
+    """A retrieved transition d_i; `score` is the cosine between its phi(s, a) and the query's.
+
+    `own`: it was looked for among those of the task that asked, and of the tasks that this was made from.
+    """
 
     state: str
     action: str
@@ -87,9 +96,11 @@ class Demo:
     score: float
     trajectory_id: str
     world: World
+    task_id: str = ""
+    own: bool = False
 
     @classmethod
-    def of(cls, item: StoredTransition, score: float) -> Demo:
+    def of(cls, item: StoredTransition, score: float, own: bool = False) -> Demo:
         return cls(
             state=item.state,
             action=item.action,
@@ -100,6 +111,8 @@ class Demo:
             score=score,
             trajectory_id=item.trajectory_id,
             world=item.world,
+            task_id=item.task_id,
+            own=own,
         )
 
 
@@ -114,6 +127,24 @@ class Candidate:
     item: StoredTransition
     status: Status = "ok"
     again: Outcome | None = None
+
+
+def lineage(task: Task) -> tuple[str, ...]:
+    """A task and, where it was invented, those that it was made from, the nearest first."""
+    return (task.id, *task.parent_ids)
+
+
+def seed_transitions(trajectories: Iterable[Trajectory], measured: Collection[str] = ()) -> list[StoredTransition]:
+    """What a buffer begins with: the steps of train episodes; what several of them recorded is there once.
+
+    It is then kept as a step of one that is not `measured` (by id), where there is one: an episode that is measured
+    without its own steps loses nothing that another one has seen.
+    """
+    found: dict[tuple[str, str, str, str], StoredTransition] = {}
+    for item in (item for t in trajectories if t.fold == "train" for item in from_trajectory(t)):
+        if item.content not in found or item.trajectory_id not in measured:
+            found[item.content] = item
+    return list(found.values())
 
 
 def from_trajectory(trajectory: Trajectory, model_version: str = "") -> list[StoredTransition]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dreamgym.report.measures import FIDELITY, SETS, calibration_points, fidelity_sets
+from dreamgym.report.measures import DEMONSTRATIONS, FIDELITY, SETS, calibration_points, fidelity_sets
 from dreamgym.report.render import Block, Cards, Section, Table, Text
 from dreamgym.report.rundata import RunData, busy_seconds, gain, interval, real_transitions
 from dreamgym.telemetry.clock import duration
@@ -106,18 +106,25 @@ def again(data: RunData) -> list[Block]:
 
 def fidelity_table(data: RunData) -> list[Block]:
     """The last measurement of every set."""
+    if not (sets := fidelity_sets(data)):
+        return []
+    intro = (
+        "What the dream answers to real states and actions, held against what really followed. It was tuned on the "
+        "train tasks alone; along their episodes it is shown none of their own steps."
+    )
+    blocks: list[Block] = [Text(intro), _by_set(data, sets, FIDELITY)]
+    if any(data.last(f"fidelity/{name}/demo_shown") for name in sets):
+        blocks += [Text("What the demonstrations of these steps were worth."), _by_set(data, sets, DEMONSTRATIONS)]
+    return blocks
+
+
+def _by_set(data: RunData, sets: list[str], metrics: dict[str, str]) -> Table:
     rows = []
-    for name in fidelity_sets(data):
-        last = [data.last(f"fidelity/{name}/{metric}") for metric in FIDELITY]
+    for name in sets:
+        last = [data.last(f"fidelity/{name}/{metric}") for metric in metrics]
         cells = ["–" if value is None else f"{value:.1%}" for value in last]
         rows.append([SETS.get(name, name), count(data.last(f"fidelity/{name}/n")), *cells])
-    if not rows:
-        return []
-    intro = "What the dream answers to real states and actions that it never saw, held against what really followed."
-    return [
-        Text(intro),
-        Table(["real transitions", "number", *(t[0].lower() + t[1:] for t in FIDELITY.values())], rows),
-    ]
+    return Table(["real transitions", "number", *(t[0].lower() + t[1:] for t in metrics.values())], rows)
 
 
 def malformed(data: RunData) -> list[Block]:

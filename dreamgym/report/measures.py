@@ -7,7 +7,12 @@ from statistics import fmean
 
 from dreamgym.report.rundata import RunData
 
-SETS = {"heldout": "held-out seed data", "policy": "the policy's own actions", "invalid": "invalid actions"}
+SETS = {
+    "heldout": "held-out seed data",
+    "train": "seed data of train tasks",
+    "policy": "the policy's own actions",
+    "invalid": "invalid actions",
+}
 PARTS_SHOWN = 14
 LEARNING: list[tuple[str, str, dict[str, str], bool]] = [
     ("Entropy of the policy", "nats a token", {"rollout/entropy": "engine", "learner/entropy": "learner"}, False),
@@ -35,6 +40,17 @@ FIDELITY = {
     "done_recall": "Done, recall",
     "reward_precision": "Success, precision",
     "reward_recall": "Success, recall",
+}
+
+
+DEMONSTRATIONS = {
+    "demo_shown": "Steps that got one",
+    "demo_same_task": "Of these, of the same task",
+    "demo_right": "Of these, with the right next state",
+    "state_exact_told": "Next state, exact, where it was shown",
+    "state_exact_untold": "Next state, exact, elsewhere",
+    "outcome_accuracy_told": "Outcome, right, where it was shown",
+    "outcome_accuracy_untold": "Outcome, right, elsewhere",
 }
 
 

@@ -158,7 +158,11 @@ class DreamEnvironment:
         history = (*query.history, query.then(answer))
         self._query = replace(query, transcript=answer.transcript, state=answer.state, history=history)
         truncated = not answer.done and self._late
-        info = {"reasoning": answer.reasoning, "demos": answer.demos, "success": answer.solved(self._success_above)}
+        info = {
+            "reasoning": answer.reasoning,
+            "demos": len(answer.demos),
+            "success": answer.solved(self._success_above),
+        }
         if first:
             info |= {"dreamed": 1, "read": answer.read, "cached": answer.cached, "written": answer.written}
             info |= {"overruled": answer.overruled} if self._votes else {}

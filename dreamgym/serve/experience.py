@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from dreamgym.config import RunConfig
+from dreamgym.config import ReplayConfig, RunConfig
 from dreamgym.envs.base import env_tools
 from dreamgym.envs.checker import checker_of
 from dreamgym.errors import EngineError, EnvError
@@ -17,7 +17,8 @@ from dreamgym.inference.engine_load import LOAD_STAT
 from dreamgym.models.chat import load_chat
 from dreamgym.models.prompts import DreamStep, ParseError, answer_parts, ask, begin, parse_answer, parse_text
 from dreamgym.replay.actor import ReplayClient
-from dreamgym.replay.records import Demo
+from dreamgym.replay.facts import shown
+from dreamgym.replay.records import Demo, lineage
 from dreamgym.runtime.spared_imports import spare_imports
 from dreamgym.serve.seen_outcomes import SeenOutcomes
 from dreamgym.telemetry.ray_metrics import Tally
@@ -44,6 +45,7 @@ KINDS = tuple(f"reasked_{name}" for name in FAULTS.values())
 class DreamQuery:
     """One step to dream. `transcript` is the conversation so far, as token ids; empty at the first step.
 
+    `skip_demos` leaves out so many demonstrations after the nearest, and `without` all of that recorded episode.
     `trajectory` is the id of the episode that asks, for the logs. `history` is what was done in it before, for the
     environment's checker; it does not travel where there is none.
     """
@@ -55,6 +57,7 @@ class DreamQuery:
     seed: int
     skip_demos: int = 0
     trajectory: str = ""
+    without: str = ""
     history: tuple[Transition, ...] = ()
 
     def then(self, answer: DreamAnswer) -> Transition:
@@ -67,6 +70,7 @@ class DreamAnswer:
     """R_t, s_{t+1}, r_{t+1} and done; `error` says why there is none.
 
     `transcript` has grown by this step's question (its first `asked` ids) and, where there is one, its answer.
+    `demos` are the demonstrations that the question shows.
     `read`, `cached` and `written` are the engine's tokens: of the prompt, those of it from the prefix cache, and new;
     `load` is the engine's (`scaling.engine_load`). `overruled`: the first answer was another (`dream.majority`).
     """
@@ -77,7 +81,7 @@ class DreamAnswer:
     done: bool = False
     transcript: list[int] = field(default_factory=list)
     asked: int = 0
-    demos: int = 0
+    demos: Sequence[Demo] = ()
     context_full: bool = False
     error: str = ""
     read: int = 0
@@ -97,6 +101,23 @@ class WriteQuery:
 
     message: str
     seed: int
+
+
+async def retrieve(
+    replay: ReplayClient | None, config: ReplayConfig, queries: Sequence[DreamQuery]
+) -> list[list[Demo]]:
+    """The demonstrations that each query's prompt shows, best first."""
+    if replay is None or config.top_k == 0:
+        return [[] for _ in queries]
+    found = await replay.search(
+        [(q.state, q.action) for q in queries],
+        config.top_k + max(q.skip_demos for q in queries),
+        [q.without or None for q in queries],
+        [lineage(q.task) for q in queries] if config.by_task is not None else None,
+    )
+    return [
+        shown(demos, config.top_k, config.min_similarity, q.skip_demos) for q, demos in zip(queries, found, strict=True)
+    ]
 
 
 class ExperienceModel:
@@ -119,8 +140,7 @@ class ExperienceModel:
             spare_imports()
         log_to_session(config.log_level)
         self._config = config.world
-        self._top_k = config.replay.top_k if replay is not None else 0
-        self._min_similarity = config.replay.min_similarity
+        self._shown = config.replay
         self._replay = replay
         self._chat = load_chat(model, forks=not config.world.history)
         self._tools = env_tools(config.env.name)
@@ -138,7 +158,7 @@ class ExperienceModel:
 
     async def step_many(self, queries: Sequence[DreamQuery]) -> AsyncIterator[list[tuple[int, DreamAnswer]]]:
         """Dream one step for each query; demonstrations are retrieved for all of them at once."""
-        demos = await self._retrieve(queries)
+        demos = await retrieve(self._replay, self._shown, queries)
         async for answers in as_they_come(self._step(q, d) for q, d in zip(queries, demos, strict=True)):
             yield answers
 
@@ -167,19 +187,12 @@ class ExperienceModel:
         """What Serve asks for regularly, for `scaling.replicas_for_load`."""
         return {LOAD_STAT: self._engine.load()}
 
-    async def _retrieve(self, queries: Sequence[DreamQuery]) -> list[list[Demo]]:
-        if self._replay is None or self._top_k == 0:
-            return [[] for _ in queries]
-        skip = max(q.skip_demos for q in queries)
-        found = await self._replay.search([(q.state, q.action) for q in queries], self._top_k + skip)
-        near = [[d for d in demos if d.score >= self._min_similarity] for demos in found]
-        return [demos[q.skip_demos :][: self._top_k] for q, demos in zip(queries, near, strict=True)]
-
     async def _step(self, q: DreamQuery, demos: Sequence[Demo]) -> DreamAnswer:
         self._tally.add("steps")
         self._tally.add("demos", len(demos))
         log.debug(Event("dream step", trajectory=q.trajectory, action=q.action, demos=len(demos)))
-        prompt = ask(self._config, self._chat, q.transcript, q.task, q.state, q.action, demos, self._tools)
+        asked = (q.task, q.state, q.action, demos, self._tools, self._shown.by_task is not None)
+        prompt = ask(self._config, self._chat, q.transcript, *asked)
         error, cut = "", False
         for attempt in range(self._config.attempts):
             try:
@@ -193,7 +206,7 @@ class ExperienceModel:
                     step.done,
                     prompt + (answer.ids if step == said else self._chat.answer(_text(q, step))),
                     asked=len(prompt),
-                    demos=len(demos),
+                    demos=demos,
                     read=answer.prompt_tokens,
                     cached=answer.cached_tokens,
                     written=len(answer.ids),

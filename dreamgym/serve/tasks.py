@@ -81,5 +81,5 @@ def _task(parent: Task, instruction: str, first_state: str, seed: int) -> Task:
         instruction=instruction,
         first_state=first_state,
         origin="generated",
-        parent_ids=(parent.id,),
+        parent_ids=(parent.id, *parent.parent_ids),
     )

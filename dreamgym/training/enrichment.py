@@ -62,7 +62,7 @@ class Enrichment:
         return {f"curriculum/{name}": count for name, count in counts.items()}
 
     async def _store(self, trajectories: Sequence[Trajectory], iteration: int) -> dict[str, Any]:
-        """A share of the dreamed transitions is asked again with other demonstrations and offered."""
+        """A share of the dreamed transitions is asked again and offered."""
         if self._replay is None:
             return {}
         assert self._dream is not None
@@ -80,7 +80,7 @@ class Enrichment:
 
 
 async def _asked_again(candidate: Candidate, episodes: dict[str, Trajectory], world: WorldClient) -> Candidate:
-    """The same step dreamed afresh from its state alone, with the next-best demonstrations."""
+    """The same step dreamed afresh from its state alone; the nearest demonstration stays, as it may say no."""
     item = candidate.item
     episode = episodes[item.trajectory_id]
     before = tuple(step for step in episode.steps[: item.step] if not step.malformed)

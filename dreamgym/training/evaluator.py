@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,24 +15,29 @@ from dreamgym.inference.engine import LOAD
 from dreamgym.models.chat import load_chat
 from dreamgym.runtime import event_loop
 from dreamgym.training.evaluation import Measured, begun, evaluate_policy
-from dreamgym.training.fidelity import named, predict
+from dreamgym.training.fidelity import EPISODES, named, predict, train_episodes
 from dreamgym.training.services import Services
 from dreamgym.types import Task, Trajectory, World
 
 log = logging.getLogger(__name__)
-FIDELITY_EPISODES = 24
 
 
 class Evaluator:
     """Plays the dev fold with the policy as it is now, and asks the dream about real steps."""
 
     def __init__(
-        self, config: RunConfig, services: Services, dev_tasks: Sequence[Task], heldout: Sequence[Trajectory]
+        self,
+        config: RunConfig,
+        services: Services,
+        dev_tasks: Sequence[Task],
+        heldout: Sequence[Trajectory],
+        seed_data: Sequence[Trajectory] = (),
     ) -> None:
         self._config = config
         self._services = services
         self._dev_tasks = list(dev_tasks)
-        self._heldout = list(heldout)
+        self._heldout = list(heldout[: 2 * EPISODES])
+        self._train = train_episodes(seed_data, config.seed)
         self._world_chat = load_chat(config.run_dir / "world", forks=not config.world.history)
 
     def measure(self, iteration: int, dreams: Sequence[Trajectory]) -> tuple[dict[str, Any], int]:
@@ -51,7 +56,7 @@ class Evaluator:
         if dreamed:
             metrics |= {f"dream/dev_{key}": value for key, value in dreamed[0].numbers().items()}
             with ThreadPoolExecutor(1) as beside:
-                fidelity = beside.submit(self._fidelity, real.ok[:FIDELITY_EPISODES], iteration)
+                fidelity = beside.submit(self._fidelity, real.ok[:EPISODES], iteration)
                 again, taken = self._replay_for_real(dreams)
                 metrics |= again | fidelity.result()
                 steps += taken
@@ -67,21 +72,26 @@ class Evaluator:
         return evaluate_policy(config, fleet, self._dev_tasks, "dev", worlds, iteration)
 
     def _fidelity(self, own: Sequence[Trajectory], iteration: int) -> dict[str, Any]:
-        """What the dream says along the policy's own real episodes and, at first, along held-out ones."""
-        assert self._services.dream is not None
-        heldout = self._heldout[: 2 * FIDELITY_EPISODES] if iteration == 0 else []
-        return event_loop.run(self._along([*own], heldout))
+        """What the dream says along the policy's own real episodes and, at first, along recorded ones of both folds."""
+        recorded = {"heldout": self._heldout, "train": self._train} if iteration == 0 else {}
+        return event_loop.run(self._along({"policy": own, **recorded}))
 
-    async def _along(self, own: list[Trajectory], heldout: list[Trajectory]) -> dict[str, Any]:
+    async def _along(self, sets: Mapping[str, Sequence[Trajectory]]) -> dict[str, Any]:
         assert self._services.dream is not None
         world = self._services.dream.world
-        mine, told = await asyncio.gather(
-            *(predict(episodes, world, self._world_chat, self._config.seed) for episodes in (own, heldout))
+        told = dict(
+            zip(
+                sets,
+                await asyncio.gather(*(predict(t, world, self._world_chat, self._config.seed) for t in sets.values())),
+                strict=True,
+            )
         )
+        if heldout := told.get("heldout"):
+            told["invalid"] = [p for p in heldout if not p.real.valid]
         above = success_above(self._config.env)
-        metrics: dict[str, Any] = named(mine, "policy", above)
-        if heldout:
-            metrics |= named(told, "heldout", above) | named([p for p in told if not p.real.valid], "invalid", above)
+        metrics: dict[str, Any] = {}
+        for name, predictions in told.items():
+            metrics |= named(predictions, name, above) if predictions or name in ("policy", "invalid") else {}
         return metrics | _counts("world", await world.metrics())
 
     def _replay_for_real(self, dreams: Sequence[Trajectory]) -> tuple[dict[str, Any], int]:

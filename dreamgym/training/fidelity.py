@@ -1,7 +1,7 @@
 """How true the dream is: one step at a time along real episodes, each prediction held against what happened.
 
 The dream is led by the real states (so that one mistake does not spoil all that follow) and keeps its own
-reasoning. Nothing here is learned from.
+reasoning. Nothing here is learned from, and no recorded episode is shown its own steps.
 """
 
 from __future__ import annotations
@@ -13,17 +13,40 @@ from dataclasses import dataclass, replace
 
 from dreamgym.models.chat import ChatFormat
 from dreamgym.models.prompts import answer_parts
+from dreamgym.replay.records import lineage
 from dreamgym.serve.dream import WorldClient
 from dreamgym.serve.experience import DreamAnswer, DreamQuery
 from dreamgym.types import Trajectory, Transition, is_success, stable_id
 
+EPISODES = 24
+"""Episodes of the policy's own, and of recorded train tasks, along which the dream is asked; held-out ones are twice
+as many."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A real transition and what the dream said of it."""
+    """A real transition, what the dream said of it, and the ids of its task and of those that this was made from."""
 
     real: Transition
     dream: DreamAnswer
+    tasks: tuple[str, ...] = ()
+
+    @property
+    def same_task(self) -> bool:
+        """Whether a demonstration of its own task was shown."""
+        return any(demo.task_id in self.tasks for demo in self.dream.demos)
+
+    @property
+    def knew(self) -> bool:
+        """Whether the real next state was shown, to the letter."""
+        return any(demo.next_state == self.real.next_state for demo in self.dream.demos)
+
+
+def train_episodes(seed_data: Sequence[Trajectory], seed: int) -> list[Trajectory]:
+    """At most `EPISODES` of the seed data to measure on, each of another task: the same in every run of a seed."""
+    drawn = sorted((t for t in seed_data if t.fold == "train" and t.steps), key=lambda t: stable_id(seed, "told", t.id))
+    of_task = {t.task.id: t for t in reversed(drawn)}
+    return list(of_task.values())[-EPISODES:]
 
 
 async def predict(
@@ -42,22 +65,25 @@ async def _along(t: Trajectory, world: WorldClient, chat: ChatFormat, seed: int)
             continue
         query_seed = int(stable_id(seed, t.id, index), 16) & 0x7FFFFFFF
         done = tuple(s for s in t.steps[:index] if not s.malformed)
-        answer = await world.step(
-            DreamQuery(t.task, transcript, step.state, step.action, query_seed, trajectory=t.id, history=done)
+        query = DreamQuery(
+            t.task, transcript, step.state, step.action, query_seed, trajectory=t.id, without=t.id, history=done
         )
+        answer = await world.step(query)
         if answer.context_full:
             break
-        predictions.append(Prediction(step, answer))
+        predictions.append(Prediction(step, answer, lineage(t.task)))
         real = "".join(answer_parts(replace(step, reasoning=answer.reasoning)))
         transcript = answer.transcript[: answer.asked] + chat.answer(real)
     return predictions
 
 
 def scores(predictions: Sequence[Prediction], above: float) -> dict[str, float]:
-    """Next-state accuracy, token F1, and precision and recall of done, and of a reward that makes a success.
+    """Next-state accuracy, token F1, precision and recall of done and of success; then the demonstrations.
 
     `above` is the environment's `success_above`. The outcome is whether a step ends, and whether it is a success.
     An unreadable answer counts as wrong in all of them. A precision or recall whose cases do not occur is left out.
+    Of the demonstrations: the share of prompts that `demo_shown` one and, of these, with one of the `demo_same_task`
+    and with the `demo_right` next state; then state and outcome where that was shown (`_told`), and elsewhere.
     """
     if not predictions:
         return {"n": 0.0}
@@ -70,7 +96,7 @@ def scores(predictions: Sequence[Prediction], above: float) -> dict[str, float]:
         ok and p.dream.done == p.real.done and said == true
         for (p, ok), said, true in zip(pairs, said_won, won, strict=True)
     ]
-    result = {
+    result: dict[str, float] = {
         "n": float(len(predictions)),
         "unreadable": 1 - sum(readable) / len(predictions),
         "state_exact": sum(exact) / len(predictions),
@@ -86,6 +112,26 @@ def scores(predictions: Sequence[Prediction], above: float) -> dict[str, float]:
             result[f"{name}_precision"] = hits / sum(said)
         if any(true):
             result[f"{name}_recall"] = hits / sum(true)
+    return result | _demonstrations(predictions, exact, outcome)
+
+
+def _demonstrations(
+    predictions: Sequence[Prediction], exact: Sequence[bool], outcome: Sequence[bool]
+) -> dict[str, float]:
+    asked = [p for p in predictions if not p.dream.error]
+    with_one = [p for p in asked if p.dream.demos]
+    if not with_one:
+        return {"demo_shown": 0.0}
+    result = {
+        "demo_shown": len(with_one) / len(asked),
+        "demo_same_task": sum(p.same_task for p in with_one) / len(with_one),
+        "demo_right": sum(p.knew for p in with_one) / len(with_one),
+    }
+    for knew, name in ((True, "told"), (False, "untold")):
+        rows = [row for row, p in enumerate(predictions) if p.knew == knew]
+        if rows:
+            result[f"state_exact_{name}"] = sum(exact[row] for row in rows) / len(rows)
+            result[f"outcome_accuracy_{name}"] = sum(outcome[row] for row in rows) / len(rows)
     return result
 
 

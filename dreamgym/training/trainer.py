@@ -74,7 +74,7 @@ class Trainer:
         self._warned = False
         self.ended_early = ""
         self._progress = Progress(seed_data)
-        self._evaluator = Evaluator(config, services, dev_tasks, heldout)
+        self._evaluator = Evaluator(config, services, dev_tasks, heldout, seed_data)
         self._log = RunLog(folder / "metrics.jsonl")
         self._sinks = [self._log, *sinks]
         self._ledger = Ledger(folder)

@@ -44,7 +44,10 @@ async def test_many_searches_become_few_batches_and_answers_are_the_buffer_s(
         sys.modules[type(actor).__module__]._WINDOW_S = 2.0  # type: ignore[attr-defined]
 
     await handle.__ray_call__.remote(wait_longer_for_company)  # so that a slow sender's requests come together too
-    asked = [([(item.state, item.action)], 1 + n % 2, [item.trajectory_id]) for n, item in enumerate(ITEMS)]
+    asked = [
+        ([(item.state, item.action)], 1 + n % 2, [item.trajectory_id], [(item.task_id, "t0")] if n % 3 else None)
+        for n, item in enumerate(ITEMS)
+    ]
     answers = await asyncio.gather(*(client.search(*request) for request in asked))
     buffer = ReplayBuffer(CONFIG)
     buffer.add(ITEMS)
@@ -57,12 +60,13 @@ async def test_many_searches_become_few_batches_and_answers_are_the_buffer_s(
 async def test_a_bad_request_harms_no_other(handle: Any) -> None:
     client = ReplayClient(handle, HANG_S)
     await client.add(ITEMS)
-    good, bad = await asyncio.gather(
+    good, bad, worse = await asyncio.gather(
         client.search([(ITEMS[0].state, ITEMS[0].action)], 1),
         client.search([("s", "a")], 1, [None, None]),
+        client.search([("s", "a")], 1, [None], [("t1",), ("t2",)]),
         return_exceptions=True,
     )
-    assert isinstance(bad, ValueError)
+    assert isinstance(bad, ValueError) and isinstance(worse, ValueError)
     assert not isinstance(good, BaseException)
     assert good[0][0].state == ITEMS[0].state
 

@@ -308,6 +308,13 @@ def test_parents_and_fate_of_every_invented_task_are_kept() -> None:
     assert next(t for _ in range(20) for t in made.next_tasks(5) if t.id == "g0").parent_ids == ("r1", "r2")
 
 
+def test_an_invented_task_s_own_variation_knows_the_real_tasks_behind_it() -> None:
+    made = curriculum(5)
+    made.admit(generated(0), [real(1), real(2)], EMBED)
+    made.admit(generated(1), [made.task("g0"), real(1)], EMBED)
+    assert made.task("g1").parent_ids == ("g0", "r1", "r2")
+
+
 def test_unknown_tasks_and_empty_or_doubled_task_lists_are_refused() -> None:
     with pytest.raises(ValueError, match="does not know"):
         curriculum().record("nobody", [1.0], 0)

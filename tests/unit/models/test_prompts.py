@@ -115,6 +115,16 @@ def test_a_demonstration_shows_what_changed_where_that_is_not_in_the_last_line()
     ]
 
 
+def test_a_demonstration_shows_reward_and_end_where_they_are_asked_for() -> None:
+    won = replace(STEP, reward=1.0, done=True)
+    assert query("go", [won, STEP], outcomes=True).split("\n") == [
+        "like at a > go = at b reward=0 done=no",
+        "like at a > go = at b reward=1 done=yes",
+        "> go",
+    ]
+    assert query("go", [won]) == "like at a > go = at b\n> go"
+
+
 def test_the_best_demonstration_stands_next_to_the_action_and_without_its_map() -> None:
     best, second = replace(STEP, state="map m\nat best"), replace(STEP, state="at second")
     message = first_message(Task("t", "e", "goal"), "map m\nat a", "go", [best, second])

@@ -195,7 +195,9 @@ def test_novelty_counts_only_the_same_outcome_and_looks_past_many_neighbours() -
     stored = transition(0, 0)
     twins = [dataclasses.replace(stored, trajectory_id=f"r{n}") for n in range(40)]
     buffer = filled([*twins, transition(1, 0)], ReplayConfig(dim=64, consistency=False))
-    dreamed = dataclasses.replace(stored, world="dream", model_version="w", iteration=0, trajectory_id="d0")
+    dreamed = dataclasses.replace(
+        stored, world="dream", model_version="w", iteration=0, trajectory_id="d0", task_id="another"
+    )
     won = dataclasses.replace(dreamed, reward=1.0, done=True, trajectory_id="d1")
     again = dataclasses.replace(won, trajectory_id="d2")
     reasons = [v.reason for v in buffer.offer([Candidate(dreamed), Candidate(won), Candidate(again)])]
@@ -203,6 +205,62 @@ def test_novelty_counts_only_the_same_outcome_and_looks_past_many_neighbours() -
     assert buffer.screen([Candidate(dataclasses.replace(won, trajectory_id="d3"))])[0].reason == "duplicate"
     assert buffer.stats().refused == {"duplicate": 3}
     assert buffer.count("dream") == 1
+
+
+REAL = dataclasses.replace(
+    transition(0, 0), trajectory_id="seen", state="at hall sees box", action="put coin in box", next_state="refused"
+)
+DREAM = dataclasses.replace(REAL, world="dream", model_version="w", iteration=0, trajectory_id="dream")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"next_state": "solved", "reward": 1.0, "done": True}, "contradicts_reward"),
+        ({"next_state": "failed", "done": True}, "contradicts_end"),
+        ({"next_state": "put in box"}, "contradicts_state"),
+        ({}, "duplicate"),
+        ({"reward": 1.0, "done": True, "task_id": "invented"}, "admitted"),
+        ({"reward": 1.0, "done": True, "action": "take coin"}, "admitted"),
+        ({"reward": 1.0, "done": True, "state": "at attic sees nothing"}, "admitted"),
+    ],
+)
+def test_a_dream_that_contradicts_a_near_real_transition_of_its_task_is_refused(
+    changes: dict[str, Any], reason: str
+) -> None:
+    buffer = filled([REAL, *episodes(5)], ReplayConfig(dim=64, consistency=False))
+    candidate = Candidate(dataclasses.replace(DREAM, **changes))
+    screened, (decided,) = buffer.screen([candidate]), buffer.offer([candidate])
+    assert [v.reason for v in screened] == [decided.reason] == [reason]
+    assert buffer.stats().refused == ({} if reason == "admitted" else {reason: 2})
+
+
+def test_what_reality_itself_answered_in_two_ways_contradicts_neither() -> None:
+    """What the state does not tell, such as what is in focus, may decide."""
+    won = dataclasses.replace(REAL, reward=1.0, done=True, next_state="solved", trajectory_id="real1")
+    buffer = filled([REAL, won], ReplayConfig(dim=64, consistency=False))
+    dreams = [dataclasses.replace(DREAM, next_state=i.next_state, reward=i.reward, done=i.done) for i in (REAL, won)]
+    assert [v.reason for v in buffer.screen([Candidate(d) for d in dreams])] == ["duplicate"] * 2
+
+
+def test_the_nearest_real_transition_speaks_and_not_another_near_one() -> None:
+    words = " ".join(WORDS)
+    with_coin, without = (dataclasses.replace(REAL, state=f"{words} holds {thing}") for thing in ("coin", "nothing"))
+    won = dataclasses.replace(with_coin, reward=1.0, done=True, trajectory_id="real1")
+    buffer = filled([without, won], ReplayConfig(dim=64, consistency=False, novelty=0.9))
+    lie = dataclasses.replace(DREAM, state=without.state, reward=1.0, done=True)
+    assert cosines([won], lie.state, lie.action)[0] > 0.9
+    assert buffer.screen([Candidate(lie)])[0].reason == "contradicts_reward"
+
+
+def test_dreams_that_new_real_transitions_contradict_leave_the_buffer() -> None:
+    lie = dataclasses.replace(DREAM, reward=1.0, done=True)
+    elsewhere = dataclasses.replace(lie, task_id="another", trajectory_id="dream2")
+    buffer = filled([lie, elsewhere, *episodes(2)])
+    assert buffer.add([REAL]) == 1
+    assert [i.trajectory_id for i in buffer.items() if i.world == "dream"] == ["dream2"]
+    assert buffer.stats().pruned == 1
+    assert buffer.search([(lie.state, lie.action)], 1, None, [("task0",)])[0][0].world == "real"
 
 
 def test_offered_transitions_that_pass_can_be_retrieved() -> None:

@@ -16,6 +16,7 @@ import pytest
 from dreamgym.config import RunConfig
 from dreamgym.config.loading import load_config
 from dreamgym.errors import DataError
+from dreamgym.report.measures import DEMONSTRATIONS
 from dreamgym.report.page import write_report
 from dreamgym.report.rundata import read_run
 from dreamgym.runs.folder import run_folder, write_json
@@ -53,13 +54,15 @@ def _stages(run_dir: Path) -> None:
 
 def _fidelity(rng: random.Random) -> dict[str, float]:
     values: dict[str, float] = {}
-    for name, level in {"heldout": 0.96, "policy": 0.82, "invalid": 0.9}.items():
+    for name, level in {"heldout": 0.96, "train": 0.97, "policy": 0.82, "invalid": 0.9}.items():
         noise = rng.gauss(0, 0.012)
         for metric in ("state_exact", "done_precision", "reward_precision", "done_recall", "reward_recall"):
             values[f"fidelity/{name}/{metric}"] = level + noise - 0.05 * metric.endswith("recall")
         for metric in ("state_f1", "outcome_accuracy"):
             values[f"fidelity/{name}/{metric}"] = (1 + level + noise) / 2
         values[f"fidelity/{name}/n"] = 640
+        for metric in DEMONSTRATIONS if name in ("heldout", "train") else ():
+            values[f"fidelity/{name}/{metric}"] = 0.42 if metric == "demo_shown" else 0.75
     return values
 
 
@@ -243,6 +246,7 @@ def test_markdown_tells_the_same_with_pictures_beside_it(finished: tuple[Path, d
     assert re.findall("^## (.*)$", text, re.M) == html.headings
     pictures = re.findall(r"!\[.*\]\((.*)\)", text)
     assert len(pictures) == 7
+    assert "| seed data of train tasks | 640 | 42.0% | 75.0% |" in text
     assert [p for p in pictures if not (run_dir / p).exists()] == []
     assert f"{sum(played['policy']) / GAMES:.1%}" in text
     assert [line for line in text.splitlines() if line.startswith("|") and "<script" in line] == []

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from dreamgym.replay.records import Demo
 from dreamgym.serve.experience import DreamAnswer
-from dreamgym.training.fidelity import Prediction, scores, token_f1
-from dreamgym.types import Transition
+from dreamgym.training.fidelity import EPISODES, Prediction, scores, token_f1, train_episodes
+from dreamgym.types import Task, Trajectory, Transition
 
 
 def said(state: str, reward: float, done: bool, real_state: str, real_reward: float, real_done: bool) -> Prediction:
@@ -31,6 +32,43 @@ def test_scores_of_a_handful_of_predictions() -> None:
     assert result["outcome_accuracy"] == pytest.approx(3 / 6)
     assert (result["done_precision"], result["done_recall"]) == (0.5, 0.5)
     assert (result["reward_precision"], result["reward_recall"]) == (0.5, 0.5)
+
+
+def test_demonstrations_are_counted_and_split_what_was_told_from_what_was_not() -> None:
+    def step(after: str, said: str, *shown: tuple[str, str]) -> Prediction:
+        demos = [Demo("s", "a", state, 0.0, False, "", 1.0, "x", "real", task) for task, state in shown]
+        return Prediction(Transition("s", "a", after, 0.0, False), DreamAnswer("", said, demos=demos), ("t", "parent"))
+
+    unreadable = Prediction(Transition("s", "a", "hall", 0.0, False), DreamAnswer(error="not readable"), ("t",))
+    result = scores(
+        [
+            step("hall", "hall", ("t", "hall")),
+            step("hall", "attic", ("parent", "attic"), ("other", "hall")),
+            step("hall", "hall", ("other", "attic")),
+            step("hall", "attic"),
+            unreadable,
+        ]
+    )
+    assert result["demo_shown"] == 3 / 4
+    assert (result["demo_same_task"], result["demo_right"]) == (2 / 3, 2 / 3)
+    assert (result["state_exact_told"], result["outcome_accuracy_told"]) == (1 / 2, 1.0)
+    assert result["state_exact_untold"] == pytest.approx(1 / 3)
+    assert scores([step("hall", "hall")])["demo_shown"] == 0.0
+    assert not [key for key in scores([step("hall", "hall")]) if "told" in key or key == "demo_right"]
+
+
+def test_the_train_row_takes_an_episode_a_task_and_no_other_fold() -> None:
+    step = Transition("s", "a", "s", 0.0, False)
+    seed_data = [
+        Trajectory(f"{task}-{n}", Task(f"t{task}", "e", "go"), "expert", "real", [step] if n else [], fold=fold)
+        for task, fold in [*((task, "train") for task in range(40)), (99, "dev")]
+        for n in range(3)
+    ]
+    drawn = train_episodes(seed_data, 0)
+    assert len(drawn) == len({t.task.id for t in drawn}) == EPISODES
+    assert all(t.fold == "train" and t.steps for t in drawn)
+    assert drawn == train_episodes(seed_data[::-1], 0) != train_episodes(seed_data, 1)
+    assert len(train_episodes(seed_data[:9], 0)) == 3
 
 
 def test_what_does_not_occur_has_no_precision_or_recall() -> None:
