@@ -14,13 +14,13 @@ from dreamgym.inference.batching import as_they_come
 from dreamgym.inference.engine import ContextFull, Generation, TokenEngine
 from dreamgym.inference.engine_load import LOAD_STAT
 from dreamgym.models.chat import load_chat
-from dreamgym.models.prompts import ParseError, ask, begin, parse_answer, parse_text
+from dreamgym.models.prompts import ParseError, ask, begin, parse_answer, parse_text, recorded
 from dreamgym.replay.actor import ReplayClient
 from dreamgym.replay.records import Demo
 from dreamgym.runtime.spared_imports import spare_imports
 from dreamgym.telemetry.ray_metrics import Tally
 from dreamgym.telemetry.tracing import Event, log_to_session
-from dreamgym.types import Task
+from dreamgym.types import Task, Transition
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,8 @@ class AnswerCut(ParseError):
 class DreamQuery:
     """One step to dream. `transcript` is the conversation so far, as token ids; empty at the first step.
 
-    `trajectory` is the id of the episode that asks, for the logs.
+    `trajectory` is the id of the episode that asks, for the logs. `before` are the recorded steps that a dream without
+    a transcript goes on from.
     """
 
     task: Task
@@ -43,6 +44,7 @@ class DreamQuery:
     seed: int
     skip_demos: int = 0
     trajectory: str = ""
+    before: tuple[Transition, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +157,8 @@ class ExperienceModel:
         self._tally.add("steps")
         self._tally.add("demos", len(demos))
         log.debug(Event("dream step", trajectory=q.trajectory, action=q.action, demos=len(demos)))
-        prompt = ask(self._config, self._chat, q.transcript, q.task, q.state, q.action, demos, self._tools)
+        transcript = q.transcript or recorded(self._config, self._chat, q.task, q.before, self._tools)
+        prompt = ask(self._config, self._chat, transcript, q.task, q.state, q.action, demos, self._tools)
         error, cut = "", False
         for attempt in range(self._config.attempts):
             try:
