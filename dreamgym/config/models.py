@@ -194,6 +194,8 @@ class WorldConfig(Section):
     """Tries for one dream step that cannot be parsed before the episode is env_failed."""
     votes: int = Field(0, ge=0)
     """Times that a dream step which solves the task is asked again, with other demonstrations; the majority counts."""
+    probable_outcome: bool = False
+    """Reward and end of a dream step are the most probable ones after its state, at whatever temperature that is."""
     memo: bool = True
     """Within a group, the same actions lead to the same states, dreamed once."""
     system_prompt: str = ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from dreamgym.config import RunConfig
@@ -18,6 +19,7 @@ from dreamgym.models.prompts import ParseError, ask, begin, parse_answer, parse_
 from dreamgym.replay.actor import ReplayClient
 from dreamgym.replay.records import Demo
 from dreamgym.runtime.spared_imports import spare_imports
+from dreamgym.serve.cautious import with_probable_outcome
 from dreamgym.telemetry.ray_metrics import Tally
 from dreamgym.telemetry.tracing import Event, log_to_session
 from dreamgym.types import Task, Transition
@@ -163,6 +165,9 @@ class ExperienceModel:
         for attempt in range(self._config.attempts):
             try:
                 answer = await self._generate(prompt, q.seed + attempt)
+                if self._config.probable_outcome:
+                    greedy = partial(self._generate, seed=q.seed, temperature=0.0)
+                    answer = await with_probable_outcome(self._chat, prompt, answer, greedy)
                 step = parse_answer(self._chat.decode(answer.ids), q.state)
                 return DreamAnswer(
                     step.reasoning,
@@ -200,9 +205,13 @@ class ExperienceModel:
         except (ParseError, ContextFull):
             return ""
 
-    async def _generate(self, prompt: list[int], seed: int) -> Generation:
+    async def _generate(self, prompt: list[int], seed: int, temperature: float | None = None) -> Generation:
+        """By default at the temperature of `world.sampling`."""
+        sampling = self._config.sampling
+        if temperature is not None:
+            sampling = sampling.model_copy(update={"temperature": temperature})
         answer = await self._engine.generate(
-            prompt, self._config.sampling, stop_ids=self._chat.stop_ids, seed=seed & 0x7FFFFFFF, logprobs=False
+            prompt, sampling, stop_ids=self._chat.stop_ids, seed=seed & 0x7FFFFFFF, logprobs=False
         )
         if answer.finish_reason != "stop":
             window = self._config.engine.max_model_len

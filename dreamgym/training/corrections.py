@@ -60,7 +60,8 @@ class Corrections:
                     f"corrections: episode {t.id} ({t.world}, fold {t.fold}) is no real one of a training task; the "
                     "experience model learns from no other."
                 )
-        fresh = list({_path(t): t for t in episodes if t.status == "ok" and t.steps}.values())
+        kind_last = sorted(episodes, key=lambda t: t.info.get(FALSE_WIN, 0.0))
+        fresh = list({_path(t): t for t in kind_last if t.status == "ok" and t.steps}.values())
         known = {_path(t) for t in self.learned}
         new: list[Trajectory] = []
         for t in sorted(fresh, key=lambda t: (-t.info.get(FALSE_WIN, 0.0), not t.success)):
@@ -68,7 +69,8 @@ class Corrections:
             if room and not self._held_back(t) and _path(t) not in known:
                 new.append(t)
         self.learned += new
-        self.judges = [*self.judges, *filter(self._held_back, fresh)][-JUDGES:]
+        judges = {_path(t): t for t in (*self.judges, *filter(self._held_back, fresh))}
+        self.judges = list(judges.values())[-JUDGES:]
         return new
 
     def to_learn(self) -> list[Trajectory]:
