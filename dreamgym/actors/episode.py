@@ -13,7 +13,7 @@ from dreamgym.models.answers import FORMATS, Answer
 from dreamgym.models.answers.calls import Tool, misfit
 from dreamgym.models.chat import ChatFormat
 from dreamgym.models.conversation import Conversation, LineRule
-from dreamgym.types import Fold, StepResult, Task, Trajectory, Transition, World, stable_id
+from dreamgym.types import Fold, StepResult, Task, Trajectory, Transition, World, stable_id, turns_of
 
 Act = Callable[[list[int], int], Awaitable[Generation]]
 """(prompt ids, sampling seed) -> what the policy's engine sampled."""
@@ -21,7 +21,10 @@ Act = Callable[[list[int], int], Awaitable[Generation]]
 
 @dataclass(frozen=True, slots=True)
 class EpisodeSpec:
-    """An episode to play; `seed` drives the policy's sampling and the dream's, `temperature` is the policy's."""
+    """An episode to play; `seed` drives the policy's sampling and the dream's, `temperature` is the policy's.
+
+    A dream with steps `before` goes on from a recorded episode: they are read, and are none of its own.
+    """
 
     id: str
     task: Task
@@ -31,6 +34,7 @@ class EpisodeSpec:
     iteration: int = -1
     fold: Fold = "train"
     world: World = "dream"
+    before: tuple[Transition, ...] = ()
 
     def trajectory(self) -> Trajectory:
         """Its record, still without a step."""
@@ -71,7 +75,7 @@ async def play(
     result = await env.reset(episode.task)
     if result.status != "ok":
         return _failed(trajectory, result)
-    talk = Conversation(chat, policy, episode.task, result.observation, line)
+    talk = _begun(Conversation(chat, policy, episode.task, _first(episode, result), line), episode.before)
     trajectory.samples = talk.samples
     state = result.observation
     while not result.done:
@@ -107,6 +111,21 @@ async def play(
     trajectory.truncated = trajectory.truncated or result.truncated
     trajectory.success = result.success
     return trajectory
+
+
+def _first(episode: EpisodeSpec, result: StepResult) -> str:
+    """The state in which the conversation begins."""
+    return episode.before[0].state if episode.before else result.observation
+
+
+def _begun(talk: Conversation, before: Sequence[Transition]) -> Conversation:
+    """A conversation after recorded turns, which carry no loss; samples that they alone fill are gone."""
+    for turn in turns_of(before):
+        said = turn if any(step.malformed for step in turn) else [replace(turn[0], answer=""), *turn[1:]]
+        talk.written(said, taught=False)
+        talk.observed(said)
+    del talk.samples[:-1]
+    return talk
 
 
 def _count(trajectory: Trajectory, who: str, told: dict[str, Any]) -> None:

@@ -164,7 +164,7 @@ class RolloutActor:
             seed = int(stable_id(self._config.seed, *whose, attempt), 16) & 0x7FFFFFFF
             real, votes = self._config.env, self._config.world.votes
             yield DreamEnvironment(
-                self._dream(), real.max_steps, seed, memo, episode.id, votes, success_above=success_above(real)
+                self._dream(), real.max_steps, seed, memo, episode.id, votes, success_above(real), episode.before
             )
             return
         async with self._real_environment() as env:

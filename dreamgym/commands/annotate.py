@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from dreamgym.config import RunConfig
-from dreamgym.data.teacher import Answers, Question, ask, questions, thought_questions
-from dreamgym.envs.base import rule_of, thought_rule, told_by
+from dreamgym.data import reasoning
+from dreamgym.data.teacher import Question, ask, questions, thought_questions
+from dreamgym.envs.base import thought_rule, told_by
 from dreamgym.errors import ConfigError
 from dreamgym.runs.stage import Stage, stage
 from dreamgym.schema import read_parquet, write_parquet
@@ -58,17 +59,8 @@ def by_rule(env_name: str, trajectories: list[Trajectory]) -> None:
         ConfigError: the environment has no such rule.
         EnvError: the rule raises or gives no text.
     """
-    rule = rule_of(env_name)
-    if rule is None:
-        raise ConfigError(f"annotate.by: '{env_name}' has no rule reason(); set annotate.by to teacher or none.")
     with progress("annotate", sum(len(t.steps) for t in trajectories)) as bar:
-        for trajectory in trajectories:
-            for index, step in enumerate(trajectory.steps):
-                if step.reasoning or step.malformed:
-                    continue
-                where = f"env.name: reason() of '{env_name}' at step {index} of trajectory {trajectory.id}"
-                reasoning = told_by(where, rule, trajectory.task, trajectory.steps[:index], step)
-                trajectory.steps[index] = replace(step, reasoning=" ".join(reasoning.split()))
+        for trajectory in reasoning.by_rule(env_name, trajectories):
             bar.advance(len(trajectory.steps))
 
 
@@ -98,7 +90,7 @@ def _by_teacher(config: RunConfig, trajectories: list[Trajectory], kept: Path, c
         asked += thought_questions(trajectories)
     with progress("annotate", len(asked)) as bar:
         answers = ask(config.annotate.teacher, asked, kept, bar.advance)
-    fill_in(trajectories, answers)
+    reasoning.fill_in(trajectories, answers)
     current.tokens = answers.prompt_tokens + answers.completion_tokens
     current.summary |= {
         "left_out": answers.left_out,
@@ -108,12 +100,3 @@ def _by_teacher(config: RunConfig, trajectories: list[Trajectory], kept: Path, c
     }
     if answers.left_out:
         console.print(f"[yellow]{answers.left_out} of {len(asked)} steps got no usable explanation and stay without[/]")
-
-
-def fill_in(trajectories: list[Trajectory], answers: Answers) -> None:
-    """Put what the teacher told, in place, where it belongs."""
-    for trajectory in trajectories:
-        for index, step in enumerate(trajectory.steps):
-            reasoning = answers.told.get(f"{trajectory.id}/{index}", step.reasoning)
-            thought = answers.told.get(f"{trajectory.id}/{index}/thought", step.thought)
-            trajectory.steps[index] = replace(step, reasoning=reasoning, thought=thought)

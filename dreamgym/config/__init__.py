@@ -144,10 +144,17 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _can_refresh(self) -> Self:
         """What `world.refresh` asks of other fields."""
-        if self.world.refresh.every and not self.replay.top_k:
+        refresh = self.world.refresh
+        if refresh.every and not self.replay.top_k and not refresh.transitions:
             raise ValueError("world.refresh.every learns from the buffer, and replay.top_k=0 keeps none; set one to 0")
-        if self.world.refresh.every and self.train.colocate:
-            raise ValueError("world.refresh.every needs a GPU of its own, and train.colocate has one for all; drop one")
+        if refresh.transitions and not (refresh.every and self.train.eval_every):
+            raise ValueError(
+                "world.refresh.transitions are taken at evaluations and learned from at refreshes; set "
+                "train.eval_every and world.refresh.every, or world.refresh.transitions=0"
+            )
+        if self.refreshes and self.train.colocate:
+            name = "world.refresh.every" if refresh.every else f"real.use={self.real.use}"
+            raise ValueError(f"{name} needs a GPU of its own, and train.colocate has one for all; drop one")
         return self
 
     @model_validator(mode="after")
@@ -182,6 +189,11 @@ class RunConfig(Section):
                 "policy.context=grow or another learner.algorithm"
             )
         return self
+
+    @property
+    def refreshes(self) -> bool:
+        """Whether a copy of the experience model is ever tuned beside the loop."""
+        return bool(self.world.refresh.every or (self.real.transitions and self.real.use != "updates"))
 
     @property
     def run_dir(self) -> Path:

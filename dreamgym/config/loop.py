@@ -171,6 +171,8 @@ class TrainConfig(Section):
     """Updates of the policy."""
     minutes: float = Field(0.0, ge=0)
     """Wall-clock bound of the loop, where above 0; it ends after the iteration that passes it."""
+    branched: float = Field(0.0, ge=0, le=1)
+    """Share of dreamed groups that begin late in a recorded won episode: at first near its end, then ever earlier."""
     groups: int = Field(16, ge=1)
     """Tasks an iteration."""
     group_size: int = Field(8, ge=1)
@@ -211,10 +213,16 @@ class TrainConfig(Section):
 
 
 class RealConfig(Section):
-    """RL on real rollouts: after the dream (`dreamgym real`), or in place of it (`train.world=real`)."""
+    """Real rollouts to learn from: after the dream (`dreamgym real`), or in place of it (`train.world=real`)."""
 
     transitions: int = Field(0, ge=0)
     """Budget of real transitions that are learned from; 0 is no stage `real`, and no bound with `train.world=real`."""
+    use: Literal["updates", "dream", "both"] = "updates"
+    """After the dream: the policy learns from them, the dream is corrected by them and dreamed on in, or both."""
+    rounds: int = Field(3, ge=1)
+    """Times that the dream is corrected and dreamed on in, each with an equal part of the budget."""
+    dream_iterations: int = Field(5, ge=1)
+    """Iterations in the dream after each correction."""
     groups: int = Field(4, ge=1)
     """Tasks an iteration after the dream. A step is of as many episodes as there, so fewer groups make fewer steps."""
 

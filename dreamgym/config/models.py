@@ -147,7 +147,7 @@ class EngineConfig(Section):
 
 
 class RefreshConfig(Section):
-    """While the policy trains, a copy of the experience model learns from the seed data and the buffer's dreams.
+    """While the policy trains, a copy of the experience model learns from seed data, the buffer's dreams, corrections.
 
     It takes the model's place where it is no less true on held-out real transitions. It needs GPUs beside those of the
     loop: first `learner.workers` to tune it on, then `world.engine.tensor_parallel` for its own engine.
@@ -155,6 +155,10 @@ class RefreshConfig(Section):
 
     every: int = Field(0, ge=0)
     """Iterations between two tries; 0 is never."""
+    transitions: int = Field(0, ge=0)
+    """Real transitions that it may learn from after an evaluation, of those on which won dreams are measured."""
+    false_wins: int = Field(3, ge=1)
+    """Times that it reads a real episode which the dream would have won."""
     sft: SFTConfig = SFTConfig(tokens=200_000, lr=2e-4, muon_lr=0.002)
     """How the copy is tuned, each time."""
 
@@ -193,6 +197,8 @@ class WorldConfig(Section):
     votes: int = Field(0, ge=0)
     """Times that a dream step which solves the task is asked again, with other demonstrations beside the nearest; the
     majority counts."""
+    probable_outcome: bool = False
+    """Reward and end of a dream step are the most probable ones after its state, at whatever temperature that is."""
     memo: bool = True
     """Within a group, the same actions lead to the same states, dreamed once."""
     system_prompt: str = ""

@@ -71,27 +71,31 @@ class Curriculum:
         self._vectors: dict[str, np.ndarray] = {}
         self._rewards: dict[str, list[float]] = {}
 
-    def next_tasks(self, n: int, without: Collection[str] = ()) -> list[Task]:
+    def next_tasks(self, n: int, without: Collection[str] = (), invented: bool = True) -> list[Task]:
         """Tasks to play next, all different and none `without` (by id); at most the share lambda of them generated.
+
+        None is generated where `invented` is False.
 
         Of the real ones a share `focus` is drawn by value (V_tau last seen; one never visited counts as
         much as the best can), the rest uniformly. Fewer than `n` come where there are fewer tasks.
         """
         rng = self._next_rng()
-        share = self._config.generated_share
-        invented = [g.task.id for g in self._generated if g.fate == "active" and g.task.id not in without]
+        share = self._config.generated_share if invented else 0.0
+        generated = [g.task.id for g in self._generated if g.fate == "active" and g.task.id not in without]
         real = [task_id for task_id in self._real if task_id not in without]
-        n_invented = min(_floor(share * n), len(invented))
+        n_invented = min(_floor(share * n), len(generated))
         n_real = min(n - n_invented, len(real))
         if n_invented + n_real < n and share < 1:
             n_invented = min(n_invented, _floor(share / (1 - share) * n_real))
         focused = self._draw_by_value(rng, real, round(self._config.focus * n_real))
         rest = sorted(set(real) - set(focused))
         uniform = [rest[i] for i in rng.permutation(len(rest))[: n_real - len(focused)]]
-        chosen = focused + uniform + self._draw_by_value(rng, invented, n_invented)
+        chosen = focused + uniform + self._draw_by_value(rng, generated, n_invented)
         return [self.task(task_id) for task_id in chosen]
 
-    def next_tasks_of(self, state: dict[str, Any], n: int, without: Collection[str] = ()) -> list[Task]:
+    def next_tasks_of(
+        self, state: dict[str, Any], n: int, without: Collection[str] = (), invented: bool = True
+    ) -> list[Task]:
         """What `next_tasks` drew in an earlier `state()`; then it is as it was after that, or now if that is later.
 
         Later is what more draws have been made of: a checkpoint knows what a batch taught that was drawn before it.
@@ -101,7 +105,7 @@ class Curriculum:
         """
         now = self.state()
         self.load_state(state)
-        tasks = self.next_tasks(n, without)
+        tasks = self.next_tasks(n, without, invented)
         if now["draws"] >= self._draws:
             self.load_state(now)
         return tasks

@@ -58,8 +58,12 @@ def tokenizer_texts(
             yield "".join(answer_parts(step))
 
 
-def world_examples(config: RunConfig, trajectories: Sequence[Trajectory], chat: ChatFormat) -> pa.Table:
+def world_examples(
+    config: RunConfig, trajectories: Sequence[Trajectory], chat: ChatFormat, others: Sequence[Trajectory] = ()
+) -> pa.Table:
     """Examples for the experience model: a dream a trajectory, and a variation a real task.
+
+    `others` are only there to be found as demonstrations.
 
     A dream is one example or, with `world.history=false`, as many as it has steps.
 
@@ -75,10 +79,10 @@ def world_examples(config: RunConfig, trajectories: Sequence[Trajectory], chat: 
     embedder, tools = make_embedder(config.replay), env_tools(config.env.name)
     draw = random.Random(stable_id(config.seed, "alone"))
     asking = [draw.random() >= config.world.sft_without_demos for _ in trajectories]
-    replay = config.replay
+    pool, quiet, replay = [*trajectories, *others], [False] * len(others), config.replay
     demos = [
         [shown(near, replay.top_k, replay.min_similarity) for near in steps]
-        for steps in leave_one_out(trajectories, embedder, replay.top_k, asking, replay.by_task)
+        for steps in leave_one_out(pool, embedder, replay.top_k, [*asking, *quiet], replay.by_task)[: len(trajectories)]
     ]
     examples = [
         e for t, d in zip(trajectories, demos, strict=True) if t.steps for e in _dream(config, t, d, chat, tools)

@@ -126,6 +126,19 @@ def ask(
     return begin(config, chat, first_message(task, state, action, demos, tools, outcomes))
 
 
+def recorded(
+    config: WorldConfig, chat: ChatFormat, task: Task, steps: Sequence[Transition], tools: Sequence[Tool] = ()
+) -> list[int]:
+    """The dream so far, where it goes on from real steps; without demonstrations."""
+    ids: list[int] = []
+    for step in steps:
+        if not step.malformed:  # the world was not asked
+            ids = ask(config, chat, ids, task, step.state, step.action, (), tools) + chat.answer(
+                "".join(answer_parts(step))
+            )
+    return ids
+
+
 def begin(config: WorldConfig, chat: ChatFormat, message: str) -> list[int]:
     """Token ids of a conversation's first message, below the model's instructions where it has any."""
     system = [{"role": "system", "content": config.system_prompt}] if config.system_prompt else []

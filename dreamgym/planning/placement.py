@@ -46,7 +46,7 @@ def wanted(config: RunConfig, dream: bool = True) -> list[Seats]:
     if dream:
         seats.append(Seats("experience model", config.world.replicas, config.world.engine.tensor_parallel))
     seats.append(Seats("learner", config.learner.workers, 1))
-    if dream and config.world.refresh.every:
+    if dream and config.refreshes:
         # A copy is tuned by a learner of its own and then held against the model in an engine of its own.
         tensor_parallel = config.world.engine.tensor_parallel
         if config.learner.workers >= tensor_parallel:

@@ -67,7 +67,7 @@ def asks_of_run(config: RunConfig, *, world: bool = True, learner: bool = True) 
         asks.append(Ask("world.replicas", config.world.replicas, config.world.engine.tensor_parallel * share))
     if learner:
         asks.append(Ask("learner.workers", config.learner.workers, share))
-    if world and learner and config.world.refresh.every:
+    if world and learner and config.refreshes:
         asks += _asks_of_refresh(config)
     return asks
 

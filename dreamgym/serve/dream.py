@@ -16,7 +16,7 @@ from dreamgym.inference.batching import Coalescer
 from dreamgym.inference.concurrency import ConcurrencyLimit
 from dreamgym.inference.engine_args import CPU_SEATS
 from dreamgym.serve.experience import DreamAnswer, DreamQuery, WriteQuery
-from dreamgym.types import StepResult, Task, stable_id
+from dreamgym.types import StepResult, Task, Transition, stable_id
 
 Memo = dict[tuple[int, tuple[str, ...]], "asyncio.Future[DreamAnswer]"]
 """(seed, task and actions so far) -> the dream step that is done or under way."""
@@ -106,7 +106,8 @@ class DreamEnvironment:
     With a `memo` shared by the episodes of a group (which then have one seed), the same actions from the same
     start lead to the same states, and what episodes have in common is dreamed once, also while it is under way.
     `trajectory` is the id under which the dream's replicas log the steps. A step that says the task is solved is
-    asked `votes` times more (see `majority`).
+    asked `votes` times more (see `majority`). With steps `before`, the episode goes on where these led to, and they
+    count as steps.
     """
 
     def __init__(
@@ -118,6 +119,7 @@ class DreamEnvironment:
         trajectory: str = "",
         votes: int = 0,
         success_above: float = 0.0,
+        before: Sequence[Transition] = (),
     ) -> None:
         self._world = world
         self._max_steps = max_steps
@@ -125,17 +127,21 @@ class DreamEnvironment:
         self._trajectory = trajectory
         self._votes = votes
         self._success_above = success_above
+        self._before = tuple(before)
         self._memo: Memo = {} if memo is None else memo
         self._actions: tuple[str, ...] = ()
         self._skipped = 0
         self._query: DreamQuery | None = None
 
     async def reset(self, task: Task) -> StepResult:
-        self._actions, self._skipped = (task.id,), 0
+        self._actions, self._skipped = (task.id, *(step.action for step in self._before)), 0
         if not task.first_state:
             raise DataError(f"task {task.id} has no first state; a dream can begin only where one is known.")
-        self._query = DreamQuery(task, [], task.first_state, "", self._seed, trajectory=self._trajectory)
-        return StepResult(task.first_state)
+        last = self._before[-1] if self._before else None
+        state = task.first_state if last is None else last.state if last.malformed else last.next_state
+        begun = {"before": self._before, "history": self._before}
+        self._query = DreamQuery(task, [], state, "", self._seed, trajectory=self._trajectory, **begun)
+        return StepResult(state)
 
     async def step(self, action: str) -> StepResult:
         if self._query is None:
@@ -156,7 +162,7 @@ class DreamEnvironment:
         if answer.error:
             return _failed(answer.error)
         history = (*query.history, query.then(answer))
-        self._query = replace(query, transcript=answer.transcript, state=answer.state, history=history)
+        self._query = replace(query, transcript=answer.transcript, state=answer.state, before=(), history=history)
         truncated = not answer.done and self._late
         info = {
             "reasoning": answer.reasoning,

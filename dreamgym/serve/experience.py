@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from dreamgym.config import ReplayConfig, RunConfig
@@ -15,11 +16,12 @@ from dreamgym.inference.batching import as_they_come
 from dreamgym.inference.engine import ContextFull, Generation, TokenEngine
 from dreamgym.inference.engine_load import LOAD_STAT
 from dreamgym.models.chat import load_chat
-from dreamgym.models.prompts import DreamStep, ParseError, answer_parts, ask, begin, parse_answer, parse_text
+from dreamgym.models.prompts import DreamStep, ParseError, answer_parts, ask, begin, parse_answer, parse_text, recorded
 from dreamgym.replay.actor import ReplayClient
 from dreamgym.replay.facts import shown
 from dreamgym.replay.records import Demo, lineage
 from dreamgym.runtime.spared_imports import spare_imports
+from dreamgym.serve.cautious import with_probable_outcome
 from dreamgym.serve.seen_outcomes import SeenOutcomes
 from dreamgym.telemetry.ray_metrics import Tally
 from dreamgym.telemetry.tracing import Event, log_to_session
@@ -46,8 +48,9 @@ class DreamQuery:
     """One step to dream. `transcript` is the conversation so far, as token ids; empty at the first step.
 
     `skip_demos` leaves out so many demonstrations after the nearest, and `without` all of that recorded episode.
-    `trajectory` is the id of the episode that asks, for the logs. `history` is what was done in it before, for the
-    environment's checker; it does not travel where there is none.
+    `trajectory` is the id of the episode that asks, for the logs. `before` are the recorded steps that a dream without
+    a transcript goes on from. `history` is what was done in the episode before, for the environment's checker; it does
+    not travel where there is none.
     """
 
     task: Task
@@ -58,6 +61,7 @@ class DreamQuery:
     skip_demos: int = 0
     trajectory: str = ""
     without: str = ""
+    before: tuple[Transition, ...] = ()
     history: tuple[Transition, ...] = ()
 
     def then(self, answer: DreamAnswer) -> Transition:
@@ -191,12 +195,16 @@ class ExperienceModel:
         self._tally.add("steps")
         self._tally.add("demos", len(demos))
         log.debug(Event("dream step", trajectory=q.trajectory, action=q.action, demos=len(demos)))
+        transcript = q.transcript or recorded(self._config, self._chat, q.task, q.before, self._tools)
         asked = (q.task, q.state, q.action, demos, self._tools, self._shown.by_task is not None)
-        prompt = ask(self._config, self._chat, q.transcript, *asked)
+        prompt = ask(self._config, self._chat, transcript, *asked)
         error, cut = "", False
         for attempt in range(self._config.attempts):
             try:
                 answer = await self._generate(prompt, q.seed + attempt)
+                if self._config.probable_outcome:
+                    greedy = partial(self._generate, seed=q.seed, temperature=0.0)
+                    answer = await with_probable_outcome(self._chat, prompt, answer, greedy)
                 said = parse_answer(self._chat.decode(answer.ids), q.state)
                 step = self._judged(q, said)
                 return DreamAnswer(
@@ -253,9 +261,13 @@ class ExperienceModel:
         except (ParseError, ContextFull):
             return ""
 
-    async def _generate(self, prompt: list[int], seed: int) -> Generation:
+    async def _generate(self, prompt: list[int], seed: int, temperature: float | None = None) -> Generation:
+        """By default at the temperature of `world.sampling`."""
+        sampling = self._config.sampling
+        if temperature is not None:
+            sampling = sampling.model_copy(update={"temperature": temperature})
         answer = await self._engine.generate(
-            prompt, self._config.sampling, stop_ids=self._chat.stop_ids, seed=seed & 0x7FFFFFFF, logprobs=False
+            prompt, sampling, stop_ids=self._chat.stop_ids, seed=seed & 0x7FFFFFFF, logprobs=False
         )
         if answer.finish_reason != "stop":
             window = self._config.engine.max_model_len

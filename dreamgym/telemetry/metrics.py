@@ -18,7 +18,7 @@ class Sink(Protocol):
     """Takes the records of a run: its log, Ray's metrics, a tracker."""
 
     def write(self, kind: str, iteration: int, metrics: Mapping[str, Any]) -> None:
-        """Take one record; `kind` is `iteration` or `eval`, `metrics` maps `section/name` to a number."""
+        """Take a record; `kind` is `iteration`, `eval` or `refresh`, `metrics` maps `section/name` to a number."""
 
     def close(self) -> None:
         """Let go of what is open; nothing is written afterwards."""
@@ -91,15 +91,23 @@ GAUGES = {
     "curriculum/value_mean": "mean value V_tau of the iteration's tasks",
     "curriculum/flat_groups": "share of groups whose episodes all ended alike",
     "curriculum/generated_share": "share of tasks that were invented",
+    "curriculum/branched_groups": "groups that began late in a recorded episode",
     "replay/real": "real transitions in the buffer",
     "replay/dream": "dreamed transitions in the buffer",
     "refresh/dreams": "dreams of the buffer from which a copy of the experience model learned",
+    "refresh/corrections": "real episodes of the policy from which it learned",
     "refresh/promoted": "1 where the copy took over, 0 where it was less true",
     "refresh/tokens": "tokens that it was tuned on",
     "refresh/state_exact_before": "next states of held-out real steps that the model gets right to the letter",
     "refresh/state_exact_after": "those that the copy does",
     "refresh/outcome_accuracy_before": "outcomes of held-out real steps that the model gets right",
     "refresh/outcome_accuracy_after": "those that the copy does",
+    "refresh/own_precision_before": "of the steps of held-back episodes that the model calls won, the share that is",
+    "refresh/own_precision_after": "the same of the copy",
+    "correct/episodes": "real episodes of the policy that the experience model newly learns from",
+    "correct/transitions": "their transitions",
+    "correct/false_wins": "of these episodes, those that the dream would have won and reality did not",
+    "correct/judges": "held-back episodes that judge a copy",
     "fleet/healthy": "rollout actors that answer",
 }
 """Levels, and values of one iteration."""

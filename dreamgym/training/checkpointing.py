@@ -18,6 +18,7 @@ from dreamgym.runs.remote_checkpoints import RemoteCheckpoints
 from dreamgym.runtime import event_loop
 from dreamgym.telemetry.clock import Clock
 from dreamgym.training.checkpoints import checkpoints, state_of
+from dreamgym.training.corrections import Corrections
 from dreamgym.training.services import Services
 
 
@@ -25,7 +26,7 @@ from dreamgym.training.services import Services
 class Totals:
     """What a training has come to so far.
 
-    learned        transitions that were learned from, by world
+    learned        transitions that were learned from, by world; a real one counts by whichever model learns from it
     real_measured  real transitions that were only measured on
     tokens         tokens read or written by models
     max_gap        largest mean gap between engine and learner logprobs, in nats; None before the first update
@@ -53,6 +54,7 @@ class Checkpointer:
         *,
         keep: int,
         curriculum: Curriculum,
+        corrections: Corrections,
         clock: Clock,
         totals: Totals,
         log: RunLog,
@@ -66,6 +68,7 @@ class Checkpointer:
         self._services = services
         self._keep = keep
         self._curriculum = curriculum
+        self._corrections = corrections
         self._clock = clock
         self._totals = totals
         self._log = log
@@ -82,6 +85,7 @@ class Checkpointer:
         self._services.learner.save_checkpoint(partial_home / "learner")  # type: ignore[union-attr]
         if self._services.replay is not None:
             event_loop.run(self._services.replay.save(partial_home))
+        self._corrections.save(partial_home)
         state = {
             "iteration": iteration,
             "world": self._services.dream.model.name if self._services.dream is not None else "",
@@ -133,6 +137,7 @@ class Checkpointer:
         self._services.learner.load_checkpoint(found[-1] / "learner")  # type: ignore[union-attr]
         if self._services.replay is not None:
             event_loop.run(self._services.replay.load(found[-1]))
+        self._corrections.load(found[-1])
         self._log.truncate_after(iteration)
         self._ledger.write("resumed", iteration)
         self._send(iteration)
@@ -152,7 +157,10 @@ class Checkpointer:
                 )
 
     def _take_over(self, folder: Path) -> int:
-        """The learner, the values of the real tasks and the count of iterations of the run that ended in `folder`."""
+        """The learner, the values of the real tasks and the count of iterations of the run that ended in `folder`.
+
+        Where there is a dream still, its buffer, its corrections and the invented tasks go on as well.
+        """
         learner, policy = self._services.learner, self._services.policy
         assert learner is not None and policy is not None
         found = checkpoints(folder)
@@ -161,7 +169,13 @@ class Checkpointer:
         state = state_of(found[-1])
         iteration = int(state["iteration"])
         self._check_layout(found[-1], state)
-        self._curriculum.take_over(state["curriculum"])
+        if self._services.dream is None:
+            self._curriculum.take_over(state["curriculum"])
+        else:
+            self._curriculum.load_state(state["curriculum"])
+            self._corrections.load(found[-1])
+            if self._services.replay is not None:
+                event_loop.run(self._services.replay.load(found[-1]))
         learner.load_checkpoint(found[-1] / "learner", momentum=False)
         if max(policy.versions()) < iteration:
             self._send(iteration)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from dreamgym.actors.real_replay import real_replay_scores
+from dreamgym.actors.real_replay import RealReplay, real_replay_scores
 from dreamgym.config import RunConfig
 from dreamgym.envs.base import success_above
 from dreamgym.inference.engine import LOAD
@@ -40,27 +40,31 @@ class Evaluator:
         self._train = train_episodes(seed_data, config.seed)
         self._world_chat = load_chat(config.run_dir / "world", forks=not config.world.history)
 
-    def measure(self, iteration: int, dreams: Sequence[Trajectory]) -> tuple[dict[str, Any], int]:
-        """The real dev fold, the same games in the dream, and the dream's fidelity; nothing is learned from them.
+    def measure(self, iteration: int, dreams: Sequence[Trajectory]) -> tuple[dict[str, Any], int, list[Trajectory]]:
+        """The real dev fold, the same games in the dream, and the dream's fidelity.
 
         Args:
             dreams: what the last iteration learned from; its actions are taken in the real environment as well.
 
         Returns:
-            The metrics, and the real transitions that it all took.
+            The metrics, the real transitions that it all took, and the real episodes that came of `dreams`.
         """
         worlds: list[World] = ["real"] if self._services.dream is None else ["real", "dream"]
         real, *dreamed = self._play_dev(worlds, iteration)
         metrics = {f"real/{key}": value for key, value in real.numbers().items()}
-        steps = real.steps
+        steps, episodes = real.steps, list[Trajectory]()
         if dreamed:
             metrics |= {f"dream/dev_{key}": value for key, value in dreamed[0].numbers().items()}
             with ThreadPoolExecutor(1) as beside:
                 fidelity = beside.submit(self._fidelity, real.ok[:EPISODES], iteration)
-                again, taken = self._replay_for_real(dreams)
-                metrics |= again | fidelity.result()
-                steps += taken
-        return metrics | _counts("policy", self._services.policy.metrics()), steps  # type: ignore[union-attr]
+                again = self._replay_for_real(dreams)
+                metrics |= _scores(again) | fidelity.result()
+                steps += sum(one.steps for one in again)
+                episodes = [one.episode for one in again if one.episode is not None]
+                if dreams:
+                    metrics["again/left_out"] = len(dreams) - len(episodes)
+        counts = _counts("policy", self._services.policy.metrics())  # type: ignore[union-attr]
+        return metrics | counts, steps, episodes
 
     def _play_dev(self, worlds: Sequence[World], iteration: int) -> list[Measured]:
         """All worlds side by side, but for the first time the real one alone where it alone knows how a game begins."""
@@ -94,19 +98,19 @@ class Evaluator:
             metrics |= named(predictions, name, above) if predictions or name in ("policy", "invalid") else {}
         return metrics | _counts("world", await world.metrics())
 
-    def _replay_for_real(self, dreams: Sequence[Trajectory]) -> tuple[dict[str, Any], int]:
-        """Dreams in the real environment, as metrics, and the steps that it took."""
+    def _replay_for_real(self, dreams: Sequence[Trajectory]) -> list[RealReplay]:
+        """What dreams come to in the real environment."""
         assert self._services.fleet is not None
-        if not dreams:
-            return {}, 0
-        replayed = self._services.fleet.replay_for_real(dreams)
-        steps = sum(one.steps for one in replayed)
-        played = [one for one in replayed if not one.failed]
-        left_out = {"again/left_out": len(dreams) - len(played)}
-        if not played:
+        again = self._services.fleet.replay_for_real(dreams) if dreams else []
+        if dreams and all(one.failed for one in again):
             log.warning("none of the dreams could be played again for real; train.min_kept has nothing to go by")
-            return left_out, steps
-        return {f"again/{key}": value for key, value in real_replay_scores(played).items()} | left_out, steps
+        return again
+
+
+def _scores(again: Sequence[RealReplay]) -> dict[str, float]:
+    """The scores of those that did not fail, as metrics; nothing where there is none."""
+    played = [one for one in again if not one.failed]
+    return {f"again/{key}": value for key, value in real_replay_scores(played).items()} if played else {}
 
 
 def _counts(section: str, metrics: dict[str, float]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Iterable, Sequence
 
@@ -10,7 +11,8 @@ from dreamgym.actors.fleet import Batch, RolloutFleet
 from dreamgym.config import RunConfig
 from dreamgym.curriculum.curriculum import Curriculum
 from dreamgym.runs.ledger import Draw, Ledger
-from dreamgym.types import Task, Trajectory, stable_id
+from dreamgym.training.branches import Branches
+from dreamgym.types import Task, Trajectory, World, stable_id
 
 
 class RolloutQueue:
@@ -21,8 +23,17 @@ class RolloutQueue:
     With 0 nothing is played beside the learner.
     """
 
-    def __init__(self, config: RunConfig, fleet: RolloutFleet, ledger: Ledger, curriculum: Curriculum) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        fleet: RolloutFleet,
+        ledger: Ledger,
+        curriculum: Curriculum,
+        branches: Branches | None = None,
+    ) -> None:
+        """`branches` says where dreams begin that do not begin as their task does."""
         self._config = config
+        self._branches = branches
         self._fleet = fleet
         self._ledger = ledger
         self._curriculum = curriculum
@@ -56,26 +67,50 @@ class RolloutQueue:
             played = self._finish(iteration, further, played)
         return played
 
+    def spend(self, iteration: int, budget: int, size: int) -> list[Trajectory]:
+        """Real episodes, on disk: `size` of each task, of as many tasks as fit into a budget of transitions.
+
+        Whole groups are played as long as another one fits however long its episodes get; nothing is played beside.
+        """
+        played: list[Trajectory] = []
+        for turn in itertools.count():
+            taken = sum(len(t.steps) for t in played if t.status == "ok")
+            groups = max(budget - taken, 0) // (size * self._config.env.max_steps)
+            further = self._begin(iteration, groups, turn, played, "real", size) if groups else None
+            if further is None or not further.episodes:
+                break
+            played = self._finish(iteration, further, played)
+        return played
+
     def abandon(self, iteration: int) -> None:
         """End whatever is being played."""
         if self._under_way:
             self._fleet.abandon()
             self._ledger.write("abandoned", iteration, (e.id for b in self._under_way for e in b.episodes))
 
-    def _begin(self, iteration: int, groups: int, turn: int = 0, played: Sequence[Trajectory] = ()) -> Batch:
-        """Send out episodes of tasks that an iteration has not `played`.
+    def _begin(
+        self,
+        iteration: int,
+        groups: int,
+        turn: int = 0,
+        played: Sequence[Trajectory] = (),
+        world: World | None = None,
+        size: int = 0,
+    ) -> Batch:
+        """Send out episodes of tasks that an iteration has not `played`; by default as `train` says.
 
         What was drawn before, in an earlier life of the run, is drawn alike; what was finished before is kept.
         """
         draws = self._ledger.draws(iteration)
         again = turn < len(draws)
-        without = {t.group for t in played}
+        world, size = world or self._config.train.world, size or self._config.train.group_size
+        without, invented = {t.task.id for t in played}, world == "dream"
         if again:
-            tasks = self._curriculum.next_tasks_of(draws[turn].curriculum, draws[turn].groups, without)
+            tasks = self._curriculum.next_tasks_of(draws[turn].curriculum, draws[turn].groups, without, invented)
         else:
             self._ledger.draw(iteration, Draw(groups, self._curriculum.state()))
-            tasks = self._curriculum.next_tasks(groups, without)
-        episodes = self._episodes(iteration, tasks)
+            tasks = self._curriculum.next_tasks(groups, without, invented)
+        episodes = self._episodes(iteration, tasks, world, size)
         ids = {e.id for e in episodes}
         kept = [t for t in self._ledger.finished(iteration) if t.id in ids]
         sent = ids - {t.id for t in kept}
@@ -109,10 +144,11 @@ class RolloutQueue:
         taken = learned + self._config.env.max_steps * sum(len(b.episodes) for b in self._under_way)
         return min(groups, max(self._budget - taken, 0) // largest_group(self._config))
 
-    def _episodes(self, iteration: int, tasks: Iterable[Task]) -> list[EpisodeSpec]:
+    def _episodes(self, iteration: int, tasks: Iterable[Task], world: World, size: int) -> list[EpisodeSpec]:
         episodes = []
         for task in tasks:
-            for index in range(self._config.train.group_size):
+            branch = self._branches.of(task, iteration) if self._branches and world == "dream" else None
+            for index in range(size):
                 name = stable_id(self._config.seed, iteration, task.id, index)
                 episodes.append(
                     EpisodeSpec(
@@ -120,9 +156,10 @@ class RolloutQueue:
                         task,
                         int(name, 16),
                         self._config.policy.sampling.temperature,
-                        group=task.id,
+                        group=branch.group if branch else task.id,
                         iteration=iteration,
-                        world=self._config.train.world,
+                        world=world,
+                        before=branch.before if branch else (),
                     )
                 )
         return episodes

@@ -44,12 +44,18 @@ def tell(current: Stage, trainer: Trainer) -> None:
 
 
 def check_budget(config: RunConfig) -> None:
-    """Raise ConfigError where the budget of real transitions has no room for a single group."""
-    least = largest_group(config)
-    if config.real.transitions < least:
+    """Raise ConfigError where the budget of real transitions has no room for a single group, in every round."""
+    real, most = config.real, config.env.max_steps
+    if config.train.world == "real" or real.use == "updates":
+        least, needs = largest_group(config), "a group, which may take train.group_size x env.max_steps"
+    elif real.use == "both":
+        least = real.rounds * largest_group(config)
+        needs = "a group a round, which may take real.rounds x train.group_size x env.max_steps"
+    else:
+        least, needs = real.rounds * most, "an episode a round, which may take real.rounds x env.max_steps"
+    if real.transitions < least:
         raise ConfigError(
-            f"real.transitions={config.real.transitions} has no room for a group, which may take train.group_size x "
-            f"env.max_steps = {least} transitions; give at least that."
+            f"real.transitions={real.transitions} has no room for {needs} = {least} transitions; give at least that."
         )
 
 

@@ -1,4 +1,4 @@
-"""Online refresh: a copy of the experience model learns from the buffer, and takes over where it is no less true."""
+"""Online refresh: a copy of the experience model learns from buffer and corrections, and takes over if no less true."""
 
 from __future__ import annotations
 
@@ -9,23 +9,29 @@ from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
+import pyarrow as pa
+
 from dreamgym.config import RunConfig
 from dreamgym.data.examples import world_examples
 from dreamgym.envs.base import success_above
 from dreamgym.errors import DataError
-from dreamgym.models.chat import load_chat
+from dreamgym.models.chat import ChatFormat, load_chat
 from dreamgym.replay.records import StoredTransition
 from dreamgym.runtime import event_loop
 from dreamgym.runtime.cluster import ensure_ray, settled
 from dreamgym.runtime.placement import Ask, require
 from dreamgym.serve.app import DreamApp, start_dream
-from dreamgym.training.fidelity import predict, scores
+from dreamgym.serve.dream import WorldClient
+from dreamgym.training.corrections import Corrections, mark_false_wins
+from dreamgym.training.fidelity import Prediction, predict, scores
 from dreamgym.training.services import Services
 from dreamgym.training.tuning import tuner
-from dreamgym.types import Task, Trajectory, Transition
+from dreamgym.types import Task, Trajectory, Transition, stable_id
 
 TRUTH = ("state_exact", "outcome_accuracy")
 """None of these shares of held-out real steps may fall."""
+OWN = "own_precision"
+"""Nor may this one, of steps of the policy's own: see `win_precision`."""
 
 
 class WorldRefresh:
@@ -46,11 +52,14 @@ class WorldRefresh:
         """Whether to try after so many iterations."""
         return iteration % self._config.world.refresh.every == 0
 
-    def run(self, iteration: int, services: Services, task_of: Callable[[str], Task]) -> dict[str, float]:
+    def run(
+        self, iteration: int, services: Services, task_of: Callable[[str], Task], corrections: Corrections
+    ) -> dict[str, float]:
         """Tune a copy, hold it against the model that dreams now, and let it take over or delete it.
 
         Args:
             task_of: a task by its id.
+            corrections: real episodes of the policy, to learn from and to judge by.
 
         Returns:
             What was done, as metrics `refresh/…`.
@@ -59,36 +68,52 @@ class WorldRefresh:
             DreamgymError: a part of it failed; the old model dreams on.
         """
         dream, replay = services.dream, services.replay
-        assert dream is not None and replay is not None
-        dreams = conversations(event_loop.run(replay.dreamed()), task_of)
-        if not dreams:
+        assert dream is not None
+        dreams = conversations(event_loop.run(replay.dreamed()), task_of) if replay is not None else []
+        if not dreams and not corrections.learned:
             return {"refresh/dreams": 0.0}
         candidate = self._folder / f"world-{iteration:05d}"
-        tuned = self._tune(dream.model, candidate, dreams)
-        before, after = self._compare(candidate, services, dream)
+        tuned = self._tune(dream.model, candidate, dreams, corrections.to_learn(), iteration)
+        before, after = self._compare(candidate, services, dream, corrections.judges)
         promoted = no_less_true(before, after)
         if promoted:
             dream.load(candidate)
         else:
             shutil.rmtree(candidate)
         told = {"dreams": float(len(dreams)), "promoted": float(promoted), "loss": tuned["loss"]}
-        told |= {f"{name}_before": before[name] for name in TRUTH} | {f"{name}_after": after[name] for name in TRUTH}
+        told["corrections"] = float(len(corrections.learned))
+        told |= {f"{name}_before": share for name, share in before.items()}
+        told |= {f"{name}_after": share for name, share in after.items()}
         return {f"refresh/{name}": value for name, value in told.items()} | {"refresh/tokens": tuned["tokens"]}
 
-    def _tune(self, model: Path, candidate: Path, dreams: Sequence[Trajectory]) -> dict[str, float]:
+    def mark_false_wins(self, episodes: Sequence[Trajectory], services: Services) -> None:
+        """See `corrections.mark_false_wins`; by the model that dreams now."""
+        assert services.dream is not None
+        config, world = self._config, services.dream.world
+        chat = load_chat(services.dream.model, forks=not config.world.history)
+        event_loop.run(mark_false_wins(episodes, world, chat, config.seed, success_above(config.env)))
+
+    def _tune(
+        self,
+        model: Path,
+        candidate: Path,
+        dreams: Sequence[Trajectory],
+        corrections: Sequence[Trajectory],
+        iteration: int,
+    ) -> dict[str, float]:
         config = self._config
         with tuner(config, model, config.world.refresh.sft) as learner:
             chat = load_chat(model, forks=not config.world.history)
-            examples = world_examples(config, [*self._seed_data, *dreams], chat)
+            examples = refresh_examples(config, [*self._seed_data, *dreams], corrections, chat, iteration)
             learner.ready()
             told = learner.sft(examples, config.world.refresh.sft, config.seed)
             learner.save(candidate)
         return told
 
     def _compare(
-        self, candidate: Path, services: Services, dream: DreamApp
+        self, candidate: Path, services: Services, dream: DreamApp, judges: Sequence[Trajectory]
     ) -> tuple[dict[str, float], dict[str, float]]:
-        """The scores of model and candidate on the same held-out steps, by the same draws."""
+        """`TRUTH` of model and candidate on the same held-out steps, and `OWN` on `judges`, by the same draws."""
         machine = ensure_ray(self._config.device)
         config = settled(self._config, machine)
         alone = config.model_copy(update={"world": config.world.model_copy(update={"replicas": 1, "max_replicas": 1})})
@@ -96,11 +121,18 @@ class WorldRefresh:
         gpus = machine.gpus(config.world.engine.tensor_parallel)
         require([Ask("world.refresh.every", 1, gpus)], config.device)
         other = start_dream(alone, candidate, services.replay, threads=machine.threads, gpus=gpus, suffix="-candidate")
+        above = success_above(config.env)
 
         async def both() -> Sequence[dict[str, float]]:
             worlds = (dream.world, other.world)
-            told = await asyncio.gather(*(predict(self._heldout, world, chat, config.seed) for world in worlds))
-            return [scores(predictions, success_above(config.env)) for predictions in told]
+            return await asyncio.gather(*(truth(world) for world in worlds))
+
+        async def truth(world: WorldClient) -> dict[str, float]:
+            told, own = await asyncio.gather(
+                *(predict(episodes, world, chat, config.seed) for episodes in (self._heldout, judges))
+            )
+            found = scores(told, above)
+            return {name: found[name] for name in TRUTH} | ({OWN: win_precision(own, above)} if own else {})
 
         with closing(other):
             before, after = event_loop.run(both())
@@ -108,8 +140,45 @@ class WorldRefresh:
 
 
 def no_less_true(before: Mapping[str, float], after: Mapping[str, float]) -> bool:
-    """Whether no share of `TRUTH` fell."""
-    return all(after[name] >= before[name] for name in TRUTH)
+    """Whether no share fell."""
+    return all(after[name] >= before[name] for name in before)
+
+
+def win_precision(predictions: Sequence[Prediction], above: float) -> float:
+    """Of the steps that the dream says solve the task, the share that do: an end with a reward above `above`.
+
+    Where it never says so, 1 if that is right, and 0 if it misses all there are.
+    """
+    said = [p.real for p in predictions if not p.dream.error and p.dream.solved(above)]
+    true = [p.real for p in predictions if p.real.done and p.real.reward > above]
+    if not said:
+        return float(not true)
+    return sum(real.done and real.reward > above for real in said) / len(said)
+
+
+def refresh_examples(
+    config: RunConfig,
+    rest: Sequence[Trajectory],
+    corrections: Sequence[Trajectory],
+    chat: ChatFormat,
+    iteration: int,
+) -> pa.Table:
+    """What a copy is tuned on: every correction, and of `rest` as much as fills `world.refresh.sft.tokens`, or half.
+
+    Among all of the seed data a few corrections would hardly be read at all. Which of `rest` are read is drawn anew at
+    each iteration; all of it is there to be found as demonstrations. Without corrections all of `rest` may be read.
+    """
+    if not corrections:
+        return world_examples(config, rest, chat)
+    tokens = sum(len(ids) for ids in world_examples(config, corrections, chat).column("ids"))
+    tokens_a_step = tokens / sum(len(t.steps) for t in corrections)
+    whole = config.world.refresh.sft.tokens
+    room = max(whole - tokens, whole / 2) / max(tokens_a_step, 1)
+    read, left = list[Trajectory](), list[Trajectory]()
+    for t in sorted(rest, key=lambda t: stable_id(config.seed, iteration, t.id)):
+        (read if room > 0 else left).append(t)
+        room -= len(t.steps)
+    return world_examples(config, [*corrections, *read], chat, left)
 
 
 def conversations(items: Sequence[StoredTransition], task_of: Callable[[str], Task]) -> list[Trajectory]:

@@ -234,17 +234,18 @@ def test_rollouts_beside_the_learner_are_no_older_than_allowed_and_all_are_learn
         assert {t.iteration for t in read_parquet(file)} == {index}
 
 
-def test_the_dream_is_refreshed_from_the_buffer_only_where_it_stays_true(run: Path) -> None:
+def test_the_dream_is_refreshed_from_buffer_and_corrections_only_where_it_stays_true(run: Path) -> None:
     refresh = ["world.refresh.every=1", "world.refresh.sft.tokens=8000", "replay.consistency_share=1"]
-    done = dreamgym("train", run.parent, *refresh, "train.iterations=2", "train.eval_every=0")
+    refresh += ["world.refresh.transitions=40", "train.eval_every=1", "train.eval_games=2", "train.branched=0.5"]
+    done = dreamgym("train", run.parent, *refresh, "train.iterations=2")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     steps = [r for r in read_log(run / "train" / "metrics.jsonl") if r.get("refresh/dreams")]
     assert steps, "the gate let dreams in, and a copy learned from them"
     for r in steps:
-        fell = any(
-            r[f"refresh/{name}_after"] < r[f"refresh/{name}_before"] for name in ("state_exact", "outcome_accuracy")
-        )
-        assert r["refresh/promoted"] == (not fell)
+        shares = [key.removesuffix("_before") for key in r if key.endswith("_before")]
+        assert {"refresh/state_exact", "refresh/outcome_accuracy"} <= {*shares}
+        assert r["refresh/promoted"] == (not any(r[f"{share}_after"] < r[f"{share}_before"] for share in shares))
+        assert r["refresh/corrections"] > 0
     promoted = [r["iteration"] for r in steps if r["refresh/promoted"]]
     states = [json.loads(path.read_text()) for path in sorted((run / "train" / "checkpoints").glob("*/state.json"))]
     for state in states:
@@ -252,6 +253,33 @@ def test_the_dream_is_refreshed_from_the_buffer_only_where_it_stays_true(run: Pa
         assert state["world"] == (f"world-{before[-1]:05d}" if before else "world")
     kept = {path.name for path in (run / "train").glob("world-*")}
     assert kept == {state["world"] for state in states} - {"world"}
+    _corrections_are_counted_and_branches_go_on(run)
+
+
+def _corrections_are_counted_and_branches_go_on(run: Path) -> None:
+    """Every real transition that the experience model learned from, and only those; and where dreams began."""
+    records = read_log(run / "train" / "metrics.jsonl")
+    learned = [r["correct/transitions"] for r in records if "correct/transitions" in r]
+    assert len(learned) == 2 and 0 < max(learned) <= 40
+    summary = json.loads((run / "stages" / "train.json").read_text())["summary"]
+    assert (
+        summary["real_transitions_learned"]
+        == sum(learned)
+        == sum(r.get("learner/real_transitions", 0) for r in records)
+    )
+    newest = sorted((run / "train" / "checkpoints").iterdir())[-1]
+    taken = read_parquet(newest / "corrections.parquet")
+    assert {(t.world, t.fold) for t in taken} == {("real", "train")}
+    played = [t for file in sorted((run / "train" / "trajectories").glob("*.parquet")) for t in read_parquet(file)]
+    branched = [t for t in played if t.group != t.task.id]
+    assert 0 < len(branched) < len(played)
+    recorded = {t.id: t for t in read_parquet(run / "data" / "annotated.parquet")}
+    for t in branched:
+        episode, _, start = t.group.rpartition("+")
+        assert recorded[episode].success and recorded[episode].task.id == t.task.id
+        if t.steps:
+            assert t.steps[0].state == recorded[episode].steps[int(start)].state
+            assert len(t.steps) + int(start) <= 12
 
 
 def test_an_experiment_shares_finished_stages_and_goes_on_after_a_failure(run: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from dreamgym.actors.real_replay import RealReplay, real_replay_scores, replay_for_real
+from dreamgym.actors.real_replay import FALSE_WIN, RealReplay, real_replay_scores, replay_for_real
 from dreamgym.config import EnvConfig
 from dreamgym.envs.base import RealEnvironment
 from dreamgym.envs.mapreader import MapReader
@@ -62,6 +62,27 @@ def test_a_dream_that_goes_another_way_has_not_obeyed(true_dream: Trajectory) ->
     assert again(other) == RealReplay(dreamed=False, won=False, steps=1, parted=True, obeyed=False)
 
 
+def test_the_real_episode_is_told_as_it_went_and_says_whether_the_dream_was_too_kind(true_dream: Trajectory) -> None:
+    first = true_dream.steps[0]
+    kind = replace(
+        true_dream, steps=[replace(first, action="put coin in box", next_state="solved", reward=1.0, done=True)]
+    )
+    episode = again(kind).episode
+    assert episode is not None and episode.id != kind.id
+    (step,) = episode.steps
+    assert (episode.world, episode.success, episode.info, episode.task.id) == (
+        "real",
+        False,
+        {FALSE_WIN: 1.0},
+        kind.task.id,
+    )
+    assert (step.state, step.reward, step.done, step.valid) == (first.state, 0.0, False, False)
+    assert step.next_state != "solved" and episode.task.first_state == first.state
+    same = again(true_dream).episode
+    assert same is not None and same.success and same.info == {FALSE_WIN: 0.0}
+    assert same.steps == true_dream.steps
+
+
 def test_where_the_policy_did_nothing_the_real_game_stands_still_too(true_dream: Trajectory) -> None:
     first = true_dream.steps[0]
     nothing = replace(first, action="", next_state="Nothing was done.", reward=0.0, done=False, malformed="no_action")
@@ -76,7 +97,7 @@ def test_transitions_before_a_fault_are_counted(true_dream: Trajectory) -> None:
             return StepResult("", status="env_failed") if self.steps == 2 else answer
 
     found = again(true_dream, Dying)
-    assert (found.failed, found.steps, found.won) == (True, 1, False)
+    assert (found.failed, found.steps, found.won, found.episode) == (True, 1, False, None)
 
 
 def test_shares_are_of_the_won_dreams() -> None:

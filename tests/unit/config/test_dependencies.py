@@ -23,8 +23,12 @@ FIELDS = [field.name for field in describe_fields()]
 WORDS = ["true", "false", "0", "1", "2", "3", "7", "0.25", "0.75", "0.9", "1.5", "64", "128", "1024", "4096", "null"]
 WORDS += ["another", "[x]", "{x: 1}", "[tensorboard]", "[/x.jsonl]", "teacher", "debug", "cpu", "muon", "gspo"]
 WORDS += ["checker", "sequence_mean", "k2", "engine", "real", "train", "float32", "turn", "react", "penalty", "window"]
+WORDS += ["dream"]
 """Of these one at least is another value of any field."""
-ASKED_FOR = {"train.colocate": ["policy.engine.gpu_memory_utilization=0.3", "world.engine.gpu_memory_utilization=0.3"]}
+ASKED_FOR = {
+    "train.colocate": ["policy.engine.gpu_memory_utilization=0.3", "world.engine.gpu_memory_utilization=0.3"],
+    "world.refresh.transitions": ["world.refresh.every=2"],
+}
 """What a field asks of others before it can be set."""
 
 

@@ -14,7 +14,7 @@ from dreamgym.data.examples import policy_examples, world_examples
 from dreamgym.errors import EnvError
 from dreamgym.models.answers import FORMATS
 from dreamgym.models.chat import ChatFormat
-from dreamgym.models.prompts import answer_parts, ask, in_full
+from dreamgym.models.prompts import answer_parts, ask, in_full, recorded
 from dreamgym.models.tokenizer import train_tokenizer
 from dreamgym.replay.records import Demo
 from dreamgym.types import Task, Trajectory, Transition
@@ -63,6 +63,27 @@ def test_without_history_nothing_but_the_task_the_map_and_the_last_state_is_read
     read, _ = _taught(_config("world.history=false"))[2]
     assert "dream bring the coin\nmap a: b\ntook at b\n> go a" in read
     assert "go b" not in read and "take coin" not in read
+
+
+def test_a_dream_that_goes_on_from_recorded_steps_reads_what_it_would_have_written_itself() -> None:
+    config = _config()
+    ids = recorded(config.world, CHAT, TASK, STEPS[:2])
+    taught = world_examples(config, [PLAYED], CHAT)["ids"].to_pylist()[0]
+    assert taught[: len(ids)] == ids and "took at b" in CHAT.tokenizer.decode(ids)
+    asked = ask(config.world, CHAT, ids, TASK, STEPS[2].state, STEPS[2].action, ())
+    assert taught[: len(asked)] == asked
+    nothing_done = replace(STEPS[0], action="", malformed="no_action")
+    assert recorded(config.world, CHAT, TASK, [nothing_done, *STEPS[:2]]) == ids
+
+
+def test_other_episodes_are_shown_as_demonstrations_and_are_no_examples() -> None:
+    config = load_config(None, ["replay.top_k=1", "env.name=twc", "world.sft_without_demos=0"])
+    other = replace(PLAYED, id="two", steps=[replace(STEPS[0], next_state="elsewhere")])
+    alone, shown = (world_examples(config, [PLAYED], CHAT, others) for others in ((), [other]))
+    assert len(alone) == len(shown)
+    told = CHAT.tokenizer.decode(shown["ids"].to_pylist()[0])
+    assert "like" in told and "elsewhere" in told
+    assert "like" not in CHAT.tokenizer.decode(alone["ids"].to_pylist()[0])
 
 
 def test_examples_that_lose_their_ends_are_counted() -> None:

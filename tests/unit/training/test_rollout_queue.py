@@ -13,6 +13,7 @@ from dreamgym.actors.fleet import Batch
 from dreamgym.config import RunConfig
 from dreamgym.curriculum.curriculum import Curriculum
 from dreamgym.runs.ledger import Ledger, account
+from dreamgym.training.branches import Branches
 from dreamgym.training.rollout_queue import RolloutQueue, uneven_groups
 from dreamgym.types import Task, Trajectory, Transition
 
@@ -89,6 +90,65 @@ def test_failed_groups_are_no_reason_to_play_more(tmp_path: Path) -> None:
 def test_a_budget_bounds_them_with_what_this_iteration_took(tmp_path: Path, budget: int, groups: int) -> None:
     _, played = play(tmp_path, {"solved": 40}, resample=9, learned=10, transitions=10 + budget)
     assert len({t.group for t in played}) == groups
+
+
+def spent(folder: Path, budget: int, size: int, fleet: Fleet | None = None) -> list[Trajectory]:
+    """What a real iteration of a run in the dream plays, among real tasks and an invented one."""
+    config = RunConfig.model_validate({"train": {"groups": GROUPS, "group_size": SIZE}, "env": {"max_steps": 5}})
+    curriculum = Curriculum([Task(f"open-{n}", "house", f"open {n}") for n in range(30)], config.curriculum, 0)
+    invented = Task("invented", "house", "open it", first_state="hall", origin="generated", parent_ids=("open-0",))
+    curriculum._keep(invented, [curriculum.task("open-0")], "active", "")
+    ledger = Ledger(folder)
+    played = RolloutQueue(config, fleet or Fleet(), ledger, curriculum).spend(7, budget, size)  # type: ignore[arg-type]
+    ledger.write("trained", 7, (t.id for t in played))
+    return played
+
+
+@pytest.mark.parametrize(("budget", "size", "episodes"), [(4, 1, 0), (5, 1, 1), (40, 1, 12), (40, 2, 12), (9, 2, 0)])
+def test_a_real_iteration_spends_its_budget_in_whole_groups_of_different_real_tasks(
+    tmp_path: Path, budget: int, size: int, episodes: int
+) -> None:
+    """An episode may take 5 steps and takes 3: what is left over is spent on further ones, while one still fits."""
+    played = spent(tmp_path, budget, size)
+    assert len(played) == episodes
+    assert sum(len(t.steps) for t in played) <= budget
+    assert {t.world for t in played} <= {"real"} and {t.iteration for t in played} <= {7}
+    assert set(Counter(t.task.id for t in played).values()) <= {size} and "invented" not in {t.task.id for t in played}
+    told = account(tmp_path / "ledger.jsonl")
+    assert (told.started, told.finished, told.lost, told.trained_twice) == (episodes, episodes, 0, 0)
+
+
+def test_a_real_iteration_that_is_begun_again_takes_no_transition_twice(tmp_path: Path) -> None:
+    class Kept(Fleet):
+        def finish(self, batch: Batch) -> list[Trajectory]:
+            assert len(batch.kept) == len(batch.episodes), "all of it is on disk"
+            return [batch.kept[e.id] for e in batch.episodes]
+
+    first = spent(tmp_path, 40, 1)
+    again = spent(tmp_path, 40, 1, Kept())
+    assert [t.id for t in again] == [t.id for t in first]
+
+
+def test_dreams_of_a_branched_group_go_on_from_the_same_recorded_steps(tmp_path: Path) -> None:
+    config = RunConfig.model_validate({"train": {"groups": GROUPS, "group_size": SIZE}})
+    tasks = [Task(f"open-{n}", "house", f"open {n}") for n in range(9)]
+    steps = [Transition(f"s{n}", "go", f"s{n + 1}", 0.0, False) for n in range(5)]
+    branches = Branches(1.0, 0, [Trajectory(f"r-{t.id}", t, "expert", "real", steps, success=True) for t in tasks])
+    sent: list[EpisodeSpec] = []
+
+    class Seen(Fleet):
+        def begin(self, episodes: Sequence[EpisodeSpec], kept: Iterable[Trajectory]) -> Batch:
+            sent.extend(episodes)
+            return super().begin(episodes, kept)
+
+    queue = RolloutQueue(config, Seen(), Ledger(tmp_path), Curriculum(tasks, config.curriculum, 0), branches)  # type: ignore[arg-type]
+    played = queue.next(0, 0)
+    assert set(Counter((e.group, len(e.before)) for e in sent).values()) == {SIZE}
+    assert all(e.group != e.task.id and 3 <= len(e.before) <= 4 for e in sent)
+    assert len({t.group for t in played}) == GROUPS
+    sent.clear()
+    queue.spend(1, 1000, 1)
+    assert sent and not any(e.before for e in sent), "a real episode begins as its task does"
 
 
 def test_groups_differ_as_their_file_would_tell() -> None:
