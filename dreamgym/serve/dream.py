@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from ray.exceptions import RayActorError, RayError
 from ray.serve.exceptions import RayServeException
@@ -20,6 +20,12 @@ from dreamgym.types import StepResult, Task, stable_id
 
 Memo = dict[tuple[int, tuple[str, ...]], "asyncio.Future[DreamAnswer]"]
 """(seed, task and actions so far) -> the dream step that is done or under way."""
+
+
+class World(Protocol):
+    """Whoever dreams a step: replicas behind `WorldClient`, or a model in this process."""
+
+    async def step(self, query: DreamQuery) -> DreamAnswer: ...
 
 
 class ReplicaDiedError(EngineError):
@@ -105,18 +111,20 @@ class DreamEnvironment:
     With a `memo` shared by the episodes of a group (which then have one seed), the same actions from the same
     start lead to the same states, and what episodes have in common is dreamed once, also while it is under way.
     `trajectory` is the id under which the dream's replicas log the steps. A step that says the task is solved is
-    asked `votes` times more (see `majority`).
+    asked `votes` times more (see `majority`). With `tell`, `info` says of each answer what demonstrations it was
+    `shown`, and whether it was `overruled`.
     """
 
     def __init__(
         self,
-        world: WorldClient,
+        world: World,
         max_steps: int,
         seed: int,
         memo: Memo | None = None,
         trajectory: str = "",
         votes: int = 0,
         success_above: float = 0.0,
+        tell: bool = False,
     ) -> None:
         self._world = world
         self._max_steps = max_steps
@@ -124,6 +132,7 @@ class DreamEnvironment:
         self._trajectory = trajectory
         self._votes = votes
         self._success_above = success_above
+        self._tell = tell
         self._memo: Memo = {} if memo is None else memo
         self._actions: tuple[str, ...] = ()
         self._skipped = 0
@@ -133,7 +142,9 @@ class DreamEnvironment:
         self._actions, self._skipped = (task.id,), 0
         if not task.first_state:
             raise DataError(f"task {task.id} has no first state; a dream can begin only where one is known.")
-        self._query = DreamQuery(task, [], task.first_state, "", self._seed, trajectory=self._trajectory)
+        self._query = DreamQuery(
+            task, [], task.first_state, "", self._seed, trajectory=self._trajectory, tell=self._tell
+        )
         return StepResult(task.first_state)
 
     async def step(self, action: str) -> StepResult:
@@ -152,11 +163,13 @@ class DreamEnvironment:
             return _failed(str(error))
         if answer.context_full:
             return StepResult(query.state, truncated=True, info={"context_full": True})
+        told = {"shown": answer.shown, "overruled": answer.overruled} if self._tell else {}
         if answer.error:
-            return _failed(answer.error)
+            return _failed(answer.error, **told)
         self._query = replace(query, transcript=answer.transcript, state=answer.state)
         truncated = not answer.done and self._late
         info = {"reasoning": answer.reasoning, "demos": answer.demos, "success": answer.solved(self._success_above)}
+        info |= told
         if first:
             info |= {"dreamed": 1, "read": answer.read, "cached": answer.cached, "written": answer.written}
             info |= {"overruled": answer.overruled} if self._votes else {}
@@ -208,5 +221,5 @@ def majority(answers: Sequence[DreamAnswer], success_above: float) -> DreamAnswe
     )
 
 
-def _failed(why: str) -> StepResult:
-    return StepResult("", status="env_failed", info={"error": why})
+def _failed(why: str, **told: Any) -> StepResult:
+    return StepResult("", status="env_failed", info={"error": why} | told)

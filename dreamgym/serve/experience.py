@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from dreamgym.config import RunConfig
 from dreamgym.envs.base import env_tools
@@ -15,7 +16,6 @@ from dreamgym.inference.engine import ContextFull, Generation, TokenEngine
 from dreamgym.inference.engine_load import LOAD_STAT
 from dreamgym.models.chat import load_chat
 from dreamgym.models.prompts import ParseError, ask, begin, parse_answer, parse_text
-from dreamgym.replay.actor import ReplayClient
 from dreamgym.replay.records import Demo
 from dreamgym.runtime.spared_imports import spare_imports
 from dreamgym.telemetry.ray_metrics import Tally
@@ -33,7 +33,7 @@ class AnswerCut(ParseError):
 class DreamQuery:
     """One step to dream. `transcript` is the conversation so far, as token ids; empty at the first step.
 
-    `trajectory` is the id of the episode that asks, for the logs.
+    `trajectory` is the id of the episode that asks, for the logs. `tell` asks for the demonstrations themselves.
     """
 
     task: Task
@@ -43,6 +43,7 @@ class DreamQuery:
     seed: int
     skip_demos: int = 0
     trajectory: str = ""
+    tell: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,7 @@ class DreamAnswer:
     `transcript` has grown by this step's question (its first `asked` ids) and, where there is one, its answer.
     `read`, `cached` and `written` are the engine's tokens: of the prompt, those of it from the prefix cache, and new;
     `load` is the engine's (`scaling.engine_load`). `overruled`: the first answer was another (`dream.majority`).
+    `shown` are the demonstrations that it was shown, best first, where the query wants to be told.
     """
 
     reasoning: str = ""
@@ -68,6 +70,7 @@ class DreamAnswer:
     written: int = 0
     load: float = 0.0
     overruled: bool = False
+    shown: tuple[Demo, ...] = ()
 
     def solved(self, above: float) -> bool:
         """Whether it says that the task is: an end with a reward above that."""
@@ -82,6 +85,12 @@ class WriteQuery:
     seed: int
 
 
+class Retrieval(Protocol):
+    """Where demonstrations come from: the client of the buffer's actor, or a buffer in this process."""
+
+    async def search(self, queries: Sequence[tuple[str, str]], k: int) -> list[list[Demo]]: ...
+
+
 class ExperienceModel:
     """M_exp (paper, section 4.1): stateless between calls, so replicas come and go as load does.
 
@@ -90,7 +99,7 @@ class ExperienceModel:
     """
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, model: str, config: RunConfig, replay: ReplayClient | None, threads: int | None
+        self, model: str, config: RunConfig, replay: Retrieval | None, threads: int | None
     ) -> None:
         if threads is not None:
             spare_imports()
@@ -139,6 +148,10 @@ class ExperienceModel:
         """See `TokenEngine.wake`."""
         await self._engine.wake()
 
+    async def close(self) -> None:
+        """End the engine."""
+        await self._engine.close()
+
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """What Serve asks for regularly, for `scaling.replicas_for_load`."""
         return {LOAD_STAT: self._engine.load()}
@@ -156,7 +169,7 @@ class ExperienceModel:
         self._tally.add("demos", len(demos))
         log.debug(Event("dream step", trajectory=q.trajectory, action=q.action, demos=len(demos)))
         prompt = ask(self._config, self._chat, q.transcript, q.task, q.state, q.action, demos, self._tools)
-        error, cut = "", False
+        error, cut, shown = "", False, tuple(demos) if q.tell else ()
         for attempt in range(self._config.attempts):
             try:
                 answer = await self._generate(prompt, q.seed + attempt)
@@ -173,6 +186,7 @@ class ExperienceModel:
                     cached=answer.cached_tokens,
                     written=len(answer.ids),
                     load=answer.load,
+                    shown=shown,
                 )
             except ContextFull as full:
                 return DreamAnswer(context_full=True, error=str(full))
@@ -186,6 +200,7 @@ class ExperienceModel:
         return DreamAnswer(
             transcript=prompt,
             asked=len(prompt),
+            shown=shown,
             error=f"the dream gave no readable step in {self._config.attempts} attempts: {error}",
         )
 

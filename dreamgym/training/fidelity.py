@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from dreamgym.models.chat import ChatFormat
 from dreamgym.models.prompts import answer_parts
-from dreamgym.serve.dream import WorldClient
+from dreamgym.serve.dream import World
 from dreamgym.serve.experience import DreamAnswer, DreamQuery
 from dreamgym.types import Trajectory, Transition, stable_id
 
@@ -26,15 +26,13 @@ class Prediction:
     dream: DreamAnswer
 
 
-async def predict(
-    trajectories: Sequence[Trajectory], world: WorldClient, chat: ChatFormat, seed: int
-) -> list[Prediction]:
+async def predict(trajectories: Sequence[Trajectory], world: World, chat: ChatFormat, seed: int) -> list[Prediction]:
     """Ask the dream for every step of real episodes, all episodes side by side."""
     told = await asyncio.gather(*(_along(t, world, chat, seed) for t in trajectories))
     return [prediction for episode in told for prediction in episode]
 
 
-async def _along(t: Trajectory, world: WorldClient, chat: ChatFormat, seed: int) -> list[Prediction]:
+async def _along(t: Trajectory, world: World, chat: ChatFormat, seed: int) -> list[Prediction]:
     transcript: list[int] = []
     predictions: list[Prediction] = []
     for index, step in enumerate(t.steps):

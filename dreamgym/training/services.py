@@ -17,7 +17,7 @@ from dreamgym.errors import EngineError
 from dreamgym.inference.pool import PolicyPool
 from dreamgym.learner.learner import Learner
 from dreamgym.replay.actor import ReplayClient, start_replay
-from dreamgym.replay.records import from_trajectory
+from dreamgym.replay.records import seed_items
 from dreamgym.runtime import event_loop
 from dreamgym.runtime.cluster import Machine, ensure_ray, settled
 from dreamgym.runtime.placement import asks_of_run, require, share_of_gpu
@@ -196,12 +196,7 @@ def _start_dream(
     services.hold(dream=dream)
     dream.ready()
     if services.replay is not None:
-        different = {
-            (item.task_id, item.state, item.action, item.next_state): item
-            for t in seed_data
-            for item in from_trajectory(t)
-        }
-        event_loop.run(services.replay.add(list(different.values())[: config.replay.capacity]))
+        event_loop.run(services.replay.add(seed_items(seed_data)[: config.replay.capacity]))
 
 
 def _start_learner(config: RunConfig, model: Path, machine: Machine, services: Services) -> None:
