@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from dreamgym.config import ModelConfig, RunConfig, SFTConfig
+from dreamgym.data import judged
 from dreamgym.data.examples import policy_examples, taught_lengths, tokenizer_texts, world_examples, writable
 from dreamgym.data.lookup_drill import drill
 from dreamgym.envs.base import env_tools
@@ -39,7 +40,7 @@ def sft(config: RunConfig) -> None:
 
 def sft_world(config: RunConfig) -> None:
     """The experience model (`world/`)."""
-    world = ["model", "sft", "sft_without_demos", "sft_renamed", "history", "system_prompt", "engine"]
+    world = ["model", "sft", "sft_without_demos", "sft_renamed", "sft_judged", "history", "system_prompt", "engine"]
     demos = ["embedder", "dim", "top_k", "min_similarity"]
     depends = [*(f"world.{name}" for name in world), *(f"replay.{name}" for name in demos)]
     with stage(config, "sft-world", depends, ["annotate"], ["world"]) as current:
@@ -47,7 +48,7 @@ def sft_world(config: RunConfig) -> None:
             return
         base = current.run_dir / "world.base"
         with tuner(config, base, config.world.sft) as learner:
-            trajectories = _read(current.run_dir)
+            trajectories = [*_read(current.run_dir), *_judged(config, current)]
             model = _on_this_machine(config, config.world.model)
             texts = tokenizer_texts(trajectories, env_tools(config.env.name))
             prepare_model(model, base, texts, config.seed)
@@ -108,6 +109,21 @@ def _on_this_machine(config: RunConfig, model: ModelConfig) -> ModelConfig:
 
 def _read(run_dir: Path) -> list[Trajectory]:
     return read_parquet(run_dir / "data" / "annotated.parquet")
+
+
+def _judged(config: RunConfig, current: Stage) -> list[Trajectory]:
+    """What people have said is right; raises DataError where a file says nothing that can be learned."""
+    found: list[Trajectory] = []
+    for file in config.world.sft_judged:
+        learned = judged.taught(judged.read(file), explained=config.annotate.by != "none")
+        if not learned:
+            raise DataError(
+                f"world.sft_judged: {file} has no step of the train fold that is right or put right, with a reason."
+            )
+        found += learned
+    if found:
+        current.summary["judged_steps"] = sum(len(t.steps) for t in found)
+    return found
 
 
 def _drill(config: RunConfig, current: Stage, learner: Learner, chat: ChatFormat) -> None:

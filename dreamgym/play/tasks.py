@@ -54,8 +54,9 @@ def _in_file(path: Path) -> dict[str, PlayTask]:
 
 
 def _real(row: dict[str, Any]) -> PlayTask:
-    names = ("task_id", "env", "instruction", "payload", "first_state", "task_origin")
-    return PlayTask(Task(*(row[name] for name in names), tuple(row["parent_ids"])), row["fold"])
+    told = {name: row[name] for name in ("env", "instruction", "payload", "first_state")}
+    task = Task(row["task_id"], **told, origin=row["task_origin"], parent_ids=tuple(row["parent_ids"]))
+    return PlayTask(task, row["fold"])
 
 
 def invented_tasks(path: Path) -> list[dict[str, Any]]:

@@ -32,6 +32,14 @@ async def predict(trajectories: Sequence[Trajectory], world: World, chat: ChatFo
     return [prediction for episode in told for prediction in episode]
 
 
+async def predict_last(
+    trajectories: Sequence[Trajectory], world: World, chat: ChatFormat, seed: int
+) -> list[Prediction]:
+    """The same of the last step of each episode alone; one for which the context has no room is left out."""
+    told = await asyncio.gather(*(_along(t, world, chat, seed) for t in trajectories))
+    return [found[-1] for t, found in zip(trajectories, told, strict=True) if found and found[-1].real is t.steps[-1]]
+
+
 async def _along(t: Trajectory, world: World, chat: ChatFormat, seed: int) -> list[Prediction]:
     transcript: list[int] = []
     predictions: list[Prediction] = []
