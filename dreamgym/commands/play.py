@@ -65,7 +65,7 @@ def play(config: RunConfig, task: str = "", ask: Callable[[str], str] = input) -
     with suppress(ImportError):
         importlib.import_module("readline")  # the arrow keys, in what is asked for
     with playing(config) as (runner, player):
-        _Terminal(runner, player, console, ask).talk(task or next(iter(tasks)))
+        Terminal(runner, player, console, ask).talk(task or next(iter(tasks)))
 
 
 @contextmanager
@@ -102,7 +102,7 @@ def dreaming(config: RunConfig) -> Iterator[tuple[asyncio.Runner, LocalWorld, Pa
             runner.run(world.close())
 
 
-class _Terminal:
+class Terminal:
     """What a person types, and what is printed; the episode is the list of actions so far."""
 
     def __init__(self, runner: asyncio.Runner, player: Player, out: Console, ask: Callable[[str], str]) -> None:
