@@ -46,14 +46,17 @@ def sft_world(config: RunConfig) -> None:
     with stage(config, "sft-world", depends, ["annotate"], ["world"]) as current:
         if current.done:
             return
+        by_hand = judged_by_hand(config)
         base = current.run_dir / "world.base"
         with tuner(config, base, config.world.sft) as learner:
-            trajectories = [*_read(current.run_dir), *_judged(config, current)]
+            trajectories = [*_read(current.run_dir), *by_hand]
             model = _on_this_machine(config, config.world.model)
             texts = tokenizer_texts(trajectories, env_tools(config.env.name))
             prepare_model(model, base, texts, config.seed)
             chat = load_chat(base, forks=not config.world.history)
             examples = world_examples(config, trajectories, chat)
+            if by_hand:
+                current.summary["judged_steps"] = sum(len(t.steps) for t in by_hand)
             learner.ready()
             _drill(config, current, learner, chat)
             _tune(config, current, "experience model", learner, config.world.sft, examples, "world")
@@ -111,7 +114,7 @@ def _read(run_dir: Path) -> list[Trajectory]:
     return read_parquet(run_dir / "data" / "annotated.parquet")
 
 
-def _judged(config: RunConfig, current: Stage) -> list[Trajectory]:
+def judged_by_hand(config: RunConfig) -> list[Trajectory]:
     """What people have said is right; raises DataError where a file says nothing that can be learned."""
     found: list[Trajectory] = []
     for file in config.world.sft_judged:
@@ -121,8 +124,6 @@ def _judged(config: RunConfig, current: Stage) -> list[Trajectory]:
                 f"world.sft_judged: {file} has no step of the train fold that is right or put right, with a reason."
             )
         found += learned
-    if found:
-        current.summary["judged_steps"] = sum(len(t.steps) for t in found)
     return found
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dreamgym.commands.sft import judged_by_hand
 from dreamgym.config import RunConfig
 from dreamgym.data import judged
 from dreamgym.errors import DataError
@@ -153,6 +154,17 @@ async def test_what_is_right_is_learned_from_and_the_dev_fold_is_not(config: Run
     assert sorted(len(t.steps) for t in measured) == [1, 1, 2, 2, 3]
     silent = [replace(s, truth=replace(s.truth, reasoning="") if s.truth else None) for s in steps]
     assert judged.taught(silent, explained=True) == [] and judged.taught(silent, explained=False)
+
+
+async def test_the_experience_model_is_tuned_on_what_is_right(config: RunConfig) -> None:
+    dream = player(config)
+    await dream.judge("t2", 0, ["look"], "right")
+    asked = config.model_copy(update={"world": config.world.model_copy(update={"sft_judged": [dream.file]})})
+    assert judged_by_hand(config) == []
+    with pytest.raises(DataError, match="has no step of the train fold that is right or put right"):
+        judged_by_hand(asked)
+    await dream.judge("t1", 0, ["look"], "right")
+    assert [s.action for t in judged_by_hand(asked) for s in t.steps] == ["look"]
 
 
 def test_a_line_that_is_no_judged_step_is_named(tmp_path: Path) -> None:
