@@ -26,7 +26,7 @@ VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 class JudgedStep:
     """A step of a dream and what a person says of it.
 
-    id        the same for the same question: model, task, draw and actions
+    id        the same for the same question (model, task, draw and actions) with the same answer
     model     the experience model that dreamed it, as RUN/FOLDER
     fold      of the task: what a dream learns from is of the train fold alone
     history   the steps before, as they were dreamed
@@ -80,7 +80,9 @@ def read(path: Path) -> list[JudgedStep]:
             except ValidationError as error:
                 first = error.errors(include_url=False, include_context=False)[0]
                 where = ".".join(map(str, first["loc"]))
-                raise DataError(f"{path}:{number}: {f'{where}: ' if where else ''}{first['msg']}.") from None
+                raise DataError(
+                    f"{path}:{number}: {f'{where}: ' if where else ''}{first['msg']}; mend or remove it."
+                ) from None
             found[step.id] = step
     return list(found.values())
 

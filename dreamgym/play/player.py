@@ -25,7 +25,7 @@ Over = Literal["", "won", "lost", "cut", "full", "unreadable", "failed"]
 answer, or by a failure of the engine."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Turn:
     """One step: what the dream said, or why it said nothing that can be read.
 
@@ -141,17 +141,11 @@ class Player:
             result = await env.step(action)
             played.over = _over(result)
             if played.over == "failed":  # which says nothing of the dream: whoever asks again gets another answer
-                del self._memo[seed, (task_id, *actions[:count])]
+                self._memo.pop((seed, (task_id, *actions[:count])), None)
             if played.over == "full":
                 break
-            said = Turn(_step(state, action, result), result.info.get("shown", ()))
-            said = replace(
-                said,
-                error=str(result.info.get("error", "")),
-                overruled=bool(result.info.get("overruled")),
-                judged=self._judged.get(self._id(task_id, draw, actions[:count]), ""),
-            )
-            played.turns.append(said)
+            played.turns.append(_turn(state, action, result))
+            played.turns[-1].judged = self._judged.get(self._id(played), "")
             state = result.observation
         if beside:
             played.beside = await self._beside.along(task, list(actions))
@@ -188,7 +182,7 @@ class Player:
         truth, by = self._truth(played, verdict, right)
         if by and truth is not None:
             truth = replace(truth, reasoning=truth.reasoning or self._reasoning(played.task, history, truth))
-        name = self._id(task_id, draw, actions)
+        name = self._id(played)
         step = JudgedStep(
             name, self.model, *played.task, history, last.step, verdict, last.error, truth, by
         )  # fmt: skip
@@ -239,8 +233,11 @@ class Player:
             raise DataError(f"no task '{task_id}' in this run; choose one of its {len(self.tasks):,} tasks.")
         return self.tasks[task_id]
 
-    def _id(self, task_id: str, draw: int, actions: Sequence[str]) -> str:
-        return stable_id("judged", self.model, task_id, draw, *actions)
+    def _id(self, played: Played) -> str:
+        """Of the last step: what was asked and what was answered, for a model that was tuned anew answers otherwise."""
+        last = played.turns[-1]
+        said = (last.step.next_state, last.step.reward, last.step.done, last.error)
+        return stable_id("judged", self.model, played.task.task.id, played.draw, *played.actions, *said)
 
 
 def _over(result: StepResult) -> Over:
@@ -253,6 +250,8 @@ def _over(result: StepResult) -> Over:
     return "cut" if result.truncated else ""
 
 
-def _step(state: str, action: str, result: StepResult) -> Transition:
-    reasoning = str(result.info.get("reasoning", ""))
-    return Transition(state, action, result.observation, result.reward, result.terminated, reasoning)
+def _turn(state: str, action: str, result: StepResult) -> Turn:
+    told = result.info
+    done = (result.observation, result.reward, result.terminated, str(told.get("reasoning", "")))
+    shown, error = told.get("shown", ()), str(told.get("error", ""))
+    return Turn(Transition(state, action, *done), shown, error, bool(told.get("overruled")))
