@@ -50,6 +50,14 @@ class Doors:
         return f"after {len(history)} steps, {transition.action} leads to {transition.next_state}"
 
 
+class DoorsWithTools(Doors):
+    """The same, with a tool."""
+
+    tools = (
+        {"name": "go", "parameters": {"type": "object", "properties": {"to": {"type": "string"}}, "required": ["to"]}},
+    )
+
+
 class Scripted:
     """Says what the environment would, but for: `push` (obeys), `mumble` (unreadable), `break` (the engine fails)."""
 

@@ -15,7 +15,7 @@ from dreamgym.models.prompts import answer_parts
 from dreamgym.play.player import Right
 from dreamgym.types import Transition
 from dreamgym.view.play import parted
-from tests.unit.play.doors import FIRST, Doors, Scripted, player, write_run
+from tests.unit.play.doors import FIRST, NAME, Doors, Scripted, player, write_run
 
 
 @pytest.fixture
@@ -66,6 +66,21 @@ async def test_what_is_not_there_is_one_sentence(config: RunConfig) -> None:
         dream.action("  ")
     with pytest.raises(DataError, match="no step to judge"):
         await dream.judge("t1", 0, [], "right")
+
+
+def test_a_call_that_fits_no_tool_never_reaches_the_dream(config: RunConfig) -> None:
+    env = config.env.model_copy(update={"name": f"{NAME}WithTools"})
+    dream = player(config.model_copy(update={"env": env}))
+    assert (
+        dream.action(' {"arguments": {"to": "attic"}, "name": "go"} ') == '{"name": "go", "arguments": {"to": "attic"}}'
+    )
+    for typed, sentence in (
+        ("go up", "is no call of one: it is no JSON"),
+        ('{"name": "fly", "arguments": {}}', "there is no tool 'fly', but go"),
+        ('{"name": "go", "arguments": {}}', "'to' is a required property"),
+    ):
+        with pytest.raises(DataError, match=sentence):
+            dream.action(typed)
 
 
 async def test_the_real_environment_plays_along_and_the_first_difference_is_found(config: RunConfig) -> None:
