@@ -114,6 +114,17 @@ OPTIONS = {
         ),
         Option("--port", "N", "the port; without it, a free one", {"type": _port, "default": 0}),
         Option("--no-open", "", "print the address, and open no browser", {"action": "store_true"}),
+        Option(
+            "--play", "", "load the experience model of the one run, so that its dream can be played on the page",
+            {"action": "store_true"},
+        ),
+    ],
+    "play": [Option("--task", "ID", "the task to begin with; without it, the first of the run", {"default": ""})],
+    "fidelity": [
+        Option(
+            "--judged", "", "on the steps that were judged by hand (judged.jsonl), not on held-out real ones",
+            {"action": "store_true"},
+        )
     ],
     "experiment": [
         Option("--env", "NAME", "the real environment, where it is not the recipe's", {"default": ""}),

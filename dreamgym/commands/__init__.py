@@ -44,6 +44,10 @@ COMMANDS = {
     ),
     "report": Command("dreamgym.commands.report:report", "Write one page on the run: report.html and report.md."),
     "view": Command("dreamgym.commands.view:view", "Open a page on runs, live while they go on: curves and episodes."),
+    "play": Command("dreamgym.commands.play:play", "Play the dream of a run by hand, and judge what it answers."),
+    "fidelity": Command(
+        "dreamgym.commands.fidelity:fidelity", "Measure how true the experience model is, on held-out or judged steps."
+    ),
     "serve": Command("dreamgym.commands.serve:serve", "Open a trained model as an OpenAI-compatible HTTP endpoint."),
     "plan": Command("dreamgym.commands.plan:plan", "Tell what a run needs: memory, hours, money, before it starts."),
     "doctor": Command("dreamgym.commands.doctor:doctor", "Check a cluster, or this machine, before a run."),

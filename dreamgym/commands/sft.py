@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from dreamgym.config import ModelConfig, RunConfig, SFTConfig
+from dreamgym.data import judged
 from dreamgym.data.examples import policy_examples, taught_lengths, tokenizer_texts, world_examples, writable
 from dreamgym.data.lookup_drill import drill
 from dreamgym.envs.base import env_tools
@@ -39,20 +40,23 @@ def sft(config: RunConfig) -> None:
 
 def sft_world(config: RunConfig) -> None:
     """The experience model (`world/`)."""
-    world = ["model", "sft", "sft_without_demos", "sft_renamed", "history", "system_prompt", "engine"]
+    world = ["model", "sft", "sft_without_demos", "sft_renamed", "sft_judged", "history", "system_prompt", "engine"]
     demos = ["embedder", "dim", "top_k", "min_similarity", "by_task"]
     depends = [*(f"world.{name}" for name in world), *(f"replay.{name}" for name in demos)]
     with stage(config, "sft-world", depends, ["annotate"], ["world"]) as current:
         if current.done:
             return
+        by_hand = judged_by_hand(config)
         base = current.run_dir / "world.base"
         with tuner(config, base, config.world.sft) as learner:
-            trajectories = _read(current.run_dir)
+            trajectories = [*_read(current.run_dir), *by_hand]
             model = _on_this_machine(config, config.world.model)
             texts = tokenizer_texts(trajectories, env_tools(config.env.name), config.replay.by_task is not None)
             prepare_model(model, base, texts, config.seed)
             chat = load_chat(base, forks=not config.world.history)
             examples = world_examples(config, trajectories, chat)
+            if by_hand:
+                current.summary["judged_steps"] = sum(len(t.steps) for t in by_hand)
             learner.ready()
             _drill(config, current, learner, chat)
             _tune(config, current, "experience model", learner, config.world.sft, examples, "world")
@@ -108,6 +112,19 @@ def _on_this_machine(config: RunConfig, model: ModelConfig) -> ModelConfig:
 
 def _read(run_dir: Path) -> list[Trajectory]:
     return read_parquet(run_dir / "data" / "annotated.parquet")
+
+
+def judged_by_hand(config: RunConfig) -> list[Trajectory]:
+    """What people have said is right; raises DataError where a file says nothing that can be learned."""
+    found: list[Trajectory] = []
+    for file in config.world.sft_judged:
+        learned = judged.taught(judged.read(file), explained=config.annotate.by != "none")
+        if not learned:
+            raise DataError(
+                f"world.sft_judged: {file} has no step of the train fold that is right or put right, with a reason."
+            )
+        found += learned
+    return found
 
 
 def _drill(config: RunConfig, current: Stage, learner: Learner, chat: ChatFormat) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -176,6 +177,9 @@ class WorldConfig(Section):
     """Share of training trajectories without demonstrations, so that it can also dream where there are none."""
     sft_renamed: int = Field(0, ge=0)
     """Further copies of each training trajectory, in which names (rare words) are others, the same one everywhere."""
+    sft_judged: list[Path] = Field(default_factory=list)
+    """Files of steps judged by hand (`judged.jsonl` of `dreamgym play`): those of the train fold whose right answer is
+    known are learned from as well."""
     history: bool = True
     """It reads the whole dream so far; off, the task, the last state and what the first state alone tells."""
     sampling: SamplingConfig = SamplingConfig(temperature=0.3)

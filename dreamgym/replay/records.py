@@ -170,3 +170,13 @@ def from_trajectory(trajectory: Trajectory, model_version: str = "") -> list[Sto
         for index, step in enumerate(trajectory.steps)
         if not step.malformed
     ]
+
+
+def seed_items(trajectories: Iterable[Trajectory]) -> list[StoredTransition]:
+    """What a buffer begins with: the different transitions of seed data, each once."""
+    different = {
+        (item.task_id, item.state, item.action, item.next_state): item
+        for t in trajectories
+        for item in from_trajectory(t)
+    }
+    return list(different.values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from ray.exceptions import RayActorError, RayError
 from ray.serve.exceptions import RayServeException
@@ -20,6 +20,12 @@ from dreamgym.types import StepResult, Task, Transition, stable_id
 
 Memo = dict[tuple[int, tuple[str, ...]], "asyncio.Future[DreamAnswer]"]
 """(seed, task and actions so far) -> the dream step that is done or under way."""
+
+
+class World(Protocol):
+    """Whoever dreams a step: replicas behind `WorldClient`, or a model in this process."""
+
+    async def step(self, query: DreamQuery) -> DreamAnswer: ...
 
 
 class ReplicaDiedError(EngineError):
@@ -107,12 +113,13 @@ class DreamEnvironment:
     start lead to the same states, and what episodes have in common is dreamed once, also while it is under way.
     `trajectory` is the id under which the dream's replicas log the steps. A step that says the task is solved is
     asked `votes` times more (see `majority`). With steps `before`, the episode goes on where these led to, and they
-    count as steps.
+    count as steps. With `tell`, `info` says of each answer what demonstrations it was `shown`, and whether it was
+    `overruled`.
     """
 
     def __init__(
         self,
-        world: WorldClient,
+        world: World,
         max_steps: int,
         seed: int,
         memo: Memo | None = None,
@@ -120,6 +127,7 @@ class DreamEnvironment:
         votes: int = 0,
         success_above: float = 0.0,
         before: Sequence[Transition] = (),
+        tell: bool = False,
     ) -> None:
         self._world = world
         self._max_steps = max_steps
@@ -128,6 +136,7 @@ class DreamEnvironment:
         self._votes = votes
         self._success_above = success_above
         self._before = tuple(before)
+        self._tell = tell
         self._memo: Memo = {} if memo is None else memo
         self._actions: tuple[str, ...] = ()
         self._skipped = 0
@@ -139,8 +148,9 @@ class DreamEnvironment:
             raise DataError(f"task {task.id} has no first state; a dream can begin only where one is known.")
         last = self._before[-1] if self._before else None
         state = task.first_state if last is None else last.state if last.malformed else last.next_state
-        begun = {"before": self._before, "history": self._before}
-        self._query = DreamQuery(task, [], state, "", self._seed, trajectory=self._trajectory, **begun)
+        self._query = DreamQuery(
+            task, [], state, "", self._seed, trajectory=self._trajectory, before=self._before, history=self._before
+        )
         return StepResult(state)
 
     async def step(self, action: str) -> StepResult:
@@ -159,8 +169,9 @@ class DreamEnvironment:
             return _failed(str(error))
         if answer.context_full:
             return StepResult(query.state, truncated=True, info={"context_full": True})
+        told = {"shown": answer.demos, "overruled": answer.overruled} if self._tell else {}
         if answer.error:
-            return _failed(answer.error)
+            return _failed(answer.error, **told)
         history = (*query.history, query.then(answer))
         self._query = replace(query, transcript=answer.transcript, state=answer.state, before=(), history=history)
         truncated = not answer.done and self._late
@@ -168,7 +179,7 @@ class DreamEnvironment:
             "reasoning": answer.reasoning,
             "demos": len(answer.demos),
             "success": answer.solved(self._success_above),
-        }
+        } | told
         if first:
             info |= {"dreamed": 1, "read": answer.read, "cached": answer.cached, "written": answer.written}
             info |= {"overruled": answer.overruled} if self._votes else {}
@@ -220,5 +231,5 @@ def majority(answers: Sequence[DreamAnswer], success_above: float) -> DreamAnswe
     )
 
 
-def _failed(why: str) -> StepResult:
-    return StepResult("", status="env_failed", info={"error": why})
+def _failed(why: str, **told: Any) -> StepResult:
+    return StepResult("", status="env_failed", info={"error": why} | told)

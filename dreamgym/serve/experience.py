@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from dreamgym.config import ReplayConfig, RunConfig
 from dreamgym.envs.base import env_tools
@@ -17,7 +18,6 @@ from dreamgym.inference.engine import ContextFull, Generation, TokenEngine
 from dreamgym.inference.engine_load import LOAD_STAT
 from dreamgym.models.chat import load_chat
 from dreamgym.models.prompts import DreamStep, ParseError, answer_parts, ask, begin, parse_answer, parse_text, recorded
-from dreamgym.replay.actor import ReplayClient
 from dreamgym.replay.facts import shown
 from dreamgym.replay.records import Demo, lineage
 from dreamgym.runtime.spared_imports import spare_imports
@@ -107,9 +107,19 @@ class WriteQuery:
     seed: int
 
 
-async def retrieve(
-    replay: ReplayClient | None, config: ReplayConfig, queries: Sequence[DreamQuery]
-) -> list[list[Demo]]:
+class Retrieval(Protocol):
+    """Where demonstrations come from: the client of the buffer's actor, or a buffer in this process."""
+
+    async def search(
+        self,
+        queries: Sequence[tuple[str, str]],
+        k: int,
+        exclude_trajectories: Sequence[str | None] | None = None,
+        tasks: Sequence[tuple[str, ...]] | None = None,
+    ) -> list[list[Demo]]: ...
+
+
+async def retrieve(replay: Retrieval | None, config: ReplayConfig, queries: Sequence[DreamQuery]) -> list[list[Demo]]:
     """The demonstrations that each query's prompt shows, best first."""
     if replay is None or config.top_k == 0:
         return [[] for _ in queries]
@@ -135,7 +145,7 @@ class ExperienceModel:
         self,
         model: str,
         config: RunConfig,
-        replay: ReplayClient | None,
+        replay: Retrieval | None,
         threads: int | None,
         seen: SeenOutcomes | None = None,
     ) -> None:
@@ -187,6 +197,10 @@ class ExperienceModel:
         """See `TokenEngine.wake`."""
         await self._engine.wake()
 
+    async def close(self) -> None:
+        """End the engine."""
+        await self._engine.close()
+
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """What Serve asks for regularly, for `scaling.replicas_for_load`."""
         return {LOAD_STAT: self._engine.load()}
@@ -235,6 +249,7 @@ class ExperienceModel:
         return DreamAnswer(
             transcript=prompt,
             asked=len(prompt),
+            demos=demos,
             error=f"the dream gave no readable step in {self._config.attempts} attempts: {error}",
         )
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from dreamgym.models.chat import ChatFormat
 from dreamgym.models.prompts import answer_parts
 from dreamgym.replay.records import lineage
-from dreamgym.serve.dream import WorldClient
+from dreamgym.serve.dream import World
 from dreamgym.serve.experience import DreamAnswer, DreamQuery
 from dreamgym.types import Trajectory, Transition, is_success, stable_id
 
@@ -49,15 +49,21 @@ def train_episodes(seed_data: Sequence[Trajectory], seed: int) -> list[Trajector
     return list(of_task.values())[-EPISODES:]
 
 
-async def predict(
-    trajectories: Sequence[Trajectory], world: WorldClient, chat: ChatFormat, seed: int
-) -> list[Prediction]:
+async def predict(trajectories: Sequence[Trajectory], world: World, chat: ChatFormat, seed: int) -> list[Prediction]:
     """Ask the dream for every step of real episodes, all episodes side by side."""
     told = await asyncio.gather(*(_along(t, world, chat, seed) for t in trajectories))
     return [prediction for episode in told for prediction in episode]
 
 
-async def _along(t: Trajectory, world: WorldClient, chat: ChatFormat, seed: int) -> list[Prediction]:
+async def predict_last(
+    trajectories: Sequence[Trajectory], world: World, chat: ChatFormat, seed: int
+) -> list[Prediction]:
+    """The same of the last step of each episode alone; one for which the context has no room is left out."""
+    told = await asyncio.gather(*(_along(t, world, chat, seed) for t in trajectories))
+    return [found[-1] for t, found in zip(trajectories, told, strict=True) if found and found[-1].real is t.steps[-1]]
+
+
+async def _along(t: Trajectory, world: World, chat: ChatFormat, seed: int) -> list[Prediction]:
     transcript: list[int] = []
     predictions: list[Prediction] = []
     for index, step in enumerate(t.steps):

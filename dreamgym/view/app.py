@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -20,15 +20,22 @@ from dreamgym.view import query
 from dreamgym.view.compare import compare
 from dreamgym.view.guard import Guard
 from dreamgym.view.overview import overview
+from dreamgym.view.play import play_routes
 from dreamgym.view.tasks import invented
 from dreamgym.view.viewed import ViewedRun, known_run
+
+if TYPE_CHECKING:
+    from dreamgym.play.player import Player
 
 STATIC = Path(__file__).parent / "static"
 Endpoint = Callable[[Request], Response]
 
 
-def view_app(runs: Sequence[ViewedRun], token: str = "") -> Starlette:
-    """The page on some runs; with a token it is for those who bring it, without one for this machine alone."""
+def view_app(runs: Sequence[ViewedRun], token: str = "", player: Player | None = None) -> Starlette:
+    """The page on some runs; with a token it is for those who bring it, without one for this machine alone.
+
+    With a player the dream of its run can be played on the page.
+    """
     shown = {run.key: run for run in runs}
 
     def of_run(answer: Callable[[ViewedRun, Request], Any]) -> Endpoint:
@@ -36,7 +43,7 @@ def view_app(runs: Sequence[ViewedRun], token: str = "") -> Starlette:
 
     routes = [
         Route("/", _home),
-        Route("/api/runs", _told(lambda _: [_listed(run) for run in shown.values()])),
+        Route("/api/runs", _told(lambda _: [_listed(run, player) for run in shown.values()])),
         Route("/api/compare", _told(lambda request: compare(_asked(shown, request)))),
         Route(
             "/api/runs/{run}/pulse", of_run(lambda run, _: {"version": run.version(), "state": run.activity().state})
@@ -46,6 +53,7 @@ def view_app(runs: Sequence[ViewedRun], token: str = "") -> Starlette:
         Route("/api/runs/{run}/episodes", of_run(lambda run, asked: run.page(query.parse(asked.query_params)))),
         Route("/api/runs/{run}/episodes/{id}", of_run(lambda run, asked: run.episode(asked.path_params["id"]))),
         Route("/api/runs/{run}/episodes/{id}/tokens", of_run(lambda run, asked: run.tokens(asked.path_params["id"]))),
+        *(play_routes(player, _json) if player else []),
         Mount("/static", StaticFiles(directory=STATIC)),
     ]
     return Starlette(routes=routes, middleware=[Middleware(Guard, token=token)])
@@ -72,7 +80,7 @@ def _json(value: Any, status: int) -> Response:
     return Response(text.encode("utf-8", "replace"), status, media_type="application/json")
 
 
-def _listed(run: ViewedRun) -> dict[str, Any]:
+def _listed(run: ViewedRun, player: Player | None) -> dict[str, Any]:
     """A run among the others."""
     data: RunData = run.data()
     iterations = data.of("iteration")
@@ -81,6 +89,7 @@ def _listed(run: ViewedRun) -> dict[str, Any]:
         "folder": str(run.run_dir),
         "environment": data.settings["env"]["name"],
         "state": run.activity().state,
+        "play": player is not None and player.config.run_dir == run.run_dir,
         "iteration": iterations[-1]["iteration"] if iterations else None,
         "real": data.last("real/success"),
         "dream": data.last("dream/success"),

@@ -32,6 +32,8 @@ class Guard:
 
     Without a token the server is for this machine alone: a request that names another host was sent by a page that
     made its own name mean this machine (DNS rebinding), and is refused.
+
+    What is more than reading must come from the page itself: a browser says from where it comes (`Origin`).
     """
 
     def __init__(self, app: ASGIApp, token: str = "") -> None:
@@ -52,6 +54,8 @@ class Guard:
 
     def _answer(self, scope: Scope) -> ASGIApp:
         headers = Headers(scope=scope)
+        if scope["method"] not in ("GET", "HEAD") and _is_foreign(headers):
+            return PlainTextResponse("only the page itself may ask for this", 403)
         if not self._token:
             host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
             return self._app if is_loopback(host) else PlainTextResponse("this page is for this machine alone", 403)
@@ -67,6 +71,13 @@ class Guard:
 
     def _fits(self, brought: str) -> bool:
         return hmac.compare_digest(brought.encode(), self._token.encode())
+
+
+def _is_foreign(headers: Headers) -> bool:
+    """Whether a page of another address has sent a request; a client that is no browser names none."""
+    origin, site = headers.get("origin"), headers.get("sec-fetch-site", "same-origin")
+    same = origin is None or origin.partition("://")[2] == headers.get("host", "")
+    return not same or site not in ("same-origin", "none")
 
 
 def _cookie(header: str) -> str:

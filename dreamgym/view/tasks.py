@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pyarrow as pa
 
-from dreamgym.errors import DataError
+from dreamgym.play.tasks import invented_tasks
 from dreamgym.view.viewed import ViewedRun
-
-_FIELDS = {"id", "instruction", "first_state", "parents", "fate", "detail", "value"}
 
 
 def invented(run: ViewedRun) -> dict[str, Any]:
@@ -19,15 +16,9 @@ def invented(run: ViewedRun) -> dict[str, Any]:
     Raises:
         DataError: the file is broken.
     """
-    path = run.run_dir / "train" / "tasks.json"
-    if not path.exists():
+    tasks = invented_tasks(run.run_dir / "train" / "tasks.json")
+    if not tasks:
         return {"tasks": [], "fates": {}}
-    try:
-        tasks = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        tasks = None
-    if not isinstance(tasks, list) or not all(isinstance(t, dict) and t.keys() >= _FIELDS for t in tasks):
-        raise DataError(f"{path}: not the invented tasks of a run; remove the file to see the rest.")
     generation: dict[str, int] = {}
     for task in tasks:  # oldest first, so parents come before
         generation[task["id"]] = 1 + max((generation.get(parent, 0) for parent in task["parents"]), default=0)

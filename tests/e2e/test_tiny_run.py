@@ -107,6 +107,32 @@ def test_the_python_api_opens_the_run(run: Path) -> None:
     assert opened.score() == record, "a score that is there is not measured again"
 
 
+def test_the_dream_is_played_by_hand_and_what_is_judged_measures_it(run: Path) -> None:
+    """One engine, and no Ray: there is none at this address."""
+
+    def by_hand(*words: str, typed: str = "") -> str:
+        call = [sys.executable, "-m", "dreamgym.cli", *words]
+        env = os.environ | {"RAY_ADDRESS": "127.0.0.1:9", "COLUMNS": "200"}
+        done = subprocess.run(call, input=typed, capture_output=True, text=True, timeout=3600, env=env)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        return done.stdout
+
+    seed = read_parquet(run / "data" / "annotated.parquet")[0]
+    first = seed.steps[0]
+    lines = [first.action, "/real", "/unreadable", "/back", "no such action", "/unreadable", "/quit"]
+    told = by_hand("play", str(run), "--task", seed.task.id, typed="\n".join(lines))
+    assert seed.task.instruction in told and f"for real: {first.next_state}" in told
+    assert "shown 1.00 real: " in told, "the buffer holds this very step"
+    judged = [json.loads(line) for line in (run / "judged.jsonl").read_text().splitlines()]
+    assert [step["said"]["action"] for step in judged] == [first.action, "no such action"]
+    assert judged[0]["truth"]["next_state"] == first.next_state
+    for step in judged:
+        assert step["said"]["state"] == seed.task.first_state and not step["history"]
+        assert bool(step["said"]["next_state"]) != bool(step["error"])
+        assert step["truth_by"] == "real" and step["truth"]["reasoning"]
+    assert "on 2 steps" in by_hand("fidelity", str(run), "--judged")
+
+
 def test_engines_and_learner_agree_at_every_step(run: Path) -> None:
     """Too few tokens to resolve 99.9% of them: 0.01 nats on average, and 0.05 on all but one in 200."""
     steps = [r for r in read_log(run / "train" / "metrics.jsonl") if "learner/gap_mean" in r]

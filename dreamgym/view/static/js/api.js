@@ -4,10 +4,17 @@ import { useEffect, useState } from "../vendor/preact-htm.js";
 
 const PULSE_MS = { running: 2000, other: 15000 };
 
-export async function get(path, signal) {
+export const get = (path, signal) => ask(path, { signal });
+
+/** What a page may do beside reading: send JSON. */
+export const post = (path, body, signal) => ask(path, {
+  method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), signal,
+});
+
+async function ask(path, asked) {
   let answer;
   try {
-    answer = await fetch(`api/${path}`, { signal });
+    answer = await fetch(`api/${path}`, asked);
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Error("The server does not answer: `dreamgym view` has ended, or the network is gone.");

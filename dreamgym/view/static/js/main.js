@@ -7,11 +7,14 @@ import { Episode } from "./episode.js";
 import { Episodes } from "./episodes.js";
 import { Overview } from "./overview.js";
 import { Asked } from "./parts.js";
+import { Play } from "./play.js";
 import { link, parse } from "./route.js";
 import { Runs } from "./runs.js";
 import { Tasks } from "./tasks.js";
 
 const PAGES = [["overview", "Overview"], ["episodes", "Episodes"], ["tasks", "Tasks"]];
+
+const pagesOf = (run, runs) => [...PAGES, ...(runs.some((one) => one.key === run && one.play) ? [["play", "Play"]] : [])];
 
 function useRoute() {
   const [route, setRoute] = useState(parse(location.hash));
@@ -40,7 +43,7 @@ function App() {
       <a class="brand" href="#/">dream<span>gym</span></a>
       <${Choice} runs=${asked.data || []} route=${route} />
       <nav aria-label="Pages"><ul class="tabs">
-        ${route.run && PAGES.map(([page, label]) => html`<li key=${page}>
+        ${route.run && pagesOf(route.run, asked.data || []).map(([page, label]) => html`<li key=${page}>
           <a href=${link(route.run, page)} aria-current=${route.page === page ? "page" : undefined}>${label}</a></li>`)}
         ${(asked.data || []).length > 1 && html`<li><a href=${`#/compare${route.run ? `?run=${encodeURIComponent(route.run)}` : ""}`}
           aria-current=${route.page === "compare" ? "page" : undefined}>Compare</a></li>`}
@@ -63,6 +66,7 @@ function View({ runs, route, changes }) {
   if (page === "episodes" && id) return html`<${Episode} key=${`${run} ${id}`} run=${run} id=${id} changes=${changes} />`;
   if (page === "episodes") return html`<${Episodes} key=${run} run=${run} params=${params} changes=${changes} />`;
   if (page === "tasks") return html`<${Tasks} key=${run} run=${run} params=${params} changes=${changes} />`;
+  if (page === "play") return html`<${Play} key=${run} run=${run} id=${id} params=${params} />`;
   return html`<${Overview} key=${run} run=${run} changes=${changes} />`;
 }
 

@@ -3,11 +3,11 @@
 import { html } from "../vendor/preact-htm.js";
 import { figure } from "./format.js";
 
-const Part = ({ name, text, kind = "" }) => Boolean(text) && html`
+export const Part = ({ name, text, kind = "" }) => Boolean(text) && html`
   <dl class=${`part ${kind}`}><dt>${name}</dt><dd><p class="said">${text}</p></dd></dl>`;
 
 /** What stands behind the number of a step. */
-function remarks(step) {
+export function remarks(step) {
   const words = [];
   if (step.reward) words.push(`reward ${figure(step.reward)}`);
   if (step.malformed) words.push(`no action: ${step.malformed.replaceAll("_", " ")}`);
