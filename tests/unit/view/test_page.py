@@ -15,7 +15,7 @@ import pytest
 
 from dreamgym.envs.web.browser import system_browser
 from dreamgym.runs.log import RunLog
-from tests.unit.view.runs import NASTY, ROOT, add, generated, trajectory
+from tests.unit.view.runs import NASTY, ROOT, accessibility, add, generated, trajectory
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the extra 'web' is not installed")
 if not system_browser():
@@ -140,6 +140,27 @@ def test_no_view_is_wider_than_a_phone(page: Any, address: str) -> None:
         go(page, address, f"#/{view}")
         page.wait_for_selector("main section")
         assert page.evaluate("document.documentElement.scrollWidth") == 360, view
+
+
+@pytest.fixture(scope="module")
+def axe() -> Any:
+    """The rules of accessibility, where npm can fetch them."""
+    try:
+        accessibility.axe_core()
+    except accessibility.Missing as missing:
+        pytest.skip(str(missing))
+    return accessibility
+
+
+def test_axe_finds_nothing_serious_on_any_page_light_or_dark(page: Any, address: str, axe: Any) -> None:
+    assert axe.grave(page, address, "shown-seed0", "other-seed1", "nasty-dream") == []
+
+
+def test_axe_is_heard(page: Any, address: str, axe: Any) -> None:
+    go(page, address, "#/run/shown-seed0/episodes")
+    page.wait_for_selector("tbody a")
+    page.evaluate("document.querySelectorAll('select').forEach((one) => one.parentNode.replaceWith(one))")
+    assert any(finding.startswith("select-name (critical)") for finding in axe.findings(page))
 
 
 def test_a_keyboard_is_enough(page: Any, address: str) -> None:
