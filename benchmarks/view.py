@@ -41,8 +41,8 @@ HOW = (
     "from the call to the printed address. first_view_s: from the address to the overview of 40 iterations with its "
     "first curves. open_100k_s: from the address to the first rows of 100,000 episodes in 400 files. filter_100k_s: "
     "from choosing a filter to its rows; filter_100k_worst_s is the slowest. search_100k_s: a text in everything that "
-    "was said, until the last file. asset_kb: all files that the page may load, with licences. axe_serious: serious and "
-    "critical findings of axe-core 4.14.1 on every page, light and dark."
+    "was said, until the last file. asset_kb: all files that the page may load, with licences. axe_serious: serious "
+    "and critical findings of axe-core 4.14.1 on every page, light and dark."
 )
 
 
