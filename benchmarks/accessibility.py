@@ -72,6 +72,7 @@ def pages(run: str, other: str, episode: str) -> Iterator[tuple[str, str, tuple[
     yield f"run/{run}/episodes/{episode}", ".turn-of", ("text=Show the tokens",)
     yield f"run/{run}/episodes/{episode}", ".turn-of", ("button[aria-pressed=false]",)
     yield f"run/{run}/tasks", ".tree", ()
+    yield f"run/{run}/buffer?state=in+the+hall&action=go+on", ".found li", ()
     yield f"compare?run={run}&run={other}", ".chart canvas", ()
 
 

@@ -132,10 +132,33 @@ def test_tasks_and_two_runs_over_one_another_are_shown(page: Any, address: str) 
     page.wait_for_selector(".chart canvas")
 
 
+def test_the_buffer_is_searched_and_its_map_read_by_pointer_and_by_keyboard(page: Any, address: str) -> None:
+    go(page, address, "#/run/shown-seed0/episodes/nasty-dream")
+    page.click("text=What the buffer has like this >> nth=0")
+    page.wait_for_selector("h1:text-is('Replay buffer')")
+    page.wait_for_selector(".found li")
+    page.fill("textarea", "you are in the hall; exits lead to the kitchen; nothing lies here")
+    page.fill("input[type=search]", "go on")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".found h3:has-text('Similarity 1') >> text=the dream would be shown it")
+    page.locator(".map").scroll_into_view_if_needed()
+    page.wait_for_selector(".map canvas")
+    page.focus(".map")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_selector(".near .part.action")
+    box = page.locator(".map .u-over").bounding_box()
+    read = set()
+    for across in range(20):
+        page.mouse.move(box["x"] + box["width"] * across / 20, box["y"] + box["height"] / 2)
+        read.add(page.inner_text(".near"))
+    assert len(read) > 1, "what lies under the pointer is told"
+
+
 def test_no_view_is_wider_than_a_phone(page: Any, address: str) -> None:
     page.set_viewport_size({"width": 360, "height": 700})
     views = ("", "run/shown-seed0/overview", "run/shown-seed0/episodes", "run/shown-seed0/episodes/nasty-dream",
-             "run/shown-seed0/tasks", "compare?run=shown-seed0&run=other-seed1")  # fmt: skip
+             "run/shown-seed0/tasks", "run/shown-seed0/buffer?state=hall&action=go+on",
+             "compare?run=shown-seed0&run=other-seed1")  # fmt: skip
     for view in views:
         go(page, address, f"#/{view}")
         page.wait_for_selector("main section")

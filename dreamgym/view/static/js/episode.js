@@ -30,7 +30,7 @@ function Told({ run, episode }) {
         </button> <a href=${link(run, "episodes", beside.episode.trajectory_id)}>Open the other one</a></p>`}
       ${together && beside
         ? html`<${Beside} dream=${dream} real=${real} difference=${beside.difference} shared=${beside.shared} />`
-        : html`<${Turns} episode=${episode} />`}
+        : html`<${Turns} run=${run} episode=${episode} />`}
     </section>
     <${Tokens} run=${run} id=${episode.trajectory_id} />`;
 }

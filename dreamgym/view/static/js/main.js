@@ -2,6 +2,7 @@
 
 import { html, render, useEffect, useRef, useState } from "../vendor/preact-htm.js";
 import { useGet, usePulse } from "./api.js";
+import { Buffer } from "./buffer.js";
 import { Compare } from "./compare.js";
 import { Episode } from "./episode.js";
 import { Episodes } from "./episodes.js";
@@ -11,7 +12,7 @@ import { link, parse } from "./route.js";
 import { Runs } from "./runs.js";
 import { Tasks } from "./tasks.js";
 
-const PAGES = [["overview", "Overview"], ["episodes", "Episodes"], ["tasks", "Tasks"]];
+const PAGES = [["overview", "Overview"], ["episodes", "Episodes"], ["tasks", "Tasks"], ["buffer", "Buffer"]];
 
 function useRoute() {
   const [route, setRoute] = useState(parse(location.hash));
@@ -63,6 +64,7 @@ function View({ runs, route, changes }) {
   if (page === "episodes" && id) return html`<${Episode} key=${`${run} ${id}`} run=${run} id=${id} changes=${changes} />`;
   if (page === "episodes") return html`<${Episodes} key=${run} run=${run} params=${params} changes=${changes} />`;
   if (page === "tasks") return html`<${Tasks} key=${run} run=${run} params=${params} changes=${changes} />`;
+  if (page === "buffer") return html`<${Buffer} key=${run} run=${run} params=${params} changes=${changes} />`;
   return html`<${Overview} key=${run} run=${run} changes=${changes} />`;
 }
 
