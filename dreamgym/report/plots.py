@@ -44,12 +44,6 @@ LIGHT = Theme(
     grid="#e4e7ec",
     palette=("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a7a7a"),
 )
-DARK = Theme(
-    back="#171b22",
-    text="#c9d1dc",
-    grid="#2c333f",
-    palette=("#56b4e9", "#f08a3c", "#2fc49a", "#e09cc3", "#f0c04a", "#9fb4d8", "#9a9a9a"),
-)
 
 
 def render(draw: Callable[[Data, Theme], Figure | None], data: Data, theme: Theme) -> bytes | None:

@@ -48,7 +48,7 @@ def write_table(
     page = Section("Games won in the real environment")
     if picture is not None:
         (folder / f"{name}.png").write_bytes(picture)
-        page.blocks += [_table(rows), Plot(name, "Mean and 95% interval over the seeds; a dot a seed.", picture, b"")]
+        page.blocks += [_table(rows), Plot(name, "Mean and 95% interval over the seeds; a dot a seed.", picture)]
     missing = [label for row, label in labels.items() if not runs.get(row)]
     if missing:
         page.blocks.append(Text(f"Not measured yet: {'; '.join(missing)}.", alarm=True))

@@ -15,6 +15,7 @@ import pytest
 
 from dreamgym.envs.web.browser import system_browser
 from dreamgym.runs.log import RunLog
+from dreamgym.view.still import write_report
 from tests.unit.view.runs import NASTY, ROOT, accessibility, add, generated, trajectory
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the extra 'web' is not installed")
@@ -177,6 +178,36 @@ def axe() -> Any:
 
 def test_axe_finds_nothing_serious_on_any_page_light_or_dark(page: Any, address: str, axe: Any) -> None:
     assert axe.grave(page, address, "shown-seed0", "other-seed1", "nasty-dream") == []
+
+
+def test_a_report_is_a_still_of_the_pages_and_asks_for_nothing(page: Any, folder: Path, axe: Any) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    address = write_report(folder).as_uri()
+    for width in (1200, 360):
+        page.set_viewport_size({"width": width, "height": 700})
+        for part in ("overview", "episodes", "episodes/nasty-dream", "tasks"):
+            hash_ = f"#/run/shown-seed0/{part}"
+            go(page, address, hash_)
+            assert page.evaluate("document.documentElement.scrollWidth") == width, hash_
+            assert axe.findings(page) == [], hash_
+    page.set_viewport_size({"width": 1200, "height": 800})
+    go(page, address, "")
+    page.wait_for_selector(".chart canvas")
+    page.click("nav a:text-is('Episodes')")
+    page.wait_for_selector("text=chosen from the first and the last iteration")
+    page.click("thead button:text-is('Steps')")
+    page.wait_for_selector("th[aria-sort=descending] >> text=Steps")
+    steps = [int(text) for text in page.locator("tbody td:nth-child(4)").all_inner_texts()]
+    assert len(steps) > 4 and steps == sorted(steps, reverse=True)
+    page.click("tbody a:text-is('nasty-dream')")
+    page.wait_for_selector(f"text={NASTY}")
+    page.click("button[aria-pressed=false]")
+    page.wait_for_selector("text=They never part.")
+    page.click("text=Open the other one")
+    page.wait_for_selector("text=Played for real by policy")
+    assert page.locator("main script, main img, main b").count() == 0 and page.evaluate("window.hit") is None
+    assert {url.partition(":")[0] for url in asked} <= {"file", "data", "about"}
 
 
 def test_axe_is_heard(page: Any, address: str, axe: Any) -> None:

@@ -1,10 +1,12 @@
 // Asking the server, once or as long as a run grows.
 
 import { useEffect, useState } from "../vendor/preact-htm.js";
+import { held, still } from "./still.js";
 
 const PULSE_MS = { running: 2000, other: 15000 };
 
 export async function get(path, signal) {
+  if (still) return held(path);
   let answer;
   try {
     answer = await fetch(`api/${path}`, { signal });
@@ -38,7 +40,7 @@ export function useGet(path, changes = 0) {
 export function usePulse(run) {
   const [changes, setChanges] = useState(0);
   useEffect(() => {
-    if (!run) return undefined;
+    if (!run || still) return undefined;
     let timer;
     let known = null;
     const stop = new AbortController();

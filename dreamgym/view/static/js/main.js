@@ -10,9 +10,10 @@ import { Overview } from "./overview.js";
 import { Asked } from "./parts.js";
 import { link, parse } from "./route.js";
 import { Runs } from "./runs.js";
+import { still } from "./still.js";
 import { Tasks } from "./tasks.js";
 
-const PAGES = [["overview", "Overview"], ["episodes", "Episodes"], ["tasks", "Tasks"], ["buffer", "Buffer"]];
+const PAGES = [["overview", "Overview"], ["episodes", "Episodes"], ["tasks", "Tasks"], ...(still ? [] : [["buffer", "Buffer"]])];
 
 function useRoute() {
   const [route, setRoute] = useState(parse(location.hash));

@@ -3,6 +3,7 @@
 import { html } from "../vendor/preact-htm.js";
 import { figure } from "./format.js";
 import { link } from "./route.js";
+import { still } from "./still.js";
 
 const Part = ({ name, text, kind = "" }) => Boolean(text) && html`
   <dl class=${`part ${kind}`}><dt>${name}</dt><dd><p class="said">${text}</p></dd></dl>`;
@@ -35,7 +36,7 @@ export const Turns = ({ run, episode, parted }) => html`
   <ol class="turns">${episode.steps.map((step, number) => html`
     <li key=${number} class=${`turn-of ${number === parted ? "parted" : ""}`}>
       ${heading(number, step)}<${Step} step=${step} dreamed=${episode.world === "dream"} />
-      ${episode.world === "dream" && step.action && html`<p class="soft">
+      ${!still && episode.world === "dream" && step.action && html`<p class="soft">
         <a href=${link(run, "buffer", "", { state: step.state, action: step.action })}>What the buffer has like this</a></p>`}
     </li>`)}</ol>`;
 
