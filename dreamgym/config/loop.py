@@ -11,7 +11,7 @@ from dreamgym.config.base import Operational, Section, Url
 AlgorithmName = Literal[  # the registry: each is the file of this name in dreamgym/learner/algorithms
     "grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "reinforce_pp", "reinforce_pp_baseline", "gigpo", "ppo"
 ]
-TrackerName = Literal["tensorboard", "wandb", "mlflow"]
+TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 Aggregation = Literal["token_mean", "sequence_mean", "constant"]
 KLEstimator = Literal["k1", "k2", "k3"]
 
