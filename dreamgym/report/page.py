@@ -141,6 +141,6 @@ def _config(data: RunData) -> Section:
     return Section("Configuration", [Listing("config.yaml", data.config, "yaml")])
 
 
-def _plot(name: str, caption: str, draw: Callable[[RunData, plots.Theme], Figure | None], data: RunData) -> list[Block]:
-    picture = plots.render(draw, data, plots.LIGHT)
+def _plot(name: str, caption: str, draw: Callable[[RunData], Figure | None], data: RunData) -> list[Block]:
+    picture = plots.render(draw, data)
     return [Plot(name, caption, picture)] if picture else []
