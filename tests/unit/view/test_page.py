@@ -28,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs")
     generated.write_run(out, "other", iterations=5, episodes=8, tasks=4, seed=1, lr="3e-5")
     found: Path = generated.write_run(out, "shown", iterations=10, episodes=16, tasks=4)
-    add(found, 90, trajectory("nasty-dream"), trajectory("nasty-real", "real"))
+    add(found, 90, trajectory("nasty-dream", iteration=90), trajectory("nasty-real", "real", iteration=90))
     return found
 
 
