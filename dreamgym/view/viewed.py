@@ -208,7 +208,7 @@ class ViewedRun:
             return []
         same = pc.and_(pc.equal(table["group"], group), pc.equal(table["iteration"], table["iteration"][row]))
         rows = np.flatnonzero(same.to_numpy(zero_copy_only=False))
-        columns = ["trajectory_id", "success", "status", "steps", "reward"]
+        columns = ["trajectory_id", "success", "truncated", "status", "steps", "reward"]
         found: list[dict[str, Any]] = table.select(columns).take(rows).to_pylist()
         return found
 
