@@ -12,10 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dreamgym.config.loading import load_config
+from dreamgym.replay import store
+from dreamgym.replay.embed import HashingEmbedder, query_text
+from dreamgym.replay.records import from_trajectory
 from dreamgym.runs.folder import run_folder, write_json
 from dreamgym.runs.ledger import Ledger
 from dreamgym.runs.log import RunLog
-from dreamgym.schema import TRAJECTORY_SCHEMA, to_batch, write_parquet
+from dreamgym.schema import TRAJECTORY_SCHEMA, read_parquet, to_batch, write_parquet
 from dreamgym.telemetry.stats import wilson
 from dreamgym.types import Task, TokenSample, Trajectory, Transition
 
@@ -81,6 +84,7 @@ def write_run(
     with run_folder(config) as folder:
         _collected(folder, rng, known)
         _dreamed(folder, rng, known, iterations, episodes)
+        _buffered(folder, iterations)
         _metrics(folder, rng, iterations, episodes)
         _evaluations(folder, rng)
         _stages(folder)
@@ -116,6 +120,18 @@ def _dreamed(folder: Path, rng: random.Random, known: Sequence[Task], iterations
         ledger.write("finished", iteration, ids)
         ledger.write("trained", iteration, ids)
     ledger.close()
+
+
+def _buffered(folder: Path, iterations: int) -> None:
+    """The replay buffer of the last iteration: all seed data, and some dreams."""
+    dreams = read_parquet(folder / "train" / "trajectories" / "iteration-00000.parquet")[:32]
+    items = [item for t in read_parquet(folder / "data" / "train.parquet") for item in from_trajectory(t)]
+    items += [item for t in dreams for item in from_trajectory(t, "world")]
+    embedder = HashingEmbedder(64)
+    vectors = embedder.embed([query_text(item.state, item.action) for item in items])
+    counters = {"watermark": len(items) + 3, "pruned": 3, "refused": {"duplicate": 5}, "embedder": ["hashing", 64]}
+    path = folder / "train" / "checkpoints" / f"iteration-{iterations:05d}" / store.FILE
+    store.write(path, items, vectors, [number % 3 for number in range(len(items))], counters)
 
 
 def _with(table: pa.Table, name: str, values: list[Any]) -> pa.Table:

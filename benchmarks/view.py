@@ -1,13 +1,15 @@
 """How soon `dreamgym view` shows a run and 100,000 episodes, in a real Chromium; and the pictures of its page.
 
     .venv/bin/python benchmarks/view.py            # figures
+    .venv/bin/python benchmarks/view.py timeless   # of the figures those that hang on no clock, the others as they were
     .venv/bin/python benchmarks/view.py pictures   # docs/how-to/view/*.png
 
-Needs the extra `web` and a Chromium. Runs are generated (`generated_run.py`); each round starts the command anew.
+Needs the extra `web`, a Chromium and npm. Runs are generated (`generated_run.py`); each round starts the command anew.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -21,6 +23,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pyarrow.parquet as pq
+from accessibility import grave
 from generated_run import write_run
 from playwright.sync_api import sync_playwright
 from record import ROOT, record
@@ -37,7 +41,8 @@ HOW = (
     "from the call to the printed address. first_view_s: from the address to the overview of 40 iterations with its "
     "first curves. open_100k_s: from the address to the first rows of 100,000 episodes in 400 files. filter_100k_s: "
     "from choosing a filter to its rows; filter_100k_worst_s is the slowest. search_100k_s: a text in everything that "
-    "was said, until the last file. asset_kb: all files that the page may load, with licences."
+    "was said, until the last file. asset_kb: all files that the page may load, with licences. axe_serious: serious "
+    "and critical findings of axe-core 4.14.1 on every page, light and dark."
 )
 
 
@@ -108,8 +113,30 @@ def figures(folder: Path) -> None:
         browser.close()
     metrics = {name: round(statistics.median(told[name] for told in rounds), 3) for name in rounds[0]}
     metrics |= {"filter_100k_s": round(statistics.median(filters), 3), "filter_100k_worst_s": round(max(filters), 3)}
+    keep(metrics | without_clock(folder))
+
+
+def without_clock(folder: Path) -> dict[str, float]:
+    """The size of the page, and what axe-core finds on it."""
+    shown = write_run(folder, "shown", iterations=10, episodes=16, tasks=4)
+    other = write_run(folder, "other", iterations=5, episodes=8, tasks=4, seed=1, lr="3e-5")
+    played = pq.read_table(sorted((shown / "train" / "trajectories").glob("*"))[0], columns=["trajectory_id"])
+    with sync_playwright() as started, served(shown, other) as (address, _):
+        browser = started.chromium.launch(executable_path=system_browser(), args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1200, "height": 800})
+        found = grave(page, address, shown.name, other.name, played["trajectory_id"][0].as_py())
+        print("\n".join(found) or "axe-core finds nothing serious", flush=True)
+        browser.close()
     size = sum(path.stat().st_size for path in STATIC.rglob("*") if path.is_file())
-    record(RESULTS, ".venv/bin/python benchmarks/view.py", metrics | {"asset_kb": round(size / 1000, 1)}, how=HOW)
+    return {"asset_kb": round(size / 1000, 1), "axe_serious": len(found)}
+
+
+def timeless(folder: Path) -> None:
+    keep(json.loads(RESULTS.read_text(encoding="utf-8"))["metrics"] | without_clock(folder))
+
+
+def keep(metrics: dict[str, float]) -> None:
+    record(RESULTS, ".venv/bin/python benchmarks/view.py", metrics, how=HOW)
 
 
 def pictures(folder: Path) -> None:
@@ -136,4 +163,4 @@ def pictures(folder: Path) -> None:
 
 if __name__ == "__main__":
     with TemporaryDirectory() as made:
-        (pictures if sys.argv[1:] == ["pictures"] else figures)(Path(made))
+        {"": figures, "timeless": timeless, "pictures": pictures}["".join(sys.argv[1:])](Path(made))

@@ -114,7 +114,7 @@ class Run:
 
     def report(self) -> Path:
         """Write report.html, report.md and report.json, and return the path of the page."""
-        from dreamgym.report.page import write_report
+        from dreamgym.view.still import write_report
 
         return write_report(self.path)
 

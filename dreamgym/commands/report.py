@@ -1,10 +1,10 @@
-"""The stage `report`: one page on a run, finished or not, as HTML and as Markdown."""
+"""The stage `report`: a run, finished or not, as one page that needs no server, and as Markdown."""
 
 from __future__ import annotations
 
 from dreamgym.config import RunConfig
-from dreamgym.report.page import write_report
 from dreamgym.telemetry.console import console
+from dreamgym.view.still import write_report
 
 
 def report(config: RunConfig) -> None:

@@ -21,7 +21,7 @@ AlgorithmName = Literal[  # the registry: each is the file of this name in dream
     "gigpo_mean",
     "ppo",
 ]
-TrackerName = Literal["tensorboard", "wandb", "mlflow"]
+TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 Aggregation = Literal["token_mean", "sequence_mean", "constant"]
 KLEstimator = Literal["k1", "k2", "k3"]
 ALGORITHM_PARTS = ("advantage", "aggregation", "clip_low", "clip_high", "kl_estimator", "kl_in_reward")

@@ -46,6 +46,18 @@ def read(path: Path) -> tuple[list[StoredTransition], Vectors, list[int], dict[s
     Raises:
         DataError: the file is missing, broken, or not a saved buffer of this version.
     """
+    rows, vectors, counters = read_table(path)
+    used = rows.column("retrieved").to_pylist()
+    items = [StoredTransition(**row) for row in rows.drop_columns("retrieved").to_pylist()]
+    return items, vectors, used, counters
+
+
+def read_table(path: Path) -> tuple[pa.Table, Vectors, dict[str, Any]]:
+    """What `write` has written: a row a record with `retrieved`, oldest first, its (n, dim) vectors, the counters.
+
+    Raises:
+        DataError: the file is missing, broken, or not a saved buffer of this version.
+    """
     if not path.exists():
         raise DataError(f"{path}: no such file; a resumed run needs the replay buffer of its checkpoint.")
     with readable(path):
@@ -58,9 +70,6 @@ def read(path: Path) -> tuple[list[StoredTransition], Vectors, list[int], dict[s
         rows = table.select([field.name for field in _SCHEMA]).cast(_SCHEMA)
         column = table.column("vector").combine_chunks()
         vectors = np.asarray(column.flatten(), np.float32).reshape(table.num_rows, column.type.list_size)
-        counters = json.loads(metadata[b"dreamgym.counters"])
+        return rows, vectors, json.loads(metadata[b"dreamgym.counters"])
     except (pa.ArrowException, LookupError, AttributeError, ValueError) as error:
         raise DataError(f"{path}: the saved replay buffer is broken ({error!r}); take another checkpoint.") from error
-    used = rows.column("retrieved").to_pylist()
-    items = [StoredTransition(**row) for row in rows.drop_columns("retrieved").to_pylist()]
-    return items, vectors, used, counters

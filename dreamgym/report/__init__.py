@@ -1,1 +1,1 @@
-"""What is shown of finished work: the page, its pictures, the tables."""
+"""What is shown of finished work: findings, curves, Markdown with pictures, the tables."""

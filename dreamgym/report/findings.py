@@ -127,6 +127,16 @@ def _by_set(data: RunData, sets: list[str], metrics: dict[str, str]) -> Table:
     return Table(["real transitions", "number", *(t[0].lower() + t[1:] for t in metrics.values())], rows)
 
 
+def calibration_table(data: RunData) -> list[Block]:
+    """What the dream promised of the same games at each evaluation, and how many points that was too much."""
+    rows = [
+        [f"{iteration:,}", f"{dream:.1%}", f"{real:.1%}", f"{100 * (dream - real):+.1f}"]
+        for iteration, dream, real in calibration_points(data)
+    ]
+    header = ["iteration", "won in the dream", "won for real", "points too kind"]
+    return [Table(header, rows)] if rows and data.dreamed else []
+
+
 def malformed(data: RunData) -> list[Block]:
     """How many of the policy's answers were no action by the end, where some were not, and of which kinds."""
     share = data.last("rollout/malformed")

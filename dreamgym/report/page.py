@@ -1,4 +1,4 @@
-"""One page on a run: what it reached, whether its dream can be trusted, and where the time went."""
+"""A run in Markdown: what it reached, whether its dream can be trusted, and where the time went."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dreamgym.report.findings import (
     token_table,
     unreadable,
 )
-from dreamgym.report.render import Block, Listing, Pair, Plot, Section, to_html, to_markdown
+from dreamgym.report.render import Block, Listing, Pair, Plot, Section, to_markdown
 from dreamgym.report.rundata import RunData, busy_seconds, headline, read_run
 from dreamgym.runs.folder import write_json, write_text
 from dreamgym.telemetry.clock import duration
@@ -27,10 +27,8 @@ from dreamgym.telemetry.clock import duration
 PLOT_FOLDER = "report-plots"
 
 
-def write_report(run_dir: Path) -> Path:
-    """Write report.html, report.md with its pictures, and report.json (the headline) into a run folder.
-
-    Returns the path of the page.
+def write_markdown(run_dir: Path) -> None:
+    """Write report.md with its pictures, and report.json (the headline) into a run folder.
 
     Raises:
         DataError: there is no run, or a file in it is broken.
@@ -40,11 +38,9 @@ def write_report(run_dir: Path) -> Path:
     for block in (b for s in sections for b in s.blocks if isinstance(b, Plot)):
         path = run_dir / PLOT_FOLDER / f"{block.name}.png"
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(block.light)
+        path.write_bytes(block.picture)
     write_text(run_dir / "report.md", to_markdown(title, subtitle, sections, PLOT_FOLDER))
     write_json(run_dir / "report.json", headline(data))
-    write_text(run_dir / "report.html", to_html(title, subtitle, sections))
-    return run_dir / "report.html"
 
 
 def build(data: RunData) -> list[Section]:
@@ -145,7 +141,6 @@ def _config(data: RunData) -> Section:
     return Section("Configuration", [Listing("config.yaml", data.config, "yaml")])
 
 
-def _plot(name: str, caption: str, draw: Callable[[RunData, plots.Theme], Figure | None], data: RunData) -> list[Block]:
-    light = plots.render(draw, data, plots.LIGHT)
-    dark = plots.render(draw, data, plots.DARK)
-    return [Plot(name, caption, light, dark)] if light and dark else []
+def _plot(name: str, caption: str, draw: Callable[[RunData], Figure | None], data: RunData) -> list[Block]:
+    picture = plots.render(draw, data)
+    return [Plot(name, caption, picture)] if picture else []

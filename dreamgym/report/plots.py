@@ -30,7 +30,7 @@ Data = TypeVar("Data")
 
 
 class Theme(NamedTuple):
-    """Colours of one appearance; the palette is Okabe and Ito's, for colour-blind readers."""
+    """Colours of the pictures."""
 
     back: str
     text: str
@@ -38,24 +38,19 @@ class Theme(NamedTuple):
     palette: tuple[str, ...]
 
 
-LIGHT = Theme(
+THEME = Theme(
     back="#ffffff",
     text="#333a45",
     grid="#e4e7ec",
     palette=("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a7a7a"),
 )
-DARK = Theme(
-    back="#171b22",
-    text="#c9d1dc",
-    grid="#2c333f",
-    palette=("#56b4e9", "#f08a3c", "#2fc49a", "#e09cc3", "#f0c04a", "#9fb4d8", "#9a9a9a"),
-)
+"""The palette is Okabe and Ito's, for colour-blind readers."""
 
 
-def render(draw: Callable[[Data, Theme], Figure | None], data: Data, theme: Theme) -> bytes | None:
+def render(draw: Callable[[Data], Figure | None], data: Data) -> bytes | None:
     """A figure as PNG bytes, or None where there is nothing to draw."""
-    with matplotlib.rc_context(_style(theme)):
-        figure = draw(data, theme)
+    with matplotlib.rc_context(_style()):
+        figure = draw(data)
         if figure is None:
             return None
         buffer = io.BytesIO()
@@ -63,7 +58,7 @@ def render(draw: Callable[[Data, Theme], Figure | None], data: Data, theme: Them
         return buffer.getvalue()
 
 
-def success(data: RunData, theme: Theme) -> Figure | None:
+def success(data: RunData) -> Figure | None:
     """Success while learning in the dream, and on the dev fold where it was measured: dreamed and real."""
     dream, real = (
         data.series("dream/success"),
@@ -73,16 +68,16 @@ def success(data: RunData, theme: Theme) -> Figure | None:
         return None
     figure, (ax,) = _axes(1, 3.4)
     if dream[0]:
-        ax.plot(*dream, ".", ms=4, alpha=0.45, color=theme.palette[0])
+        ax.plot(*dream, ".", ms=4, alpha=0.45, color=THEME.palette[0])
         ax.plot(
             dream[0],
             smooth(dream[1]),
             lw=2,
-            color=theme.palette[0],
+            color=THEME.palette[0],
             label=f"learning, {'dreamed' if data.dreamed else 'real'} (mean of 5)",
         )
     if (same := data.series("dream/dev_success"))[0]:
-        ax.plot(*same, "s--", ms=5, lw=1.2, mfc=theme.back, color=theme.palette[0], label="dev fold, dreamed")
+        ax.plot(*same, "s--", ms=5, lw=1.2, mfc=THEME.back, color=THEME.palette[0], label="dev fold, dreamed")
     if real:
         x, y = [r["iteration"] for r in real], np.array([r["real/success"] for r in real])
         low, high = (np.array([r.get(f"real/{k}", v) for r, v in zip(real, y, strict=True)]) for k in ("low", "high"))
@@ -96,7 +91,7 @@ def success(data: RunData, theme: Theme) -> Figure | None:
             ms=5,
             capsize=3,
             elinewidth=1.2,
-            color=theme.palette[1],
+            color=THEME.palette[1],
             label="dev fold, real (95% interval)",
         )
     _percent(ax, "episodes won")
@@ -104,14 +99,14 @@ def success(data: RunData, theme: Theme) -> Figure | None:
     return figure
 
 
-def learning(data: RunData, theme: Theme) -> Figure | None:
+def learning(data: RunData) -> Figure | None:
     """Small multiples of what the optimiser did."""
     panels = [p for p in LEARNING if any(data.series(key)[0] for key in p[2])]
     if not panels:
         return None
     figure, axes = _axes(len(panels), 2.1, columns=3)
     for ax, (title, unit, lines, logarithmic) in zip(axes, panels, strict=True):
-        for colour, (key, label) in zip(theme.palette, lines.items(), strict=False):
+        for colour, (key, label) in zip(THEME.palette, lines.items(), strict=False):
             x, y = data.series(key)
             if x:
                 ax.plot(x, y, lw=1.6, color=colour, label=label)
@@ -123,7 +118,7 @@ def learning(data: RunData, theme: Theme) -> Figure | None:
     return figure
 
 
-def fidelity(data: RunData, theme: Theme) -> Figure | None:
+def fidelity(data: RunData) -> Figure | None:
     """Fidelity of the dream over time, a panel a metric and a line a set; a set measured once is a dashed level."""
     sets = fidelity_sets(data)
     times = {name: max(len(data.series(f"fidelity/{name}/{m}")[0]) for m in FIDELITY) for name in sets}
@@ -132,7 +127,7 @@ def fidelity(data: RunData, theme: Theme) -> Figure | None:
     shown = [m for m in FIDELITY if any(data.series(f"fidelity/{s}/{m}")[0] for s in sets)]
     figure, axes = _axes(len(shown), 2.0, columns=4)
     for ax, metric in zip(axes, shown, strict=True):
-        for colour, marker, name in zip(theme.palette, "os^Dv", sets, strict=False):
+        for colour, marker, name in zip(THEME.palette, "os^Dv", sets, strict=False):
             x, y = data.series(f"fidelity/{name}/{metric}")
             if times[name] == 1 and y:
                 ax.axhline(y[0], ls="--", lw=1.3, color=colour, label=f"{SETS.get(name, name)} (measured once)")
@@ -146,19 +141,19 @@ def fidelity(data: RunData, theme: Theme) -> Figure | None:
     return figure
 
 
-def calibration(data: RunData, theme: Theme) -> Figure | None:
+def calibration(data: RunData) -> Figure | None:
     """Dream success against real success of the same policy; on the diagonal the dream promises the truth."""
     points = calibration_points(data)
     if not points:
         return None
     figure, (ax,) = _axes(1, 4.0, width=4.2)
-    ax.plot([0, 1], [0, 1], "--", lw=1, color=theme.palette[6])
+    ax.plot([0, 1], [0, 1], "--", lw=1, color=THEME.palette[6])
     ax.annotate(
-        "the dream is right", (0.03, 0.055), rotation=45, fontsize=8, color=theme.palette[6], rotation_mode="anchor"
+        "the dream is right", (0.03, 0.055), rotation=45, fontsize=8, color=THEME.palette[6], rotation_mode="anchor"
     )
     _, x, y = zip(*points, strict=True)
-    ax.plot(x, y, "-", lw=1, alpha=0.5, color=theme.palette[0])
-    ax.scatter(x, y, s=34, color=theme.palette[0], zorder=3)
+    ax.plot(x, y, "-", lw=1, alpha=0.5, color=THEME.palette[0])
+    ax.scatter(x, y, s=34, color=THEME.palette[0], zorder=3)
     for i in sorted({0, len(points) - 1}):
         ax.annotate(f"iteration {points[i][0]}", (x[i], y[i]), xytext=(6, -11), textcoords="offset points", fontsize=8)
     for axis in (ax.xaxis, ax.yaxis):
@@ -174,7 +169,7 @@ def calibration(data: RunData, theme: Theme) -> Figure | None:
     return figure
 
 
-def curriculum(data: RunData, theme: Theme) -> Figure | None:
+def curriculum(data: RunData) -> Figure | None:
     """Task value, the share of invented tasks, and what became of the inventions."""
     fates = ["curriculum/admitted", *data.keys("curriculum/rejected_")]
     fates = [k for k in fates if data.total(k) is not None]
@@ -187,16 +182,16 @@ def curriculum(data: RunData, theme: Theme) -> Figure | None:
         return None
     figure, axes = _axes(len(lines) + bool(fates), 2.4, columns=3)
     for ax, (title, unit, key) in zip(axes, lines, strict=False):
-        ax.plot(*data.series(key), lw=1.6, color=theme.palette[0])
+        ax.plot(*data.series(key), lw=1.6, color=THEME.palette[0])
         _panel(ax, title, unit)
         ax.set_ylim(bottom=0)
     if fates:
         _panel(axes[-1], "Fate of inventions", "tasks an iteration")
-        _stacked(axes[-1], data, fates, theme)
+        _stacked(axes[-1], data, fates)
     return figure
 
 
-def buffer(data: RunData, theme: Theme) -> Figure | None:
+def buffer(data: RunData) -> Figure | None:
     """What the replay buffer holds, and what its gate has refused so far."""
     panels = [("Buffer", ["replay/real", "replay/dream"]), ("Refused by the gate so far", data.keys("replay/refused_"))]
     panels = [(title, found) for title, keys in panels if (found := [k for k in keys if data.total(k)])]
@@ -206,22 +201,22 @@ def buffer(data: RunData, theme: Theme) -> Figure | None:
     for ax, (title, keys) in zip(axes, panels, strict=True):
         x = [r["iteration"] for r in data.of("iteration")]
         levels = [np.interp(x, *data.series(k), left=0) for k in keys]
-        ax.stackplot(x, levels, labels=[leaf(k) for k in keys], colors=theme.palette, alpha=0.85)
+        ax.stackplot(x, levels, labels=[leaf(k) for k in keys], colors=THEME.palette, alpha=0.85)
         _panel(ax, title, "transitions")
         _legend_above(ax)
     return figure
 
 
-def time_parts(data: RunData, theme: Theme) -> Figure | None:
+def time_parts(data: RunData) -> Figure | None:
     """Where the wall time went: each stage, and the parts of those that tell."""
     rows = time_rows(data)
     if not rows:
         return None
     figure, (ax,) = _axes(1, 0.5 + 0.27 * len(rows))
     names, seconds = [n for n, _ in rows], [s for _, s in rows]
-    bars = ax.barh(names, seconds, height=0.66, color=theme.palette[0])
+    bars = ax.barh(names, seconds, height=0.66, color=THEME.palette[0])
     total = sum(seconds)
-    ax.bar_label(bars, [f" {s:.0f} s · {s / total:.0%}" for s in seconds], fontsize=8, color=theme.text)
+    ax.bar_label(bars, [f" {s:.0f} s · {s / total:.0%}" for s in seconds], fontsize=8, color=THEME.text)
     ax.invert_yaxis()
     ax.set_xlabel("seconds")
     ax.set_xlim(0, max(seconds) * 1.18)
@@ -230,17 +225,17 @@ def time_parts(data: RunData, theme: Theme) -> Figure | None:
     return figure
 
 
-def _style(theme: Theme) -> dict[Any, Any]:
+def _style() -> dict[Any, Any]:
     return {
-        "figure.facecolor": theme.back,
-        "axes.facecolor": theme.back,
-        "savefig.facecolor": theme.back,
-        "text.color": theme.text,
-        "axes.labelcolor": theme.text,
-        "axes.edgecolor": theme.grid,
-        "xtick.color": theme.text,
-        "ytick.color": theme.text,
-        "grid.color": theme.grid,
+        "figure.facecolor": THEME.back,
+        "axes.facecolor": THEME.back,
+        "savefig.facecolor": THEME.back,
+        "text.color": THEME.text,
+        "axes.labelcolor": THEME.text,
+        "axes.edgecolor": THEME.grid,
+        "xtick.color": THEME.text,
+        "ytick.color": THEME.text,
+        "grid.color": THEME.grid,
         "axes.grid": True,
         "axes.axisbelow": True,
         "axes.spines.top": False,
@@ -279,9 +274,9 @@ def _percent(ax: Axes, label: str) -> None:
     ax.yaxis.set_major_formatter(PercentFormatter(1))
 
 
-def _stacked(ax: Axes, data: RunData, keys: Sequence[str], theme: Theme) -> None:
+def _stacked(ax: Axes, data: RunData, keys: Sequence[str]) -> None:
     bottom: dict[int, float] = {}
-    for colour, key in zip(theme.palette, keys, strict=False):
+    for colour, key in zip(THEME.palette, keys, strict=False):
         x, y = data.series(key)
         ax.bar(x, y, bottom=[bottom.get(i, 0.0) for i in x], width=0.85, color=colour, label=leaf(key))
         bottom.update({i: bottom.get(i, 0.0) + v for i, v in zip(x, y, strict=True)})

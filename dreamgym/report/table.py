@@ -11,7 +11,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from dreamgym.report.plots import LIGHT, WIDTH_IN, Theme, render
+from dreamgym.report.plots import THEME, WIDTH_IN, render
 from dreamgym.report.render import Plot, Section, Table, Text, to_markdown
 from dreamgym.runs.folder import write_json, write_text
 from dreamgym.runtime.machine import machine
@@ -44,11 +44,11 @@ def write_table(
     today = datetime.now(UTC).date().isoformat()
     head = {"command": command, "machine": machine(), "date": today, "how": HOW}
     write_json(folder / f"{name}.json", head | {"rows": rows})
-    picture = render(draw, rows, LIGHT) if rows else None
+    picture = render(draw, rows) if rows else None
     page = Section("Games won in the real environment")
     if picture is not None:
         (folder / f"{name}.png").write_bytes(picture)
-        page.blocks += [_table(rows), Plot(name, "Mean and 95% interval over the seeds; a dot a seed.", picture, b"")]
+        page.blocks += [_table(rows), Plot(name, "Mean and 95% interval over the seeds; a dot a seed.", picture)]
     missing = [label for row, label in labels.items() if not runs.get(row)]
     if missing:
         page.blocks.append(Text(f"Not measured yet: {'; '.join(missing)}.", alarm=True))
@@ -118,15 +118,15 @@ def _over(row: Summary) -> str:
     return f"{row['points_over_first']:+.1f}" + (f" ({_span(ends, '{:+.1f}')})" if ends else "")
 
 
-def draw(rows: Sequence[Summary], theme: Theme) -> Figure:
+def draw(rows: Sequence[Summary]) -> Figure:
     """A line a row, the first on top: a dot a seed, the mean, and its interval where there is one."""
     figure = Figure(figsize=(WIDTH_IN, 0.9 + 0.42 * len(rows)), layout="constrained")
     ax = figure.subplots()
     for y, row in enumerate(rows):
-        ax.plot([run["success"] for run in row["per_seed"]], [y] * len(row["seeds"]), "o", ms=4, color=theme.palette[5])
+        ax.plot([run["success"] for run in row["per_seed"]], [y] * len(row["seeds"]), "o", ms=4, color=THEME.palette[5])
         if row["ci95"]:
-            ax.plot(row["ci95"], [y, y], "-", lw=1.6, color=theme.palette[0])
-        ax.plot(row["success_mean"], y, "D", ms=6, color=theme.palette[0])
+            ax.plot(row["ci95"], [y, y], "-", lw=1.6, color=THEME.palette[0])
+        ax.plot(row["success_mean"], y, "D", ms=6, color=THEME.palette[0])
     ax.set_yticks(range(len(rows)), [row["label"] for row in rows])
     ax.set(xlabel="games won in the real environment", xlim=(-0.02, 1.02), ylim=(len(rows) - 0.5, -0.5))
     ax.xaxis.set_major_formatter(PercentFormatter(1))

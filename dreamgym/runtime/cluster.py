@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import json
 import logging
 import os
 import runpy
@@ -36,6 +37,7 @@ class Machine:
     cpus       CPUs to ask for, for each rollout actor: on a cluster, so that it adds nodes for them; not on one machine
     watched    whether Ray has a dashboard, which may show more than a run alone needs to know
     precision  what a `dtype` of auto means here
+    dashboard  host and port of Ray's dashboard; empty where there is none
     """
 
     threads: int | None
@@ -43,6 +45,7 @@ class Machine:
     cpus: float
     watched: bool
     precision: Precision
+    dashboard: str = ""
 
     def gpus(self, of: int, share: float = 1.0) -> float:
         """GPUs to ask for, for a process that computes on so many, of each of which it has a share."""
@@ -99,6 +102,7 @@ def ensure_ray(device: Device = "auto") -> Machine:
         cpus=ROLLOUT_CPUS if os.environ.get("RAY_ADDRESS") else 0.0,
         watched=bool(context.dashboard_url),
         precision=suits or _AHEAD,
+        dashboard=context.dashboard_url or "",
     )
 
 
@@ -115,7 +119,23 @@ def settled(config: RunConfig, machine: Machine) -> RunConfig:
     for engine in (settled.policy.engine, settled.world.engine):
         engine.export_stats = machine.watched if engine.export_stats is None else engine.export_stats
     tell_precision(config, machine)
+    if job := submission_id():
+        _say(f"[dim]{where_to_look(config, machine.dashboard, job)}[/]")
     return settled
+
+
+def submission_id() -> str:
+    """The id under which `ray job submit` knows this process; empty where nobody submitted it."""
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
+    return str(job.get("metadata", {}).get("job_submission_id", ""))
+
+
+def where_to_look(config: RunConfig, dashboard: str, job: str) -> str:
+    """Where a person sees how a job goes on: Ray's page of it where Ray has a dashboard, and the run's own page."""
+    page = f"the job's page is http://{dashboard}/#/jobs/{job}; " if dashboard else ""
+    return (
+        f"{page}every episode is shown by `dreamgym view {config.run_dir.absolute()}`, on a machine that has the folder"
+    )
 
 
 def tell_precision(config: RunConfig, machine: Machine) -> None:

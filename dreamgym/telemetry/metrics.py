@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
+
+from dreamgym.telemetry.rollouts import Rollouts
 
 UNREADABLE = 0.25
 """Share of dreams that could not be read above which a person is told."""
@@ -22,6 +24,14 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """Let go of what is open; nothing is written afterwards."""
+
+
+@runtime_checkable
+class RolloutSink(Protocol):
+    """A sink that takes episodes too."""
+
+    def rollouts(self, iteration: int, rows: Rollouts) -> None:
+        """Take some episodes that an iteration has played, before its record."""
 
 
 def exported_name(key: str) -> str:

@@ -1,26 +1,30 @@
-"""Experiment trackers as sinks of the loop: TensorBoard, Weights & Biases, MLflow; offline unless told otherwise."""
+"""Experiment trackers as sinks of the loop: TensorBoard, W&B, MLflow, Trackio; offline unless told otherwise."""
 
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import logging
 import os
 import re
+import sqlite3
 import time
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
 from dreamgym.config import RunConfig, TrackerName
 from dreamgym.errors import ConfigError, DreamgymError
-from dreamgym.telemetry.metrics import Sink, numbers
+from dreamgym.telemetry.metrics import RolloutSink, Sink, numbers
+from dreamgym.telemetry.rollouts import COLUMNS, Rollouts
 
 log = logging.getLogger(__name__)
 
 
-class Tracker(Sink, Protocol):
+class Tracker(Sink, RolloutSink, Protocol):
     """A sink of somebody else's making; `faults` are the errors of writing to it."""
 
     faults: tuple[type[Exception], ...]
@@ -66,10 +70,16 @@ class _Guarded:
         self._tracker: Tracker | None = tracker
 
     def write(self, kind: str, iteration: int, metrics: Mapping[str, Any]) -> None:
+        self._give(iteration, lambda tracker: tracker.write(kind, iteration, metrics))
+
+    def rollouts(self, iteration: int, rows: Rollouts) -> None:
+        self._give(iteration, lambda tracker: tracker.rollouts(iteration, rows))
+
+    def _give(self, iteration: int, give: Callable[[Tracker], None]) -> None:
         if self._tracker is None:
             return
         try:
-            self._tracker.write(kind, iteration, metrics)
+            give(self._tracker)
         except self._tracker.faults as error:
             log.warning("the tracker %s is left out from iteration %d on: %s", self._name, iteration, error)
             self._tracker = None
@@ -99,6 +109,9 @@ class TensorBoard:
             self._writer.add_scalar(key, value, iteration)
         self._writer.flush()
 
+    def rollouts(self, iteration: int, rows: Rollouts) -> None:
+        """TensorBoard has no tables."""
+
     def close(self) -> None:
         self._writer.close()
 
@@ -114,6 +127,7 @@ class WandB:
         quiet = wandb.Settings(
             console="off", silent=True, disable_git=True, disable_code=True, x_disable_meta=True, x_disable_stats=True
         )
+        self._table = wandb.Table
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "dreamgym"),
             name=config.run_dir.name,
@@ -125,6 +139,11 @@ class WandB:
 
     def write(self, kind: str, iteration: int, metrics: Mapping[str, Any]) -> None:
         self._run.log(numbers(metrics), step=iteration)
+
+    def rollouts(self, iteration: int, rows: Rollouts) -> None:
+        """A table `rollouts`, one an iteration."""
+        table = self._table(columns=list(COLUMNS), data=[[row[name] for name in COLUMNS] for row in rows])
+        self._run.log({"rollouts": table}, step=iteration)
 
     def close(self) -> None:
         self._run.finish()
@@ -155,14 +174,64 @@ class MLflow:
         found = [self._metric(key, value, now, iteration) for key, value in numbers(metrics).items()]
         self._client.log_batch(self._run, metrics=found)
 
+    def rollouts(self, iteration: int, rows: Rollouts) -> None:
+        """A table `rollouts/iteration-NNNNN.json` among the artifacts."""
+        columns = {name: [row[name] for row in rows] for name in COLUMNS}
+        self._client.log_table(self._run, columns, f"rollouts/iteration-{iteration:05d}.json")
+
     def close(self) -> None:
         self._client.set_terminated(self._run)
+
+
+class Trackio:
+    """A run of Trackio in `train/trackio`, or in `TRACKIO_DIR`; it is sent where `TRACKIO_SPACE_ID` says."""
+
+    faults: tuple[type[Exception], ...] = (OSError, sqlite3.Error, ValueError)
+
+    def __init__(self, config: RunConfig, folder: Path) -> None:
+        given = os.environ.get("TRACKIO_DIR")
+        wanted = Path(given or folder / "trackio").absolute()
+        os.environ["TRACKIO_DIR"] = str(wanted)  # read once, when it is imported
+        try:
+            trackio = _module("trackio")
+        finally:
+            if given is None:
+                del os.environ["TRACKIO_DIR"]
+        if wanted != trackio.TRACKIO_DIR:
+            raise ConfigError(
+                f"train.trackers: 'trackio' has one folder a process, here {trackio.TRACKIO_DIR}; set TRACKIO_DIR to a "
+                "folder for all runs."
+            )
+        self._table, self._finish = trackio.Table, trackio.finish
+        with redirect_stdout(io.StringIO()):  # it tells how to open a dashboard
+            self._run = trackio.init(
+                project=os.environ.get("TRACKIO_PROJECT", "dreamgym"),
+                name=config.run_dir.name,
+                config=settings(config),
+                resume="allow",
+                embed=False,
+                auto_log_gpu=False,
+                auto_log_cpu=False,
+            )
+
+    def write(self, kind: str, iteration: int, metrics: Mapping[str, Any]) -> None:
+        self._run.log(numbers(metrics), step=iteration)
+
+    def rollouts(self, iteration: int, rows: Rollouts) -> None:
+        """A table `rollouts`, one an iteration."""
+        table = self._table(columns=list(COLUMNS), data=[[row[name] for name in COLUMNS] for row in rows])
+        self._run.log({"rollouts": table}, step=iteration)
+
+    def close(self) -> None:
+        with redirect_stdout(io.StringIO()):
+            self._finish()
 
 
 _TRACKERS: dict[TrackerName, Callable[[RunConfig, Path], Tracker]] = {
     "tensorboard": TensorBoard,
     "wandb": WandB,
     "mlflow": MLflow,
+    "trackio": Trackio,
 }
 
 

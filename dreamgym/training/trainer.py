@@ -30,7 +30,8 @@ from dreamgym.runs.log import RunLog, read_log
 from dreamgym.runs.remote_checkpoints import RemoteCheckpoints
 from dreamgym.telemetry.clock import Clock
 from dreamgym.telemetry.console import Bar, console
-from dreamgym.telemetry.metrics import MALFORMED, UNREADABLE, Sink
+from dreamgym.telemetry.metrics import MALFORMED, UNREADABLE, RolloutSink, Sink
+from dreamgym.telemetry.rollouts import rollouts
 from dreamgym.training.branches import Branches
 from dreamgym.training.checkpointing import Checkpointer, Totals
 from dreamgym.training.corrections import Corrections, correct
@@ -180,6 +181,7 @@ class Trainer:
         before = time.monotonic()
         with self.clock("rollout"):
             trajectories = self._queue.next(iteration, self.totals.learned["real"])
+        self._tell_rollouts(iteration + 1, trajectories)
         dreams = (t for t in trajectories if t.world == "dream" and t.task.origin == "real" and t.status == "ok")
         self._dreams = [self._branches.whole(t) for t in dreams]
         metrics = rollout_metrics(trajectories, time.monotonic() - before, self._versions)
@@ -237,6 +239,12 @@ class Trainer:
     def _record(self, kind: str, iteration: int, metrics: dict[str, Any]) -> None:
         for sink in self._sinks:
             sink.write(kind, iteration, metrics)
+
+    def _tell_rollouts(self, iteration: int, trajectories: Sequence[Trajectory]) -> None:
+        """Some of the episodes to the trackers, under the number of the record that follows."""
+        for sink in self._sinks:
+            if isinstance(sink, RolloutSink):
+                sink.rollouts(iteration, rollouts(trajectories))
 
     def _value_tasks(self, trajectories: Sequence[Trajectory], iteration: int) -> dict[str, Any]:
         """V_tau of the iteration's tasks; a group that began late in an episode says nothing of its task's."""

@@ -1,1 +1,1 @@
-"""The live page on runs: what it reads from their folders, and the local server that shows it."""
+"""The live page on runs: what it reads of their folders, the local server that shows it, its still (the report)."""

@@ -50,6 +50,9 @@ def view_app(runs: Sequence[ViewedRun], token: str = "", player: Player | None =
         ),
         Route("/api/runs/{run}/overview", of_run(lambda run, _: overview(run))),
         Route("/api/runs/{run}/tasks", of_run(lambda run, _: invented(run))),
+        Route("/api/runs/{run}/buffer", of_run(lambda run, _: run.buffer())),
+        Route("/api/runs/{run}/buffer/map", of_run(lambda run, _: run.buffer_map())),
+        Route("/api/runs/{run}/buffer/search", of_run(_retrieved)),
         Route("/api/runs/{run}/episodes", of_run(lambda run, asked: run.page(query.parse(asked.query_params)))),
         Route("/api/runs/{run}/episodes/{id}", of_run(lambda run, asked: run.episode(asked.path_params["id"]))),
         Route("/api/runs/{run}/episodes/{id}/tokens", of_run(lambda run, asked: run.tokens(asked.path_params["id"]))),
@@ -57,6 +60,10 @@ def view_app(runs: Sequence[ViewedRun], token: str = "", player: Player | None =
         Mount("/static", StaticFiles(directory=STATIC)),
     ]
     return Starlette(routes=routes, middleware=[Middleware(Guard, token=token)])
+
+
+def _retrieved(run: ViewedRun, asked: Request) -> Any:
+    return run.retrieved(asked.query_params.get("state", ""), asked.query_params.get("action", ""))
 
 
 def _home(_: Request) -> Response:

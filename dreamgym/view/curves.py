@@ -25,7 +25,7 @@ class Panel(NamedTuple):
 def panels(data: RunData) -> list[Panel]:
     """The panels for which there is data, the headline first."""
     found = [_success(data), _kept(data), _throughput(data), *_fidelity(data), *_learning(data), *_curriculum(data)]
-    found.append(_buffer(data))
+    found += _buffer(data)
     return [panel._replace(lines=lines) for panel in found if (lines := [line for line in panel.lines if line["x"]])]
 
 
@@ -97,6 +97,10 @@ def _curriculum(data: RunData) -> list[Panel]:
     ]  # fmt: skip
 
 
-def _buffer(data: RunData) -> Panel:
-    lines = [_line(data, key, leaf(key)) for key in ("replay/real", "replay/dream")]
-    return Panel("buffer", "Replay buffer", "transitions", "number", lines)
+def _buffer(data: RunData) -> list[Panel]:
+    held = [_line(data, key, leaf(key)) for key in ("replay/real", "replay/dream")]
+    refused = [_line(data, key, leaf(key)) for key in data.keys("replay/refused_")]
+    return [
+        Panel("buffer", "Replay buffer", "transitions", "number", held),
+        Panel("refused", "Refused by the gate so far", "transitions", "number", refused),
+    ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dreamgym.report.findings import fidelity_table, result, stage_table, token_table
+from dreamgym.report.findings import calibration_table, fidelity_table, result, stage_table, token_table
 from dreamgym.report.measures import time_rows
 from dreamgym.report.render import Block, Cards, Table, Text
 from dreamgym.report.rundata import RunData, busy_seconds
@@ -34,7 +34,7 @@ def overview(run: ViewedRun) -> dict[str, Any]:
         "stages": _stages(run, data, now),
         "panels": [panel._asdict() for panel in panels(data)],
         "results": [block(b) for b in result(data).blocks],
-        "fidelity": [block(b) for b in fidelity_table(data)],
+        "fidelity": [block(b) for b in (*fidelity_table(data), *calibration_table(data))],
         "time": [{"name": name, "seconds": seconds} for name, seconds in time_rows(data) or _loop_time(data)],
         "costs": [block(b) for b in (*stage_table(data), *token_table(data))],
         "config": data.config,
@@ -58,6 +58,7 @@ def _about(data: RunData) -> list[str]:
     words = [f"environment {data.settings['env']['name']}", f"seed {data.settings['seed']}"]
     if data.stages:
         words += [f"begun {data.stages[0]['started'][:16].replace('T', ' ')} UTC", duration(busy_seconds(data.stages))]
+        words.append(f"peak memory {max(s['peak_gib'] for s in data.stages):.1f} GiB")
     return words
 
 

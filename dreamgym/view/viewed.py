@@ -20,6 +20,7 @@ from dreamgym.runs.stage import read_stages
 from dreamgym.view import query
 from dreamgym.view.activity import Activity, activity
 from dreamgym.view.bodies import BESIDE, Bodies, first_difference, shared_actions, tokens
+from dreamgym.view.buffer import BufferView
 from dreamgym.view.growing import GrowingLog
 from dreamgym.view.index import EpisodeIndex, Index, ids_in, signature, trajectory_files
 from dreamgym.view.search import DeepSearch
@@ -46,6 +47,7 @@ class ViewedRun:
         self._episodes = EpisodeIndex(run_dir)
         self._bodies = Bodies()
         self._search = DeepSearch()
+        self._buffer = BufferView(run_dir)
         self._marked: tuple[Index, list[int], pa.Table] | None = None
 
     def version(self) -> str:
@@ -53,6 +55,7 @@ class ViewedRun:
         paths = [self.run_dir / "config.yaml", *(log.path for log in (*self._logs.values(), *self._ledgers.values()))]
         paths += [*(self.run_dir / "stages").glob("*.json"), *(self.run_dir / "eval").glob("*.json")]
         paths += [self.run_dir / "train" / "tasks.json", *trajectory_files(self.run_dir)]
+        paths += [path for path in [self._buffer.path()] if path]
         return sha256(repr([(str(path), signature(path)) for path in paths]).encode()).hexdigest()[:16]
 
     def data(self) -> RunData:
@@ -135,6 +138,28 @@ class ViewedRun:
             path = index.files[table["file"][row].as_py()]
             return tokens(path, table["row"][row].as_py(), self.run_dir)
 
+    def buffer(self) -> dict[str, Any]:
+        """See `BufferView.counts`; its tasks with their instructions."""
+        with self._lock:
+            told = self._buffer.counts()
+        rows = told["tasks"]["rows"] if told else []
+        known = self.tasks(pa.array([row["value"] for row in rows], pa.string()))
+        named = dict(zip(known["task_id"].to_pylist(), known["instruction"].to_pylist(), strict=True))
+        for row in rows:
+            row["instruction"] = named.get(row["value"], "")
+        return told
+
+    def buffer_map(self) -> dict[str, Any]:
+        """See `BufferView.map`."""
+        with self._lock:
+            return self._buffer.map()
+
+    def retrieved(self, state: str, action: str) -> list[dict[str, Any]]:
+        """See `BufferView.search`."""
+        settings = self.data().settings["replay"]
+        with self._lock:
+            return self._buffer.search(state, action, settings)
+
     def tasks(self, ids: pa.Array) -> pa.Table:
         """`task_id` and `instruction` of those of some tasks that were played, a row each."""
         with self._lock:
@@ -183,7 +208,7 @@ class ViewedRun:
             return []
         same = pc.and_(pc.equal(table["group"], group), pc.equal(table["iteration"], table["iteration"][row]))
         rows = np.flatnonzero(same.to_numpy(zero_copy_only=False))
-        columns = ["trajectory_id", "success", "status", "steps", "reward"]
+        columns = ["trajectory_id", "success", "truncated", "status", "steps", "reward"]
         found: list[dict[str, Any]] = table.select(columns).take(rows).to_pylist()
         return found
 

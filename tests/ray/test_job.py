@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -134,6 +135,13 @@ def test_a_run_is_submitted_and_goes_on_where_it_stopped(head: Head, tmp_path: P
     first = submit(head, "quickstart", RECIPE.name, *TINY, f"out={tmp_path}")
     assert first.returncode == 0, first.stdout[-3000:] + first.stderr[-2000:]
     run = tmp_path / "job-seed0"
+    told = re.search(r"the job's page is (http://\S+)/#/jobs/(raysubmit_\w+); .*`dreamgym view (\S+)`", first.stdout)
+    assert told is not None and told[3] == str(run)
+    asked = urllib.request.Request(
+        f"{told[1]}/api/jobs/{told[2]}", headers={"Authorization": f"Bearer {head.environment['RAY_AUTH_TOKEN']}"}
+    )
+    with urllib.request.urlopen(asked, timeout=60) as answer:
+        assert json.load(answer)["status"] == "SUCCEEDED", "the page of this very job"
     lines = [json.loads(line) for line in (run / "train" / "metrics.jsonl").read_text().splitlines()]
     assert [line["iteration"] for line in lines if line["kind"] == "iteration"] == [1, 2]
     assert (run / "report.html").exists()

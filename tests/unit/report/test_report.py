@@ -1,15 +1,13 @@
-"""The report of a run: right figures, nothing unescaped, and no section without data."""
+"""The report of a run in Markdown: right figures, nothing unescaped, and no section without data."""
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 import random
 import re
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -17,7 +15,7 @@ from dreamgym.config import RunConfig
 from dreamgym.config.loading import load_config
 from dreamgym.errors import DataError
 from dreamgym.report.measures import DEMONSTRATIONS
-from dreamgym.report.page import write_report
+from dreamgym.report.page import write_markdown
 from dreamgym.report.rundata import read_run
 from dreamgym.runs.folder import run_folder, write_json
 from dreamgym.runs.log import RunLog
@@ -166,47 +164,33 @@ def make_run(out: Path) -> tuple[RunConfig, dict[str, list[int]]]:
     return config, played
 
 
-class _Page(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.open: list[str] = []
-        self.headings: list[str] = []
-        self.text = ""
-        self.sources: list[str] = []
+class _Page(NamedTuple):
+    """A report in Markdown as its reader sees it."""
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.sources += [v for k, v in attrs if k in ("src", "srcset", "href") and v]
-        if tag not in ("meta", "img", "source"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-        if self.open and self.open[-1] == "h2":
-            self.headings.append(data)
+    headings: list[str]
+    text: str
 
 
 def _page(path: Path) -> _Page:
-    page = _Page()
-    page.feed(path.read_text())
-    assert page.open == []
-    return page
+    text = path.read_text()
+    return _Page(re.findall("^## (.*)$", text, re.M), re.sub(r"\\(.)", r"\1", text))
+
+
+def report(run_dir: Path) -> _Page:
+    write_markdown(run_dir)
+    return _page(run_dir / "report.md")
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list[int]]]:
     config, played = make_run(tmp_path_factory.mktemp("runs"))
-    write_report(config.run_dir)
+    write_markdown(config.run_dir)
     return config.run_dir, played
 
 
 def test_the_headline_is_what_the_games_say(finished: tuple[Path, dict[str, list[int]]]) -> None:
     run_dir, played = finished
-    text = _page(run_dir / "report.html").text
+    text = _page(run_dir / "report.md").text
     difference = newcombe_paired(played["policy"], played["warm_start"])
     assert f"{sum(played['warm_start']) / GAMES:.1%}" in text
     assert f"{sum(played['policy']) / GAMES:.1%}" in text
@@ -224,32 +208,22 @@ def test_the_headline_is_what_the_games_say(finished: tuple[Path, dict[str, list
     assert (
         "Of the last 40 dreams that were won, the same actions win 75% of the real games; 20% were won because" in text
     )
-    assert "dream, sampled30,000" in text.replace("\n", "")  # two counters that began at 0, each up to 15,000
+    assert "| dream, sampled | 30,000 |" in text  # two counters that began at 0, each up to 15,000
 
 
-def test_the_page_is_self_contained_and_escapes_every_text(finished: tuple[Path, dict[str, list[int]]]) -> None:
+def test_pictures_lie_beside_it_and_no_text_is_markup(finished: tuple[Path, dict[str, list[int]]]) -> None:
     run_dir, _ = finished
-    page = _page(run_dir / "report.html")
-    assert "script" not in page.tags
-    assert page.text.count(NASTY) >= 3
-    pictures = [s for s in page.sources if s.startswith("data:image/png;base64,")]
-    assert pictures == page.sources
-    assert len(set(pictures)) == 2 * 7
-    for picture in pictures:
-        assert base64.b64decode(picture.partition(",")[2]).startswith(b"\x89PNG")
-
-
-def test_markdown_tells_the_same_with_pictures_beside_it(finished: tuple[Path, dict[str, list[int]]]) -> None:
-    run_dir, played = finished
     text = (run_dir / "report.md").read_text()
-    html = _page(run_dir / "report.html")
-    assert re.findall("^## (.*)$", text, re.M) == html.headings
     pictures = re.findall(r"!\[.*\]\((.*)\)", text)
     assert len(pictures) == 7
     assert "| seed data of train tasks | 640 | 42.0% | 75.0% |" in text
     assert [p for p in pictures if not (run_dir / p).exists()] == []
-    assert f"{sum(played['policy']) / GAMES:.1%}" in text
-    assert [line for line in text.splitlines() if line.startswith("|") and "<script" in line] == []
+    for picture in pictures:
+        assert (run_dir / picture).read_bytes().startswith(b"\x89PNG")
+    fenced = re.findall(r"^(`{3,})\w*\n(.*?)\n\1$", text, re.M | re.S)
+    assert sum(NASTY in inside for _, inside in fenced) >= 3
+    rest = re.sub(r"^(`{3,})\w*\n(.*?)\n\1$", "", text, flags=re.M | re.S)
+    assert "<script" not in rest.replace("\\<", "")
 
 
 def test_the_mean_reward_stands_beside_the_games_won(finished: tuple[Path, dict[str, list[int]]]) -> None:
@@ -268,7 +242,7 @@ def test_a_dream_that_is_too_kind_is_called_so(tmp_path: Path) -> None:
         with run_folder(config) as run_dir, RunLog(run_dir / "train" / "metrics.jsonl") as log:
             log.write("iteration", 0, {"dream/success": dream})
             log.write("eval", 0, {"real/success": 0.4})
-        assert ("too kind, and what is learned" in _page(write_report(run_dir)).text) is words
+        assert ("too kind, and what is learned" in report(run_dir).text) is words
 
 
 def test_a_run_that_learned_on_real_rollouts_speaks_of_no_dream(tmp_path: Path) -> None:
@@ -277,7 +251,7 @@ def test_a_run_that_learned_on_real_rollouts_speaks_of_no_dream(tmp_path: Path) 
         log.write("iteration", 0, {"dream/success": 0.9})
         log.write("eval", 0, {"real/success": 0.4})
         _finals(run_dir, random.Random(7))
-    page = _page(write_report(run_dir))
+    page = report(run_dir)
     assert "After RL on real rollouts" in page.text and "policy after RL on real rollouts" in page.text
     assert "Success in the real environment" in page.headings
     assert "dream" not in page.text.replace("dreamgym", "").partition("Configuration")[0].lower()
@@ -299,12 +273,12 @@ def test_a_long_run_still_shows_a_real_episode_beside_its_newest_dreams(tmp_path
 def test_a_run_that_is_not_finished_is_reported_as_far_as_it_went(tmp_path: Path) -> None:
     config = load_config(None, [f"out={tmp_path}"])
     with run_folder(config) as run_dir:
-        assert _page(write_report(run_dir)).headings == ["Configuration"]
+        assert report(run_dir).headings == ["Configuration"]
         _stages(run_dir)
-        assert _page(write_report(run_dir)).headings == ["Time and tokens", "Configuration"]
+        assert report(run_dir).headings == ["Time and tokens", "Configuration"]
         with RunLog(run_dir / "train" / "metrics.jsonl") as log:
             log.write("iteration", 0, {"dream/success": 0.4, "learner/loss": None})
-        assert _page(write_report(run_dir)).headings == [
+        assert report(run_dir).headings == [
             "Success, dreamed and real",
             "Time and tokens",
             "Configuration",
@@ -317,6 +291,6 @@ def test_a_broken_file_of_the_run_is_named(tmp_path: Path) -> None:
     config, _ = make_run(tmp_path)
     (config.run_dir / "eval" / "policy.json").write_text("{")
     with pytest.raises(DataError, match=r"eval/policy\.json: not the result of an evaluation"):
-        write_report(config.run_dir)
+        write_markdown(config.run_dir)
     with pytest.raises(DataError, match="no run is here"):
-        write_report(tmp_path / "nothing")
+        write_markdown(tmp_path / "nothing")

@@ -13,7 +13,13 @@ from dreamgym.config import Device, RunConfig
 from dreamgym.config.loading import load_config
 from dreamgym.errors import ConfigError, EngineError
 from dreamgym.runtime import placement
-from dreamgym.runtime.cluster import LOCAL_OBJECT_STORE_BYTES, Machine, _object_store_bytes
+from dreamgym.runtime.cluster import (
+    LOCAL_OBJECT_STORE_BYTES,
+    Machine,
+    _object_store_bytes,
+    submission_id,
+    where_to_look,
+)
 from dreamgym.runtime.placement import asks_of_run, share_of_gpu
 from dreamgym.runtime.precision import Precision
 from tests.waiting import HANG_S
@@ -25,6 +31,18 @@ SMALL = ["policy.engine.gpu_memory_utilization=0.3", "world.engine.gpu_memory_ut
 def test_without_a_gpu_none_is_asked_for() -> None:
     assert Machine(2, gpu=False, cpus=0.0, watched=False, precision=NATIVE).gpus(4) == 0
     assert Machine(None, gpu=True, cpus=0.5, watched=False, precision=NATIVE).gpus(4) == 4
+
+
+def test_a_submitted_job_says_where_it_can_be_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    assert submission_id() == ""
+    monkeypatch.setenv(
+        "RAY_JOB_CONFIG_JSON_ENV_VAR", '{"runtime_env": {}, "metadata": {"job_submission_id": "raysubmit_1"}}'
+    )
+    config = load_config(None, ["out=/runs", "name=here"])
+    told = where_to_look(config, "10.0.0.1:8265", submission_id())
+    assert "http://10.0.0.1:8265/#/jobs/raysubmit_1;" in told and "`dreamgym view /runs/here-seed0`" in told
+    assert "http" not in where_to_look(config, "", "raysubmit_1")
 
 
 @pytest.mark.parametrize(("engines", "workers"), [(1, 1), (2, 3), (1, 5)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import math
 import struct
 import sys
@@ -13,9 +15,15 @@ import pytest
 
 from dreamgym.config import RunConfig
 from dreamgym.errors import ConfigError
+from dreamgym.telemetry.rollouts import COLUMNS, rollouts
 from dreamgym.telemetry.trackers import open_tracker, settings
+from dreamgym.types import Task, Trajectory, Transition
 
 SECRET = "sk-never-to-be-seen"
+NASTY = "<script>window.hit=1</script>"
+TASK = Task("t", "rooms", f"do {NASTY}", first_state="here")
+STEPS = [Transition("here", "go", "there", 0.0, False, thought="I go"), Transition("there", "look", NASTY, 1.0, True)]
+ROWS = rollouts([Trajectory("e1", TASK, "policy", "dream", STEPS, success=True, iteration=0)])
 METRICS = {"dream/success": np.float32(0.625), "rollout/tokens": 4096, "word": "x", "learner/loss": math.nan}
 
 
@@ -23,7 +31,7 @@ METRICS = {"dream/success": np.float32(0.625), "rollout/tokens": 4096, "word": "
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
     for name in ("OPENAI_API_KEY", "QDRANT_API_KEY", "WANDB_API_KEY", "HF_TOKEN"):
         monkeypatch.setenv(name, SECRET)
-    for name in ("WANDB_MODE", "MLFLOW_TRACKING_URI"):
+    for name in ("WANDB_MODE", "MLFLOW_TRACKING_URI", "TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL", "TRACKIO_DIR"):
         monkeypatch.delenv(name, raising=False)
     return RunConfig.model_validate(
         {"name": "tracked", "out": str(tmp_path), "env": {"options": {"url": f"https://me:{SECRET}@game:6333"}}}
@@ -34,6 +42,7 @@ def written(name: str, config: RunConfig) -> Path:
     """The folder of a tracker that was given an evaluation and two iterations."""
     tracker = open_tracker(name, config)  # type: ignore[arg-type]
     tracker.write("eval", 0, {"real/success": 0.25})
+    tracker.rollouts(1, ROWS)  # type: ignore[attr-defined]
     tracker.write("iteration", 1, METRICS)
     tracker.write("iteration", 2, {**METRICS, "dream/success": 0.75})
     tracker.close()
@@ -69,6 +78,10 @@ def test_wandb_stays_offline_and_its_file_holds_the_metrics(config: RunConfig) -
         if record.HasField("history"):
             rows.append({"/".join(i.nested_key) or i.key: i.value_json for i in record.history.item})
     assert [(r["_step"], r["dream/success"]) for r in rows if "dream/success" in r] == [("1", "0.625"), ("2", "0.75")]
+    (told,) = [r for r in rows if "rollouts/path" in r]
+    assert told["_step"] == "1"
+    table = json.loads(next(folder.glob("offline-run-*/files/" + json.loads(told["rollouts/path"]))).read_text())
+    assert (table["columns"], table["data"]) == (list(COLUMNS), [list(row.values()) for row in ROWS])
 
 
 def _leveldb_log(data: bytes, head: int = 7, block: int = 32 * 1024) -> Iterator[bytes]:
@@ -94,6 +107,29 @@ def test_mlflow_keeps_its_files_in_the_run(config: RunConfig) -> None:
     history = client.get_metric_history(run.info.run_id, "dream/success")
     assert [(m.step, m.value) for m in history] == [(1, 0.625), (2, 0.75)]
     assert run.data.params["train.iterations"] == "30"
+    (artifact,) = client.list_artifacts(run.info.run_id, "rollouts")
+    assert artifact.path == "rollouts/iteration-00001.json"
+    table = json.loads(Path(client.download_artifacts(run.info.run_id, artifact.path)).read_text())
+    assert (table["columns"], table["data"]) == (list(COLUMNS), [list(row.values()) for row in ROWS])
+
+
+def test_trackio_stays_here_and_its_database_holds_metrics_and_tables(
+    config: RunConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if importlib.util.find_spec("trackio") is None:
+        pytest.skip("the extra 'trackio' is not installed")
+    folder = written("trackio", config)
+    from trackio.sqlite_storage import SQLiteStorage
+
+    assert folder == config.run_dir / "train" / "trackio" and capsys.readouterr().out == ""
+    logs = SQLiteStorage.get_logs("dreamgym", "tracked-seed0")
+    assert [(r["step"], r["dream/success"]) for r in logs if "dream/success" in r] == [(1, 0.625), (2, 0.75)]
+    (told,) = [r for r in logs if "rollouts" in r]
+    assert told["step"] == 1
+    assert NASTY in json.dumps(told["rollouts"]) or any(NASTY in p.read_text() for p in folder.rglob("*.json"))
+    other = config.model_copy(update={"name": "other"})
+    with pytest.raises(ConfigError, match="one folder a process"):
+        open_tracker("trackio", other)
 
 
 def test_a_tracker_that_fails_is_left_out_and_the_run_goes_on(
@@ -118,7 +154,7 @@ def test_a_tracker_that_fails_is_left_out_and_the_run_goes_on(
 def test_a_missing_package_is_one_sentence_that_names_the_extra(
     config: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("tensorboard", "wandb", "mlflow"):
+    for name in ("tensorboard", "wandb", "mlflow", "trackio"):
         monkeypatch.setitem(sys.modules, name, None)
         with pytest.raises(ConfigError, match=rf"pip install 'dreamgym\[{name}\]'"):
             open_tracker(name, config)  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ from dreamgym.types import Task, TokenSample, Trajectory, Transition
 ROOT = Path(__file__).parents[3]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 generated: Any = importlib.import_module("generated_run")
+accessibility: Any = importlib.import_module("accessibility")
 
 NASTY = "<script>window.hit=1</script><img src=x onerror='window.hit=2'><b>bold</b>"
 TASK = Task("nasty-task", "rooms", f"do {NASTY}", first_state="here")

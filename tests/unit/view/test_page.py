@@ -15,7 +15,8 @@ import pytest
 
 from dreamgym.envs.web.browser import system_browser
 from dreamgym.runs.log import RunLog
-from tests.unit.view.runs import NASTY, ROOT, add, generated, trajectory
+from dreamgym.view.still import write_report
+from tests.unit.view.runs import NASTY, ROOT, accessibility, add, generated, trajectory
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the extra 'web' is not installed")
 if not system_browser():
@@ -27,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs")
     generated.write_run(out, "other", iterations=5, episodes=8, tasks=4, seed=1, lr="3e-5")
     found: Path = generated.write_run(out, "shown", iterations=10, episodes=16, tasks=4)
-    add(found, 90, trajectory("nasty-dream"), trajectory("nasty-real", "real"))
+    add(found, 90, trajectory("nasty-dream", iteration=90), trajectory("nasty-real", "real", iteration=90))
     return found
 
 
@@ -132,14 +133,88 @@ def test_tasks_and_two_runs_over_one_another_are_shown(page: Any, address: str) 
     page.wait_for_selector(".chart canvas")
 
 
+def test_the_buffer_is_searched_and_its_map_read_by_pointer_and_by_keyboard(page: Any, address: str) -> None:
+    go(page, address, "#/run/shown-seed0/episodes/nasty-dream")
+    page.click("text=What the buffer has like this >> nth=0")
+    page.wait_for_selector("h1:text-is('Replay buffer')")
+    page.wait_for_selector(".found li")
+    page.fill("textarea", "you are in the hall; exits lead to the kitchen; nothing lies here")
+    page.fill("input[type=search]", "go on")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".found h3:has-text('Similarity 1') >> text=the dream would be shown it")
+    page.locator(".map").scroll_into_view_if_needed()
+    page.wait_for_selector(".map canvas")
+    page.focus(".map")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_selector(".near .part.action")
+    box = page.locator(".map .u-over").bounding_box()
+    read = set()
+    for across in range(20):
+        page.mouse.move(box["x"] + box["width"] * across / 20, box["y"] + box["height"] / 2)
+        read.add(page.inner_text(".near"))
+    assert len(read) > 1, "what lies under the pointer is told"
+
+
 def test_no_view_is_wider_than_a_phone(page: Any, address: str) -> None:
     page.set_viewport_size({"width": 360, "height": 700})
     views = ("", "run/shown-seed0/overview", "run/shown-seed0/episodes", "run/shown-seed0/episodes/nasty-dream",
-             "run/shown-seed0/tasks", "compare?run=shown-seed0&run=other-seed1")  # fmt: skip
+             "run/shown-seed0/tasks", "run/shown-seed0/buffer?state=hall&action=go+on",
+             "compare?run=shown-seed0&run=other-seed1")  # fmt: skip
     for view in views:
         go(page, address, f"#/{view}")
         page.wait_for_selector("main section")
         assert page.evaluate("document.documentElement.scrollWidth") == 360, view
+
+
+@pytest.fixture(scope="module")
+def axe() -> Any:
+    """The rules of accessibility, where npm can fetch them."""
+    try:
+        accessibility.axe_core()
+    except accessibility.Missing as missing:
+        pytest.skip(str(missing))
+    return accessibility
+
+
+def test_axe_finds_nothing_serious_on_any_page_light_or_dark(page: Any, address: str, axe: Any) -> None:
+    assert axe.grave(page, address, "shown-seed0", "other-seed1", "nasty-dream") == []
+
+
+def test_a_report_is_a_still_of_the_pages_and_asks_for_nothing(page: Any, folder: Path, axe: Any) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    address = write_report(folder).as_uri()
+    for width in (1200, 360):
+        page.set_viewport_size({"width": width, "height": 700})
+        for part in ("overview", "episodes", "episodes/nasty-dream", "tasks"):
+            hash_ = f"#/run/shown-seed0/{part}"
+            go(page, address, hash_)
+            assert page.evaluate("document.documentElement.scrollWidth") == width, hash_
+            assert axe.findings(page) == [], hash_
+    page.set_viewport_size({"width": 1200, "height": 800})
+    go(page, address, "")
+    page.wait_for_selector(".chart canvas")
+    page.click("nav a:text-is('Episodes')")
+    page.wait_for_selector("text=chosen from the first and the last iteration")
+    page.click("thead button:text-is('Steps')")
+    page.wait_for_selector("th[aria-sort=descending] >> text=Steps")
+    steps = [int(text) for text in page.locator("tbody td:nth-child(4)").all_inner_texts()]
+    assert len(steps) > 4 and steps == sorted(steps, reverse=True)
+    page.click("tbody a:text-is('nasty-dream')")
+    page.wait_for_selector(f"text={NASTY}")
+    page.click("button[aria-pressed=false]")
+    page.wait_for_selector("text=They never part.")
+    page.click("text=Open the other one")
+    page.wait_for_selector("text=Played for real by policy")
+    assert page.locator("main script, main img, main b").count() == 0 and page.evaluate("window.hit") is None
+    assert {url.partition(":")[0] for url in asked} <= {"file", "data", "about"}
+
+
+def test_axe_is_heard(page: Any, address: str, axe: Any) -> None:
+    go(page, address, "#/run/shown-seed0/episodes")
+    page.wait_for_selector("tbody a")
+    page.evaluate("document.querySelectorAll('select').forEach((one) => one.parentNode.replaceWith(one))")
+    assert any(finding.startswith("select-name (critical)") for finding in axe.findings(page))
 
 
 def test_a_keyboard_is_enough(page: Any, address: str) -> None:

@@ -175,6 +175,7 @@ def test_an_episode_lies_beside_the_one_that_took_its_actions_for_longest(tmp_pa
     assert found["beside"]["difference"] == {"step": 1, "what": "state"}
     assert run.episode("far")["beside"]["difference"] == {"step": 0, "what": "action"}
     assert {s["trajectory_id"] for s in found["siblings"]} == {"dream", "far", "near"}
+    assert all("truncated" in s for s in found["siblings"]), "one that was cut is not called lost"
     assert found["steps"][1]["next_state"] == NASTY
     (sample,) = run.tokens("dream")
     assert sample == {"ids": [1, 2, 3, 4, 5], "mask": [0, 0, 0, 1, 1], "logprobs": [0.0, 0.0, 0.0, -0.25, -3.0],

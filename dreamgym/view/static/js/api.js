@@ -1,10 +1,11 @@
 // Asking the server, once or as long as a run grows.
 
 import { useEffect, useState } from "../vendor/preact-htm.js";
+import { held, still } from "./still.js";
 
 const PULSE_MS = { running: 2000, other: 15000 };
 
-export const get = (path, signal) => ask(path, { signal });
+export const get = async (path, signal) => (still ? held(path) : ask(path, { signal }));
 
 /** What a page may do beside reading: send JSON. */
 export const post = (path, body, signal) => ask(path, {
@@ -45,7 +46,7 @@ export function useGet(path, changes = 0) {
 export function usePulse(run) {
   const [changes, setChanges] = useState(0);
   useEffect(() => {
-    if (!run) return undefined;
+    if (!run || still) return undefined;
     let timer;
     let known = null;
     const stop = new AbortController();

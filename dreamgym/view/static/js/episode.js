@@ -5,6 +5,7 @@ import { useGet } from "./api.js";
 import { figure, outcome, whole } from "./format.js";
 import { Asked } from "./parts.js";
 import { link } from "./route.js";
+import { still } from "./still.js";
 import { Tokens } from "./tokens.js";
 import { Beside, Turns } from "./turns.js";
 
@@ -30,9 +31,9 @@ function Told({ run, episode }) {
         </button> <a href=${link(run, "episodes", beside.episode.trajectory_id)}>Open the other one</a></p>`}
       ${together && beside
         ? html`<${Beside} dream=${dream} real=${real} difference=${beside.difference} shared=${beside.shared} />`
-        : html`<${Turns} episode=${episode} />`}
+        : html`<${Turns} run=${run} episode=${episode} />`}
     </section>
-    <${Tokens} run=${run} id=${episode.trajectory_id} />`;
+    ${!still && html`<${Tokens} run=${run} id=${episode.trajectory_id} />`}`;
 }
 
 function Facts({ run, episode }) {

@@ -5,6 +5,7 @@ import { useGet } from "./api.js";
 import { Filters } from "./filters.js";
 import { figure, outcome, percent, whole } from "./format.js";
 import { link } from "./route.js";
+import { still } from "./still.js";
 
 const COLUMNS = [
   ["trajectory_id", "Episode", true],
@@ -32,16 +33,17 @@ export function Episodes({ run, params, changes }) {
   return html`
     <h1>Episodes</h1>
     <p class="sub" role="status">${told(data, searching)}</p>
-    <section aria-label="Filters"><${Filters} params=${params} set=${set} facets=${data ? data.facets : {}} /></section>
+    ${!still && html`<section aria-label="Filters"><${Filters} params=${params} set=${set} facets=${data ? data.facets : {}} /></section>`}
     ${error && html`<section><p class="notice" role="alert">${error}</p></section>`}
     ${data && data.problems.map((problem) => html`<section><p class="notice">${problem}</p></section>`)}
     ${data && html`<section aria-label="Episodes">
-      <${Pages} data=${data} set=${set} /><${List} run=${run} data=${data} params=${params} set=${set} />
+      ${!still && html`<${Pages} data=${data} set=${set} />`}<${List} run=${run} data=${data} params=${params} set=${set} />
     </section>`}`;
 }
 
 function told(data, searching) {
   if (!data) return "Reading …";
+  if (still) return `${whole(data.rows.length)} of ${whole(data.total)} episodes, chosen from the first and the last iteration; \`dreamgym view\` shows all.`;
   const share = data.matching ? `, ${percent(data.won / data.matching, 1)} of them won` : "";
   const words = `${whole(data.matching)} of ${whole(data.total)} episodes${share}`;
   return searching ? `${words}; searched ${data.search.scanned} of ${data.search.files} files …` : words;

@@ -2,6 +2,7 @@
 
 import { html, render, useEffect, useRef, useState } from "../vendor/preact-htm.js";
 import { useGet, usePulse } from "./api.js";
+import { Buffer } from "./buffer.js";
 import { Compare } from "./compare.js";
 import { Episode } from "./episode.js";
 import { Episodes } from "./episodes.js";
@@ -10,9 +11,10 @@ import { Asked } from "./parts.js";
 import { Play } from "./play.js";
 import { link, parse } from "./route.js";
 import { Runs } from "./runs.js";
+import { still } from "./still.js";
 import { Tasks } from "./tasks.js";
 
-const PAGES = [["overview", "Overview"], ["episodes", "Episodes"], ["tasks", "Tasks"]];
+const PAGES = [["overview", "Overview"], ["episodes", "Episodes"], ["tasks", "Tasks"], ...(still ? [] : [["buffer", "Buffer"]])];
 
 const pagesOf = (run, runs) => [...PAGES, ...(runs.some((one) => one.key === run && one.play) ? [["play", "Play"]] : [])];
 
@@ -67,6 +69,7 @@ function View({ runs, route, changes }) {
   if (page === "episodes") return html`<${Episodes} key=${run} run=${run} params=${params} changes=${changes} />`;
   if (page === "tasks") return html`<${Tasks} key=${run} run=${run} params=${params} changes=${changes} />`;
   if (page === "play") return html`<${Play} key=${run} run=${run} id=${id} params=${params} />`;
+  if (page === "buffer") return html`<${Buffer} key=${run} run=${run} params=${params} changes=${changes} />`;
   return html`<${Overview} key=${run} run=${run} changes=${changes} />`;
 }
 

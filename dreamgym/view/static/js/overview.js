@@ -22,7 +22,7 @@ export function Overview({ run, changes }) {
     <${Curves} panels=${data.panels} />
     ${data.results.length > 0 && html`<section aria-labelledby="result"><h2 id="result">Final evaluations</h2>
       <${Blocks} blocks=${data.results} /></section>`}
-    ${data.fidelity.length > 0 && html`<section aria-labelledby="fidelity"><h2 id="fidelity">Fidelity, last measured</h2>
+    ${data.fidelity.length > 0 && html`<section aria-labelledby="fidelity"><h2 id="fidelity">Can the dream be trusted?</h2>
       <${Blocks} blocks=${data.fidelity} /></section>`}
     ${data.time.length > 0 && html`<section aria-labelledby="time"><h2 id="time">Where the time goes</h2>
       <${TimeBars} rows=${data.time} /></section>`}

@@ -2,6 +2,7 @@
 
 import { html } from "../vendor/preact-htm.js";
 import { seconds } from "./format.js";
+import { still } from "./still.js";
 
 export function Asked({ asked, children }) {
   if (asked.error) return html`<section><p class="notice" role="alert">${asked.error}</p></section>`;
@@ -9,7 +10,7 @@ export function Asked({ asked, children }) {
   return children(asked.data);
 }
 
-export const State = ({ state }) => html`<span class=${`state ${state} ${state === "running" ? "live" : ""}`}>${state}</span>`;
+export const State = ({ state }) => html`<span class=${`state ${state} ${state === "running" && !still ? "live" : ""}`}>${state}</span>`;
 
 export const Cards = ({ cards }) => cards.length > 0 && html`
   <dl class="cards">${cards.map((card) => html`

@@ -2,6 +2,8 @@
 
 import { html } from "../vendor/preact-htm.js";
 import { figure } from "./format.js";
+import { link } from "./route.js";
+import { still } from "./still.js";
 
 export const Part = ({ name, text, kind = "" }) => Boolean(text) && html`
   <dl class=${`part ${kind}`}><dt>${name}</dt><dd><p class="said">${text}</p></dd></dl>`;
@@ -29,11 +31,13 @@ export const Step = ({ step, dreamed }) => html`
 
 const heading = (number, step) => html`<h3>Step ${number + 1} <small>${remarks(step)}</small></h3>`;
 
-export const Turns = ({ episode, parted }) => html`
+export const Turns = ({ run, episode, parted }) => html`
   <${Part} name="first state" text=${episode.steps[0]?.state || episode.first_state} />
   <ol class="turns">${episode.steps.map((step, number) => html`
     <li key=${number} class=${`turn-of ${number === parted ? "parted" : ""}`}>
       ${heading(number, step)}<${Step} step=${step} dreamed=${episode.world === "dream"} />
+      ${!still && episode.world === "dream" && step.action && html`<p class="soft">
+        <a href=${link(run, "buffer", "", { state: step.state, action: step.action })}>What the buffer has like this</a></p>`}
     </li>`)}</ol>`;
 
 const WHAT = {
