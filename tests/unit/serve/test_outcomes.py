@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -15,7 +16,7 @@ from unittest.mock import MagicMock
 import pytest
 
 from dreamgym.actors.episode import EpisodeSpec, play
-from dreamgym.commands.collect import collect
+from dreamgym.commands.pipeline import make
 from dreamgym.config import PolicyConfig, RunConfig, WorldConfig
 from dreamgym.envs.checker import checker_of
 from dreamgym.envs.mapreader import MapReader
@@ -254,8 +255,8 @@ def test_an_environment_without_a_rule_is_refused_before_anything_is_made(tmp_pa
     with pytest.raises(
         ConfigError, match=r"^world\.outcome: 'coin' has no rule check\(\); set world\.outcome to model"
     ):
-        collect(config)
-    assert not list(tmp_path.rglob("*.parquet"))
+        make(config, "policy", ExitStack())
+    assert not list(tmp_path.iterdir())
     assert checker_of(config.model_copy(update={"world": WorldConfig()})) is None
 
 
