@@ -12,7 +12,6 @@ from dreamgym.data.importing import import_files
 from dreamgym.data.journal import Journal
 from dreamgym.data.seed_play import SOURCES, Collected, collect_trajectories
 from dreamgym.envs.base import env_tools, success_above
-from dreamgym.envs.checker import checker_of
 from dreamgym.errors import EnvError
 from dreamgym.runs.stage import stage
 from dreamgym.schema import write_parquet
@@ -27,7 +26,6 @@ def collect(config: RunConfig) -> None:
 
     Raises:
         DataError: a user's file is wrong.
-        ConfigError: `world.outcome` asks for a rule that the environment has not.
         EnvError: the environment cannot be built, played, or fails too often in a row.
     """
     files = ["data/train.parquet", "data/heldout.parquet"]
@@ -35,7 +33,6 @@ def collect(config: RunConfig) -> None:
         if current.done:
             return
         env_tools(config.env.name)  # a name that is wrong is told here, and not after the tuning
-        checker_of(config)
         data = current.run_dir / "data"
         if config.collect.files:
             asked = config.collect

@@ -9,6 +9,7 @@ from dreamgym.commands.annotate import annotate
 from dreamgym.commands.collect import collect
 from dreamgym.commands.paper_tables import STAGES, Player
 from dreamgym.config import RunConfig
+from dreamgym.envs.checker import checker_of
 
 if TYPE_CHECKING:
     from dreamgym.training.services import Services
@@ -26,6 +27,7 @@ def make(config: RunConfig, who: Player, alive: ExitStack) -> Services | None:
     Raises:
         DreamgymError: whatever stage failed says so in its own sentence; finished ones are kept.
     """
+    checker_of(config)  # one that is not there is told here, and not after the tuning
     collect(config)
     annotate(config)
     from dreamgym.commands.sft import sft

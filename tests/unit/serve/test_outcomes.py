@@ -6,14 +6,17 @@ The engine's answers are written here; all that reads and judges them is the exp
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
 from dreamgym.actors.episode import EpisodeSpec, play
-from dreamgym.commands.collect import collect
+from dreamgym.commands.pipeline import make
 from dreamgym.config import PolicyConfig, RunConfig, WorldConfig
 from dreamgym.envs.checker import checker_of
 from dreamgym.envs.mapreader import MapReader
@@ -22,7 +25,7 @@ from dreamgym.inference.engine import ContextFull, Generation
 from dreamgym.models.chat import ChatFormat
 from dreamgym.models.tokenizer import train_tokenizer
 from dreamgym.schema import write_parquet
-from dreamgym.serve import experience
+from dreamgym.serve import app, experience
 from dreamgym.serve.dream import DreamEnvironment, WorldClient
 from dreamgym.serve.experience import DreamAnswer, DreamQuery, ExperienceModel
 from dreamgym.serve.seen_outcomes import MOST, SeenOutcomes, read_outcomes
@@ -163,6 +166,22 @@ def test_what_was_recorded_is_read_from_the_data_as_a_dream_writes_it(tmp_path: 
     assert seen.refusal(-0.1, False) and seen.refusal(1 / 3, True)
 
 
+def test_the_replicas_of_a_dream_are_given_what_the_run_has_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = RunConfig.model_validate({"out": tmp_path})
+    steps = [Transition("a", "go", "b", 0.0, False), Transition("b", "go", "c", 1.0, True)]
+    write_parquet(config.run_dir / "data" / "annotated.parquet", [Trajectory("x", TASK, "expert", "real", steps)])
+    deployed: list[Any] = []
+    monkeypatch.setattr(app, "_start_serve", lambda: None)
+    monkeypatch.setattr(app, "_deploy", lambda bound, name: deployed.append(bound))
+    monkeypatch.setattr(app.serve, "get_deployment_handle", lambda *_, **__: MagicMock())
+    app.deploy_dream(config, tmp_path / "world", None, threads=None)
+    world = deployed[0]._bound_deployment.init_args[0]
+    given = world._bound_deployment.init_args
+    assert inspect.signature(ExperienceModel.__init__).bind(None, *given).arguments["seen"] == BINARY
+
+
 # The environment's own word ---------------------------------------------------------------------------
 
 
@@ -236,8 +255,8 @@ def test_an_environment_without_a_rule_is_refused_before_anything_is_made(tmp_pa
     with pytest.raises(
         ConfigError, match=r"^world\.outcome: 'coin' has no rule check\(\); set world\.outcome to model"
     ):
-        collect(config)
-    assert not list(tmp_path.rglob("*.parquet"))
+        make(config, "policy", ExitStack())
+    assert not list(tmp_path.iterdir())
     assert checker_of(config.model_copy(update={"world": WorldConfig()})) is None
 
 
