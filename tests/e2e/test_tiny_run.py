@@ -171,7 +171,9 @@ def test_every_query_of_the_dashboard_is_answered_by_the_running_job(
 
     def nothing_yet(metric: str) -> bool:
         key = known.get(metric.removeprefix("ray_").removesuffix("_total"), "")
-        if key in now_and_then or metric.startswith("ray_dreamgym_replay_refused_"):
+        if key in now_and_then:
+            return key not in wrote.values()
+        if metric.startswith("ray_dreamgym_replay_refused_"):
             return not any(record.get(key) for record in records)
         if metric == "ray_vllm_num_preemptions_total":
             return True
