@@ -14,18 +14,12 @@ from dreamgym.config import EnvConfig, PolicyConfig
 from dreamgym.envs.base import RealEnvironment
 from dreamgym.envs.mapreader import MapReader
 from dreamgym.errors import EngineError
-from dreamgym.inference.engine import ContextFull, Generation
 from dreamgym.models.chat import ChatFormat
-from dreamgym.models.tokenizer import train_tokenizer
 from dreamgym.serve.dream import DreamEnvironment
 from dreamgym.serve.experience import DreamAnswer, DreamQuery
-from dreamgym.types import Task, Trajectory, Transition
+from dreamgym.types import Task, Trajectory
+from tests.unit.actors.scripts import PLAIN, Dreamer, Script
 from tests.waiting import HANG_S
-
-
-@pytest.fixture(scope="module")
-def chat() -> ChatFormat:
-    return ChatFormat(train_tokenizer(["move north east south west take coin put coin in box"] * 8, 320, 512))
 
 
 @pytest.fixture(scope="module")
@@ -33,25 +27,6 @@ def task() -> Iterator[Task]:
     env = MapReader()
     yield env.tasks("train", 1, 0)[0]
     env.close()
-
-
-class Script:
-    """A policy that plays given actions; it records every prompt that it was given."""
-
-    def __init__(self, chat: ChatFormat, actions: list[str], finish: str = "stop") -> None:
-        self.chat, self.actions, self.finish = chat, actions, finish
-        self.prompts: list[list[int]] = []
-
-    async def __call__(self, prompt: list[int], seed: int) -> Generation:
-        self.prompts.append(list(prompt))
-        if len(self.prompts) > len(self.actions):
-            raise ContextFull("the context is full")
-        ids = self.chat.answer(self.actions[len(self.prompts) - 1])
-        ids = ids if self.finish == "stop" else ids[:-1]
-        return Generation(ids, [-0.5] * len(ids), [7] * len(ids), self.finish, len(prompt), 0)  # type: ignore[arg-type]
-
-
-PLAIN = PolicyConfig()
 
 
 def played(
@@ -184,18 +159,6 @@ def test_an_answer_that_is_no_action_costs_what_the_setting_says(
 def test_answers_without_an_action_use_up_the_steps_of_an_episode(chat: ChatFormat) -> None:
     t = echoed(chat, ["hm"] * 9)
     assert (len(t.steps), t.truncated, t.success) == (4, True, False)
-
-
-class Dreamer:
-    """A dream that answers every step alike, at a known price, and counts how often it is asked."""
-
-    def __init__(self) -> None:
-        self.asked = 0
-
-    async def step(self, query: DreamQuery) -> DreamAnswer:
-        self.asked += 1
-        await asyncio.sleep(0.001)
-        return DreamAnswer(state="seen", transcript=[1], read=10, cached=8, written=3)
 
 
 def test_what_a_group_shares_is_dreamed_and_counted_once(chat: ChatFormat) -> None:
@@ -362,63 +325,3 @@ def test_a_full_context_truncates_the_episode(task: Task, chat: ChatFormat) -> N
 def test_a_task_that_the_environment_cannot_start_is_env_failed(chat: ChatFormat) -> None:
     with pytest.raises(Exception, match="payload"):
         played(Task("g", "mapreader", "a has coin b has box", origin="generated"), Script(chat, []), chat)
-
-
-RECORDED = (
-    Transition("start", "move north", "hall", 0.0, False, thought="north first"),
-    Transition("hall", "take coin", "hall, coin taken", 0.0, False),
-)
-
-
-class Recalling(Dreamer):
-    """Keeps what it was asked."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.queries: list[DreamQuery] = []
-
-    async def step(self, query: DreamQuery) -> DreamAnswer:
-        self.queries.append(query)
-        return await super().step(query)
-
-
-@pytest.mark.parametrize("context", ["grow", "window", "steps"])
-def test_a_dream_that_goes_on_from_a_recorded_episode_reads_it_and_learns_only_its_own_steps(
-    chat: ChatFormat, context: str
-) -> None:
-    task = Task("t", "e", "goal", first_state="start")
-    policy = PolicyConfig.model_validate({"context": context, "context_turns": 1})
-    script, world, memo = Script(chat, ["move south", "put coin in box", "take coin"]), Recalling(), {}
-    env = DreamEnvironment(world, 4, 5, memo, before=RECORDED)  # type: ignore[arg-type]
-    t = asyncio.run(play(EpisodeSpec("e", task, 0, 1.0, before=RECORDED), env, script, chat, policy))
-    assert [(s.state, s.action) for s in t.steps] == [("hall, coin taken", "move south"), ("seen", "put coin in box")]
-    assert t.truncated, "the recorded steps count"
-    sampled = [i for s in t.samples for i, m in zip(s.ids, s.mask, strict=True) if m]
-    assert sampled == [i for s in t.steps for i in chat.answer(s.action)]
-    assert all(any(sample.mask) for sample in t.samples)
-    shown = chat.decode(script.prompts[0])
-    assert "move north" in shown and "hall, coin taken" in shown
-    assert world.queries[0].before == RECORDED and world.queries[0].state == "hall, coin taken"
-    assert not world.queries[1].before and world.queries[1].transcript == [1]
-    key = ("t", "move north", "take coin", "move south")
-    assert (5, key) in memo, "shared only by dreams that go on from the same steps"
-
-
-def test_the_policy_reads_a_recorded_episode_as_it_would_have_read_its_own(chat: ChatFormat) -> None:
-    """Up to the branch, the ids are those of the same episode played from its start."""
-    task = Task("t", "e", "goal", first_state="start")
-
-    class Same(Dreamer):
-        async def step(self, query: DreamQuery) -> DreamAnswer:
-            known = {step.action: step.next_state for step in RECORDED}
-            return DreamAnswer(state=known.get(query.action, "seen"), transcript=[1])
-
-    def of(before: tuple[Transition, ...], *actions: str) -> Trajectory:
-        env = DreamEnvironment(Same(), 3, 5, before=before)  # type: ignore[arg-type]
-        return asyncio.run(
-            play(EpisodeSpec("e", task, 0, 1.0, before=before), env, Script(chat, [*actions]), chat, PLAIN)
-        )
-
-    whole, branched = of((), "move north", "take coin", "move south"), of(RECORDED, "move south")
-    assert whole.samples[0].ids == branched.samples[0].ids
-    assert sum(branched.samples[0].mask) == len(chat.answer("move south"))
