@@ -1,1 +1,1 @@
-"""The live page on runs: what it reads of their folders, the local server that shows it, its still (the report)."""
+"""The live page on runs: what it reads from their folders, its local server, and its still, the report."""
