@@ -47,6 +47,9 @@ class ModelConfig(Section):
     """The shape, where `source` is scratch."""
     dtype: Dtype = "auto"
     """Precision of the checkpoint, of engines and of RL; auto follows the hardware. Master weights are float32."""
+    chat_template_kwargs: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    """Variables of the chat template, such as {enable_thinking: true}. They are written into the checkpoint's template,
+    so that whoever serves the model renders as it was trained."""
 
 
 class TuningConfig(Section):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,7 @@ def prepare_model(
         model, tokenizer = _load_gguf(file)
     else:
         model, tokenizer = _load_pretrained(config.source)
+    set_variables(tokenizer, config.chat_template_kwargs)
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     if config.dtype != "auto":
@@ -46,6 +49,24 @@ def prepare_model(
     shutil.rmtree(out, ignore_errors=True)
     partial.rename(out)
     return out
+
+
+def set_variables(tokenizer: Any, variables: Mapping[str, bool | int | float | str]) -> None:
+    """Give variables of the chat template their values, in the template itself.
+
+    Raises:
+        ModelError: the template does not read one of these names.
+    """
+    template = tokenizer.chat_template
+    for name, value in variables.items():
+        if not name.isidentifier() or not re.search(rf"\b{name}\b", str(template or "")):
+            raise ModelError(
+                f"model.chat_template_kwargs: the chat template of {tokenizer.name_or_path} reads no '{name}'; leave "
+                "it out, or correct its name."
+            )
+        # Hugging Face's Jinja drops the line break that follows a block, and with it nothing of the template.
+        template = f"{{% set {name} = {json.dumps(value)} %}}\n{template}"
+    tokenizer.chat_template = template
 
 
 def gguf_file(source: str) -> Path | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,9 +16,12 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from dreamgym.config import ModelConfig, ScratchModel
 from dreamgym.errors import ModelError
-from dreamgym.models.checkpoint import prepare_model
+from dreamgym.models.checkpoint import prepare_model, set_variables
 from dreamgym.models.scratch import scratch_model
 from dreamgym.models.tokenizer import load_tokenizer, train_tokenizer
+
+sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
+from templates import stand_in, text_templates
 
 TEXTS = ["state: you are in the kitchen | exits: north, south\ntask: bring the coin to the box\n"] * 20
 SHAPE = ScratchModel(layers=2, hidden=64, intermediate=96, heads=2, head_dim=32, vocab=400, context=128)
@@ -111,3 +116,37 @@ def test_a_scratch_model_begins_with_heads_that_look_one_two_and_three_tokens_ba
     for head, back in enumerate((1, 2, 3)):
         assert all(weights[head, t, t - back] > 0.95 for t in range(4, length))
     assert weights[3].max() < 0.95 or weights[3, 12, 11] < 0.95
+
+
+VARIABLES = [
+    ("qwen3", {"enable_thinking": False}),
+    ("qwen3_5_think", {"enable_thinking": False}),
+    ("gemma4", {"enable_thinking": True}),
+    ("gptoss", {"reasoning_effort": "high", "model_identity": 'A "guide"\nof süden'}),
+]
+
+
+@pytest.mark.parametrize(("family", "variables"), VARIABLES)
+def test_variables_in_a_template_render_as_those_that_a_caller_gives(family: str, variables: dict[str, Any]) -> None:
+    template = dict(text_templates())[family]
+    given, written = stand_in(family, template), stand_in(family, template)
+    set_variables(written, variables)
+    asked = [{"role": "user", "content": "Where is the key?"}]
+    answered = [*asked, {"role": "assistant", "content": "Up."}, {"role": "user", "content": "\nGo."}]
+    for messages in (asked, answered):
+        plain = {"tokenize": False, "add_generation_prompt": True, "strftime_now": lambda _: "2026-01-01"}
+        expected = given.apply_chat_template(messages, **plain, **variables)
+        assert written.apply_chat_template(messages, **plain) == expected
+        assert given.apply_chat_template(messages, **plain) != expected, "the variable changes something"
+
+
+def test_a_variable_is_kept_by_the_checkpoint_and_one_that_no_template_reads_is_named(tmp_path: Path) -> None:
+    made = prepare_model(ModelConfig(scratch=SHAPE), tmp_path / "a", TEXTS, 0)
+    tokenizer = load_tokenizer(made)
+    tokenizer.chat_template = "\n{{ mood }}" + tokenizer.chat_template
+    tokenizer.save_pretrained(made)
+    happy = ModelConfig(source=str(made), chat_template_kwargs={"mood": "happy"})
+    again = load_tokenizer(prepare_model(happy, tmp_path / "b", [], 0))
+    assert again.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False).startswith("\nhappy")
+    with pytest.raises(ModelError, match="reads no 'mod'; leave it out"):
+        prepare_model(ModelConfig(source=str(made), chat_template_kwargs={"mod": 1}), tmp_path / "c", [], 0)
