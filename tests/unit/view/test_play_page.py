@@ -111,8 +111,8 @@ def test_a_keyboard_is_enough_to_play(page: Any, address: str) -> None:
     for number, action in enumerate(("look", "wait"), 1):
         page.keyboard.type(action)
         page.keyboard.press("Enter")
-        page.wait_for_selector(f"text={number} of at most 4 steps")
-        page.wait_for_function("document.activeElement.matches('input[type=text]') && !document.activeElement.value")
+        page.wait_for_selector(f".turn-of >> nth={number - 1}")
+        playwright.expect(page.locator("input[type=text]:focus")).to_have_value("")
     page.keyboard.press("Shift+Tab")
     assert page.evaluate("document.activeElement.textContent") == "Unreadable", "the last answer is next to it"
     page.keyboard.press("Enter")

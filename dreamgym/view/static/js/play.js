@@ -113,13 +113,14 @@ function Form({ data, asked, busy, error, go, back }) {
   const count = asked.actions.length;
   useEffect(() => {
     if (count === 0 || busy) return;
-    setTyped("");
     form.current.scrollIntoView({ block: "nearest" });
     (input.current.disabled ? form.current.querySelector("button:not(:disabled)") : input.current).focus({ preventScroll: true });
   }, [count, busy]);
   const act = (event) => {
     event.preventDefault();
-    if (typed.trim() && !busy) go({ actions: [...data.actions, typed.trim()] });
+    if (!typed.trim() || busy) return;
+    go({ actions: [...data.actions, typed.trim()] });
+    setTyped("");
   };
   const over = OVER[data.over];
   return html`<section aria-label="What to do next">
