@@ -34,6 +34,7 @@ def tuner(config: RunConfig, model: Path, tuning: TuningConfig, **options: Any) 
             "algorithm": "grpo",
             "kl_coef": 0.0,
             "entropy_coef": 0.0,
+            "echo": 0.0,
         }
     )
     require([Ask("learner.workers", settings.workers, machine.gpus(1))], config.device)
