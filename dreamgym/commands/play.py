@@ -227,6 +227,8 @@ class Terminal:
         for demo in turn.shown:
             like = f"{_last(demo.state)} > {demo.action} = {_last(demo.next_state)}"
             self._say(f"shown {demo.score:.2f} {demo.world}: {like}", "dim")
+        if not turn.shown and not turn.error:
+            self._say("shown no demonstration", "dim")
         if turn.error:
             self._say(turn.error, "yellow")
             return

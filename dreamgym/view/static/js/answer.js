@@ -7,9 +7,12 @@ import { Part, Step, remarks } from "./turns.js";
 
 const last = (state) => state.slice(state.lastIndexOf("\n") + 1);
 
-const Shown = ({ demos }) => demos.length > 0 && html`<details open><summary>Shown to the dream, by similarity</summary>
-  <ol class="shown">${demos.map((demo) => html`<li><span class="soft">${demo.score.toFixed(2)} · ${demo.world} · </span>
-    <span class="mono">${last(demo.state)} > ${demo.action} = ${last(demo.next_state)}</span></li>`)}</ol></details>`;
+function Shown({ demos }) {
+  if (demos.length === 0) return html`<p class="soft">No demonstration was shown to the dream.</p>`;
+  return html`<details open><summary>Shown to the dream, by similarity</summary>
+    <ol class="shown">${demos.map((demo) => html`<li><span class="soft">${demo.score.toFixed(2)} · ${demo.world} · </span>
+      <span class="mono">${last(demo.state)} > ${demo.action} = ${last(demo.next_state)}</span></li>`)}</ol></details>`;
+}
 
 export function Answer({ turn, number, parted, real, beside, asked, judged }) {
   const said = html`
