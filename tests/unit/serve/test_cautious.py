@@ -44,6 +44,7 @@ def dreamed(cautious: bool) -> tuple[DreamAnswer, Engine]:
     engine = Engine()
     model._config, model._chat, model._tools, model._engine = config.world, CHAT, (), engine  # type: ignore[assignment]
     model._tally = Tally()  # type: ignore[assignment]
+    model._shown, model._check, model._seen = config.replay, None, None
     query = DreamQuery(Task("t", "e", "win", first_state="at hall"), [], "at hall", "go", 3)
     return asyncio.run(model._step(query, [])), engine
 

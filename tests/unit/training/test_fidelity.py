@@ -47,14 +47,15 @@ def test_demonstrations_are_counted_and_split_what_was_told_from_what_was_not() 
             step("hall", "hall", ("other", "attic")),
             step("hall", "attic"),
             unreadable,
-        ]
+        ],
+        0.0,
     )
     assert result["demo_shown"] == 3 / 4
     assert (result["demo_same_task"], result["demo_right"]) == (2 / 3, 2 / 3)
     assert (result["state_exact_told"], result["outcome_accuracy_told"]) == (1 / 2, 1.0)
     assert result["state_exact_untold"] == pytest.approx(1 / 3)
-    assert scores([step("hall", "hall")])["demo_shown"] == 0.0
-    assert not [key for key in scores([step("hall", "hall")]) if "told" in key or key == "demo_right"]
+    assert scores([step("hall", "hall")], 0.0)["demo_shown"] == 0.0
+    assert not [key for key in scores([step("hall", "hall")], 0.0) if "told" in key or key == "demo_right"]
 
 
 def test_the_train_row_takes_an_episode_a_task_and_no_other_fold() -> None:
