@@ -67,11 +67,12 @@ def leave_one_out(
         return [[[] for _ in trajectory.steps] for trajectory in trajectories]
     if by_task is not None:
         return _by_task(trajectories, embedder, k, asking, by_task)
-    items = [item for trajectory in trajectories for item in from_trajectory(trajectory)]
+    steps = [list(from_trajectory(trajectory)) for trajectory in trajectories]
+    items = [item for some in steps for item in some]
     number = {trajectory.id: index for index, trajectory in enumerate(trajectories)}
     groups = np.asarray([number[item.trajectory_id] for item in items], np.int64)
     vectors = embedder.embed([query_text(item.state, item.action) for item in items])
-    asks = np.asarray(asking, bool)[groups]
+    asks = np.repeat(np.asarray(asking, bool), [len(some) for some in steps])  # an episode may be there several times
     rows, scores = exact_top_k(vectors[asks], vectors, k, groups[asks], groups)
     demos = iter(
         [Demo.of(items[row], float(score)) for row, score in zip(near, cosines, strict=True) if row >= 0]
@@ -88,9 +89,10 @@ def _by_task(
 ) -> list[list[list[Demo]]]:
     """`leave_one_out` as `ReplayBuffer.search` looks by task: what several episodes recorded stands there once."""
     recorded: dict[tuple[str, str, str, str], tuple[StoredTransition, set[int]]] = {}
-    for number, trajectory in enumerate(trajectories):
+    number = {trajectory.id: index for index, trajectory in enumerate(trajectories)}
+    for trajectory in trajectories:
         for item in from_trajectory(trajectory):
-            recorded.setdefault(item.content, (item, set()))[1].add(number)
+            recorded.setdefault(item.content, (item, set()))[1].add(number[trajectory.id])
     items = [item for item, _ in recorded.values()]
     alone = np.asarray([next(iter(by)) if len(by) == 1 else -1 for _, by in recorded.values()], np.int64)
     of_task: dict[str, list[int]] = {}
@@ -99,16 +101,16 @@ def _by_task(
     vectors, actions = embedder.embed([query_text(i.state, i.action) for i in items]), Actions(embedder)
     place = {content: row for row, content in enumerate(recorded)}
     asked = [
-        (number, place[item.content], lineage(trajectory.task))
-        for number, trajectory in enumerate(trajectories)
-        if asking[number]
+        (number[trajectory.id], place[item.content], lineage(trajectory.task))
+        for trajectory, asks in zip(trajectories, asking, strict=True)
+        if asks
         for item in from_trajectory(trajectory)
     ]
-    queries, groups = vectors[[row for _, row, _ in asked]], np.asarray([number for number, *_ in asked], np.int64)
+    queries, groups = vectors[[row for _, row, _ in asked]], np.asarray([group for group, *_ in asked], np.int64)
     nearest, cosines = exact_top_k(queries, vectors, k, groups, alone)
     demos: list[list[Demo]] = []
-    for query, (number, row, tasks), others, scores in zip(queries, asked, nearest, cosines, strict=True):
-        rows = [r for task in tasks for r in of_task.get(task, ()) if alone[r] != number]
+    for query, (group, row, tasks), others, scores in zip(queries, asked, nearest, cosines, strict=True):
+        rows = [r for task in tasks for r in of_task.get(task, ()) if alone[r] != group]
         own: list[Demo] = []
         if rows:
             action, near = items[row].action, vectors[rows] @ query

@@ -162,6 +162,23 @@ def test_demos_of_a_data_set_leave_out_the_trajectory_itself() -> None:
     assert some == [demos[0], [[], [], []], [[], [], []], demos[3]]
 
 
+@pytest.mark.parametrize("by_task", [None, -1.0])
+def test_an_episode_that_is_there_several_times_is_never_shown_itself(by_task: float | None) -> None:
+    """A false win is read again and again, and each time asks for demonstrations or not."""
+    task = Task("t", "env", "do it")
+    one, other = (
+        Trajectory(f"e{n}", task, "expert", "real", [Transition(f"room {n}", "go", f"hall {n}", 0.0, False)])
+        for n in range(2)
+    )
+    demos = leave_one_out([one, one, other, one], HashingEmbedder(64), 2, [True, False, True, True], by_task)
+    assert [[{d.trajectory_id for d in step} for step in steps] for steps in demos] == [
+        [{"e1"}],
+        [set()],
+        [{"e0"}],
+        [{"e1"}],
+    ]
+
+
 def test_provenance_is_stored_and_never_optional() -> None:
     dreamed = transition(5, 2, "dream")
     buffer = filled([dreamed, transition(1, 0)])
