@@ -49,9 +49,8 @@ async def open_world(config: RunConfig, model: Path, buffer: Path | None) -> Loc
         ModelError: the model cannot be loaded.
     """
     config = config.model_copy(deep=True)
-    config.replay.qdrant = (
-        QdrantConfig()
-    )  # a service holds the run's own collection, which a second buffer would replace
+    # A service holds the run's own collection, which a second buffer would replace.
+    config.replay.qdrant = QdrantConfig()
     config.world.engine.export_stats = False
     config.log_level = "warning"
     replay = await _buffer(config, buffer) if config.replay.top_k > 0 else None

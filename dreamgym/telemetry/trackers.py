@@ -116,7 +116,22 @@ class TensorBoard:
         self._writer.close()
 
 
-class WandB:
+class _Tables:
+    """What the runs of Weights & Biases and Trackio share: `log` takes numbers and tables."""
+
+    _run: Any
+    _table: Callable[..., Any]
+
+    def write(self, kind: str, iteration: int, metrics: Mapping[str, Any]) -> None:
+        self._run.log(numbers(metrics), step=iteration)
+
+    def rollouts(self, iteration: int, rows: Rollouts) -> None:
+        """A table `rollouts`, one an iteration."""
+        table = self._table(columns=list(COLUMNS), data=[[row[name] for name in COLUMNS] for row in rows])
+        self._run.log({"rollouts": table}, step=iteration)
+
+
+class WandB(_Tables):
     """A run of Weights & Biases in `train/wandb`; offline unless `WANDB_MODE` is set, then `wandb sync` uploads it."""
 
     def __init__(self, config: RunConfig, folder: Path) -> None:
@@ -136,14 +151,6 @@ class WandB:
             config=settings(config),
             settings=quiet,
         )
-
-    def write(self, kind: str, iteration: int, metrics: Mapping[str, Any]) -> None:
-        self._run.log(numbers(metrics), step=iteration)
-
-    def rollouts(self, iteration: int, rows: Rollouts) -> None:
-        """A table `rollouts`, one an iteration."""
-        table = self._table(columns=list(COLUMNS), data=[[row[name] for name in COLUMNS] for row in rows])
-        self._run.log({"rollouts": table}, step=iteration)
 
     def close(self) -> None:
         self._run.finish()
@@ -183,7 +190,7 @@ class MLflow:
         self._client.set_terminated(self._run)
 
 
-class Trackio:
+class Trackio(_Tables):
     """A run of Trackio in `train/trackio`, or in `TRACKIO_DIR`; it is sent where `TRACKIO_SPACE_ID` says."""
 
     faults: tuple[type[Exception], ...] = (OSError, sqlite3.Error, ValueError)
@@ -213,14 +220,6 @@ class Trackio:
                 auto_log_gpu=False,
                 auto_log_cpu=False,
             )
-
-    def write(self, kind: str, iteration: int, metrics: Mapping[str, Any]) -> None:
-        self._run.log(numbers(metrics), step=iteration)
-
-    def rollouts(self, iteration: int, rows: Rollouts) -> None:
-        """A table `rollouts`, one an iteration."""
-        table = self._table(columns=list(COLUMNS), data=[[row[name] for name in COLUMNS] for row in rows])
-        self._run.log({"rollouts": table}, step=iteration)
 
     def close(self) -> None:
         with redirect_stdout(io.StringIO()):

@@ -22,7 +22,7 @@ from dreamgym.schema import read_parquet, write_parquet
 from dreamgym.serve.dream import WorldClient
 from dreamgym.training.fidelity import predict
 from dreamgym.training.services import Services
-from dreamgym.types import Trajectory, stable_id
+from dreamgym.types import Trajectory, is_success, stable_id
 
 FILE = "corrections.parquet"
 HELD_BACK = 0.2
@@ -139,14 +139,14 @@ async def mark_false_wins(
     """
     told = await asyncio.gather(*(predict([t], world, chat, seed) for t in episodes))
     for t, predictions in zip(episodes, told, strict=True):
-        lost = (p.dream for p in predictions if not (p.real.done and p.real.reward > above))
+        lost = (p.dream for p in predictions if not is_success(p.real.reward, p.real.done, above))
         t.info[FALSE_WIN] = float(any(not dream.error and dream.solved(above) for dream in lost))
 
 
 def to_store(episodes: Sequence[Trajectory]) -> list[StoredTransition]:
     """The transitions of episodes for the buffer, each once."""
     items = (item for t in episodes for item in from_trajectory(t))
-    return list({(i.task_id, i.state, i.action, i.next_state): i for i in items}.values())
+    return list({item.content: item for item in items}.values())
 
 
 def _path(t: Trajectory) -> tuple[str, ...]:

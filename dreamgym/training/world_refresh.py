@@ -26,7 +26,7 @@ from dreamgym.training.corrections import Corrections, mark_false_wins
 from dreamgym.training.fidelity import Prediction, predict, scores
 from dreamgym.training.services import Services
 from dreamgym.training.tuning import tuner
-from dreamgym.types import Task, Trajectory, Transition, stable_id
+from dreamgym.types import Task, Trajectory, Transition, is_success, stable_id
 
 TRUTH = ("state_exact", "outcome_accuracy")
 """None of these shares of held-out real steps may fall."""
@@ -149,11 +149,9 @@ def win_precision(predictions: Sequence[Prediction], above: float) -> float:
 
     Where it never says so, 1 if that is right, and 0 if it misses all there are.
     """
-    said = [p.real for p in predictions if not p.dream.error and p.dream.solved(above)]
-    true = [p.real for p in predictions if p.real.done and p.real.reward > above]
-    if not said:
-        return float(not true)
-    return sum(real.done and real.reward > above for real in said) / len(said)
+    won = [is_success(p.real.reward, p.real.done, above) for p in predictions]
+    said = [w for p, w in zip(predictions, won, strict=True) if not p.dream.error and p.dream.solved(above)]
+    return sum(said) / len(said) if said else float(not any(won))
 
 
 def refresh_examples(
